@@ -1,0 +1,122 @@
+//! Timing and limits. Everything that could grow has a limit here.
+
+use core::time::Duration;
+
+use crate::error::ConfigError;
+use crate::ids::NodeId;
+
+/// A node's configuration. Start from [`Config::new`] and change what you need;
+/// [`Node::start`](crate::Node::start) validates it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Config {
+    /// This node's name.
+    pub id: NodeId,
+    /// Seeds the jitter of the election timeout (§5.2). Nodes may share one.
+    pub seed: u64,
+    /// An election timeout is drawn from `[min, max)` each time that it is armed (§5.2). Default 200 ms. Also
+    /// the time within which a node that heard from its leader refuses to elect another (thesis §4.2.3).
+    pub election_timeout_min: Duration,
+    /// Default 400 ms. A leader that has not heard from a majority for this long steps down (thesis §6.2).
+    pub election_timeout_max: Duration,
+    /// How often an idle leader sends heartbeats (§5.2). Default 50 ms.
+    pub heartbeat_interval: Duration,
+    /// Longest command that may be proposed. Default 1 MiB.
+    pub command_bytes_max: u64,
+    /// Entries in one `AppendEntries`. Default 4,096.
+    pub append_entries_max: u64,
+    /// Bytes in one `AppendEntries`, except that one entry is always sent. Default 256 KiB.
+    pub append_bytes_max: u64,
+    /// `AppendEntries` with entries on the way to one peer. Default 64.
+    pub inflight_appends_max: usize,
+    /// Bytes on the way to one peer. Default 8 MiB.
+    pub inflight_bytes_max: u64,
+    /// Writes handed to the log store and not yet reported; at the limit further entries gather in the next
+    /// one, so that group commit forms by itself. Default 2.
+    pub writes_inflight_max: usize,
+    /// Bytes in one write, except that one entry is always written. Default 4 MiB.
+    pub write_bytes_max: u64,
+    /// Bytes of entries that are not durable here. A follower at the limit drops further appends. Default 64 MiB.
+    pub unpersisted_bytes_max: u64,
+    /// Bytes that a leader appended and has not committed; at the limit proposals are `Busy`. Default 64 MiB.
+    pub uncommitted_bytes_max: u64,
+    /// Bytes that a leader appended and has not applied; at the limit proposals are `Busy`. Default 64 MiB.
+    pub unapplied_bytes_max: u64,
+    /// Bytes handed to the state machine and not yet reported applied. Default 4 MiB.
+    pub apply_bytes_max: u64,
+    /// Bytes of recent entries kept in memory; older ones are read from the log store. Default 8 MiB. Entries
+    /// that are not durable are kept beyond it.
+    pub tail_bytes_max: u64,
+    /// Proposals waiting for their outcome; at the limit proposals are `Busy`. Default 1,048,576.
+    pub pending_proposals_max: u64,
+    /// Reads waiting for their round; at the limit reads are `Busy`. Default 1,048,576.
+    pub pending_reads_max: u64,
+}
+
+impl Config {
+    /// The defaults for a node of this name.
+    #[must_use]
+    pub const fn new(id: NodeId) -> Self {
+        const KIB: u64 = 1024;
+        const MIB: u64 = 1024 * KIB;
+        Self {
+            id,
+            seed: 0,
+            election_timeout_min: Duration::from_millis(200),
+            election_timeout_max: Duration::from_millis(400),
+            heartbeat_interval: Duration::from_millis(50),
+            command_bytes_max: MIB,
+            append_entries_max: 4096,
+            append_bytes_max: 256 * KIB,
+            inflight_appends_max: 64,
+            inflight_bytes_max: 8 * MIB,
+            writes_inflight_max: 2,
+            write_bytes_max: 4 * MIB,
+            unpersisted_bytes_max: 64 * MIB,
+            uncommitted_bytes_max: 64 * MIB,
+            unapplied_bytes_max: 64 * MIB,
+            apply_bytes_max: 4 * MIB,
+            tail_bytes_max: 8 * MIB,
+            pending_proposals_max: MIB,
+            pending_reads_max: MIB,
+        }
+    }
+
+    /// Checks that the parts fit together.
+    ///
+    /// # Errors
+    /// Names the first rule that is broken.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if self.election_timeout_min >= self.election_timeout_max {
+            return Err(ConfigError::ElectionTimeoutRange);
+        }
+        if self.heartbeat_interval.is_zero() || self.heartbeat_interval >= self.election_timeout_min {
+            return Err(ConfigError::HeartbeatInterval);
+        }
+        let limits = [
+            ("command_bytes_max", self.command_bytes_max, 1 << 30),
+            ("append_entries_max", self.append_entries_max, 1 << 30),
+            ("append_bytes_max", self.append_bytes_max, 1 << 30),
+            ("inflight_appends_max", self.inflight_appends_max as u64, 1 << 20),
+            ("inflight_bytes_max", self.inflight_bytes_max, u64::MAX),
+            ("writes_inflight_max", self.writes_inflight_max as u64, 1 << 10),
+            ("write_bytes_max", self.write_bytes_max, 1 << 30),
+            ("unpersisted_bytes_max", self.unpersisted_bytes_max, u64::MAX),
+            ("uncommitted_bytes_max", self.uncommitted_bytes_max, u64::MAX),
+            ("unapplied_bytes_max", self.unapplied_bytes_max, u64::MAX),
+            ("apply_bytes_max", self.apply_bytes_max, 1 << 30),
+            ("tail_bytes_max", self.tail_bytes_max, u64::MAX),
+            ("pending_proposals_max", self.pending_proposals_max, 1 << 40),
+            ("pending_reads_max", self.pending_reads_max, 1 << 40),
+        ];
+        for (name, value, max) in limits {
+            if value == 0 {
+                return Err(ConfigError::Zero(name));
+            }
+            if value > max {
+                return Err(ConfigError::TooLarge(name, max));
+            }
+        }
+        Ok(())
+    }
+}

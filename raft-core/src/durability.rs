@@ -1,0 +1,176 @@
+//! What is on disk (DESIGN: durability): the writes in flight, and through where the log and the hard state
+//! survive a crash.
+//!
+//! * `durable` never exceeds what a reported write proves for the log *as it is now*: an overwrite lowers it at
+//!   once and clamps every write in flight, so a late report for overwritten entries proves nothing (the ABA
+//!   race of storage acknowledgements without identity, TRAP 23).
+//! * The hard state is *settled* when the one in memory is the one on disk. No message of a term leaves before.
+
+use alloc::collections::VecDeque;
+
+use crate::action::HardState;
+use crate::error::Fatal;
+use crate::ids::{LogIndex, WriteId};
+use crate::time::Instant;
+
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub(crate) struct Durability {
+    hard_state: HardState,
+    /// The hard state that the last write handed out brings to disk.
+    hard_handed: HardState,
+    hard_durable: HardState,
+    /// Through where the log has been handed to the store.
+    handed: LogIndex,
+    durable: LogIndex,
+    inflight: VecDeque<InFlight>,
+    next_id: u64,
+}
+
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+struct InFlight {
+    id: WriteId,
+    /// When it was handed out.
+    since: Instant,
+    hard_state: Option<HardState>,
+    /// Through where the log is durable once this is; `None` if it brings no entries.
+    through: Option<LogIndex>,
+}
+
+impl Durability {
+    pub(crate) fn new(hard_state: HardState, last: LogIndex) -> Self {
+        Self {
+            hard_state,
+            hard_handed: hard_state,
+            hard_durable: hard_state,
+            handed: last,
+            durable: last,
+            inflight: VecDeque::new(),
+            next_id: 1,
+        }
+    }
+
+    pub(crate) fn hard_state(&self) -> HardState {
+        self.hard_state
+    }
+
+    /// Term and vote change together, in one write (TRAP 1).
+    pub(crate) fn set_hard_state(&mut self, to: HardState) {
+        let from = self.hard_state;
+        assert!(to.term >= from.term, "a term never falls (§5.1)");
+        assert!(
+            to.term > from.term || from.voted_for.is_none() || to.voted_for == from.voted_for,
+            "at most one vote in a term (§5.2)"
+        );
+        self.hard_state = to;
+    }
+
+    /// Whether the hard state in memory is the one on disk.
+    pub(crate) fn settled(&self) -> bool {
+        self.hard_durable == self.hard_state
+    }
+
+    /// Through where the log is durable.
+    pub(crate) fn durable(&self) -> LogIndex {
+        self.durable
+    }
+
+    /// The first index not yet handed to the store.
+    pub(crate) fn unwritten(&self) -> LogIndex {
+        self.handed.next()
+    }
+
+    pub(crate) fn inflight(&self) -> usize {
+        self.inflight.len()
+    }
+
+    /// The hard state that the next write must bring, if any.
+    pub(crate) fn unwritten_hard_state(&self) -> Option<HardState> {
+        (self.hard_handed != self.hard_state).then_some(self.hard_state)
+    }
+
+    /// The log is about to lose every entry from `from` on.
+    pub(crate) fn overwrite(&mut self, from: LogIndex) {
+        let kept = from.prev();
+        self.durable = self.durable.min(kept);
+        self.handed = self.handed.min(kept);
+        for write in &mut self.inflight {
+            write.through = write.through.map(|through| through.min(kept));
+        }
+    }
+
+    /// Records a write of the unwritten hard state and of entries through `through`.
+    pub(crate) fn hand_out(&mut self, through: Option<LogIndex>, now: Instant) -> WriteId {
+        let id = WriteId::mint(self.next_id);
+        self.next_id += 1;
+        let hard_state = self.unwritten_hard_state();
+        self.hard_handed = self.hard_state;
+        self.handed = through.unwrap_or(self.handed);
+        self.inflight.push_back(InFlight { id, since: now, hard_state, through });
+        id
+    }
+
+    /// This write and all before it are durable. A write reported before is a no-op.
+    pub(crate) fn persisted(&mut self, id: WriteId) -> Result<(), Fatal> {
+        if id.get() >= self.next_id {
+            return Err(Fatal::UnknownWrite(id));
+        }
+        while let Some(write) = self.inflight.pop_front_if(|write| write.id <= id) {
+            self.hard_durable = write.hard_state.unwrap_or(self.hard_durable);
+            self.durable = self.durable.max(write.through.unwrap_or(self.durable));
+        }
+        Ok(())
+    }
+
+    /// Since when the oldest write has been in flight.
+    pub(crate) fn waiting_since(&self) -> Option<Instant> {
+        self.inflight.front().map(|write| write.since)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{NodeId, Term};
+
+    fn index(at: u64) -> LogIndex {
+        LogIndex::new(at)
+    }
+
+    #[test]
+    fn a_late_report_for_overwritten_entries_proves_nothing() {
+        let mut disk = Durability::new(HardState::default(), index(3));
+        let first = disk.hand_out(Some(index(8)), Instant::ZERO);
+        disk.overwrite(index(5));
+        let second = disk.hand_out(Some(index(9)), Instant::ZERO);
+        disk.persisted(first).expect("it was handed out");
+        assert_eq!(disk.durable(), index(4), "5 to 8 are other entries now");
+        disk.persisted(second).expect("it was handed out");
+        assert_eq!(disk.durable(), index(9));
+        disk.persisted(first).expect("reported again: a no-op");
+        assert_eq!(disk.durable(), index(9));
+    }
+
+    #[test]
+    fn an_overwrite_lowers_durable_at_once() {
+        let mut disk = Durability::new(HardState::default(), index(9));
+        disk.overwrite(index(4));
+        assert_eq!((disk.durable(), disk.unwritten()), (index(3), index(4)));
+    }
+
+    #[test]
+    fn the_hard_state_settles_only_with_its_own_write() {
+        let mut disk = Durability::new(HardState::default(), LogIndex::ZERO);
+        disk.set_hard_state(HardState { term: Term::new(2), voted_for: None });
+        let first = disk.hand_out(None, Instant::ZERO);
+        disk.set_hard_state(HardState { term: Term::new(2), voted_for: Some(NodeId::new(1)) });
+        let second = disk.hand_out(None, Instant::ZERO);
+        disk.persisted(first).expect("it was handed out");
+        assert!(!disk.settled());
+        disk.persisted(second).expect("it was handed out");
+        assert!(disk.settled());
+        let never = WriteId::mint(9);
+        assert_eq!(disk.persisted(never), Err(Fatal::UnknownWrite(never)));
+    }
+}

@@ -1,0 +1,49 @@
+//! Where the log and the hard state survive a crash (Figure 2, persistent state).
+
+use crate::action::Write;
+use crate::entry::Entries;
+use crate::ids::LogIndex;
+use crate::recovery::LogRecovery;
+
+/// A durable log. Blocking: a driver runs one that [`MAY_BLOCK`](Self::MAY_BLOCK) on a thread of its own.
+///
+/// After any failed call the store is not used again: an fsync that failed once is never retried.
+pub trait LogStore: Send + 'static {
+    /// Reads beside the writes.
+    type Reader: LogReader<Error = Self::Error>;
+    /// Why it cannot go on. The driver stops the node.
+    type Error: core::error::Error + Send + Sync + 'static;
+
+    /// Whether calls wait for a device. If not, they run inline in the node's task.
+    const MAY_BLOCK: bool = true;
+
+    /// What survived, asked once before the first write. Reads headers, not payloads; see
+    /// [`LogScan`](crate::LogScan).
+    ///
+    /// # Errors
+    /// If what is stored is damaged anywhere but in a tail that was never reported durable.
+    fn recover(&mut self) -> Result<LogRecovery, Self::Error>;
+
+    /// Performs the writes in order (see [`Write`] for what each means) and returns when all are durable: after
+    /// one fsync for the whole batch. A crash in between keeps a prefix of them.
+    ///
+    /// # Errors
+    /// If durability cannot be vouched for.
+    fn write(&mut self, batch: &[Write]) -> Result<(), Self::Error>;
+
+    /// A reader that does not queue behind [`write`](Self::write).
+    fn reader(&self) -> Self::Reader;
+}
+
+/// Reads entries of a [`LogStore`], while it is being written.
+pub trait LogReader: Clone + Send + 'static {
+    /// Why it cannot read.
+    type Error: core::error::Error + Send + Sync + 'static;
+
+    /// Entries from `from` on, through `through` at most: as many as fit into `bytes_max`
+    /// ([`Entries::size_bytes`]), one at least. Empty if `from` is not in the log.
+    ///
+    /// # Errors
+    /// If the log cannot be read, or what is read is damaged.
+    fn read(&self, from: LogIndex, through: LogIndex, bytes_max: u64) -> Result<Entries, Self::Error>;
+}

@@ -1,0 +1,286 @@
+//! The log as a node sees it (§5.3): the term index for all of it, payloads for a bounded tail, and the
+//! configurations in it (§6).
+//!
+//! * The tail is a suffix of the log. Entries leave it only when durable, so what is not in the tail can be
+//!   read from the log store.
+//! * The configuration in force is the last one in the log, durable and committed or not (§6).
+
+use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use crate::entry::{BlockBody, Entries, Window};
+use crate::ids::{LogId, LogIndex, Term};
+use crate::membership::Membership;
+use crate::terms::TermIndex;
+
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub(crate) struct Log {
+    pub(crate) terms: TermIndex,
+    tail: Tail,
+    memberships: Vec<(LogIndex, Arc<Membership>)>,
+    /// In force while the log holds no configuration.
+    nobody: Arc<Membership>,
+}
+
+impl Log {
+    /// A log whose payloads are all in the store.
+    pub(crate) fn new(terms: TermIndex, memberships: Vec<(LogIndex, Arc<Membership>)>) -> Self {
+        Self { terms, tail: Tail::default(), memberships, nobody: Arc::default() }
+    }
+
+    pub(crate) fn last(&self) -> LogId {
+        self.terms.last()
+    }
+
+    pub(crate) fn last_index(&self) -> LogIndex {
+        self.terms.last().index
+    }
+
+    /// The configuration in force and its index; index zero if there is none.
+    pub(crate) fn membership(&self) -> (LogIndex, &Arc<Membership>) {
+        self.memberships.last().map_or((LogIndex::ZERO, &self.nobody), |(index, found)| (*index, found))
+    }
+
+    /// The configuration at exactly this index.
+    pub(crate) fn membership_at(&self, index: LogIndex) -> Option<&Arc<Membership>> {
+        let at = self.memberships.binary_search_by_key(&index, |(index, _)| *index).ok()?;
+        Some(&self.memberships[at].1)
+    }
+
+    /// Appends one block's entries right after the last.
+    pub(crate) fn append(&mut self, window: Window) {
+        assert_eq!(window.first_index(), self.last_index().next(), "a log has no gaps (§5.3)");
+        self.terms.append(window.term(), window.last_index());
+        if let BlockBody::Membership(membership) = window.body() {
+            self.memberships.push((window.first_index(), Arc::clone(membership)));
+        }
+        self.tail.push(window);
+    }
+
+    /// Drops every entry from `from` on, and with them the configurations among them (§6).
+    pub(crate) fn truncate(&mut self, from: LogIndex) {
+        self.terms.truncate(from);
+        self.tail.truncate(from);
+        while self.memberships.pop_if(|(index, _)| *index >= from).is_some() {}
+    }
+
+    /// The first index whose payload is in memory; one past the end if none is.
+    pub(crate) fn tail_first(&self) -> LogIndex {
+        self.tail.first().unwrap_or(self.last_index().next())
+    }
+
+    /// Entries `[from, through]`, cut to the limits but at least one, or `None` if `from` is not in the tail.
+    pub(crate) fn slice(
+        &self,
+        from: LogIndex,
+        through: LogIndex,
+        entries_max: u64,
+        bytes_max: u64,
+    ) -> Option<Entries> {
+        let through = through.min(self.last_index());
+        if from > through {
+            return Some(Entries::empty());
+        }
+        self.tail.slice(from, through, entries_max, bytes_max)
+    }
+
+    /// Bytes of entries after `index`, as far as they are in the tail.
+    pub(crate) fn bytes_after(&self, index: LogIndex) -> u64 {
+        self.tail.bytes_after(index)
+    }
+
+    /// Drops durable entries from memory until the tail has at most `bytes_max` bytes.
+    pub(crate) fn evict(&mut self, durable: LogIndex, bytes_max: u64) {
+        self.tail.evict(durable, bytes_max);
+    }
+
+    /// Checks entries that the log store returned for `[from, through]` against the term index (§5.3).
+    pub(crate) fn is_own(&self, entries: &Entries, from: LogIndex, through: LogIndex) -> bool {
+        let in_range = entries.first().is_some_and(|first| first.index == from)
+            && entries.last().is_some_and(|last| last.index <= through);
+        in_range
+            && entries.windows().iter().all(|window| {
+                self.terms
+                    .first_difference(window.term(), window.first_index(), window.last_index())
+                    .is_none()
+            })
+    }
+}
+
+/// One block of the tail and where it ends, counted in bytes from the first block ever.
+#[derive(Clone, Debug)]
+struct Slot {
+    window: Window,
+    end_bytes: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Tail {
+    slots: VecDeque<Slot>,
+    start_bytes: u64,
+}
+
+impl Tail {
+    fn first(&self) -> Option<LogIndex> {
+        self.slots.front().map(|slot| slot.window.first_index())
+    }
+
+    fn end_bytes(&self) -> u64 {
+        self.slots.back().map_or(self.start_bytes, |slot| slot.end_bytes)
+    }
+
+    fn push(&mut self, window: Window) {
+        let end_bytes = self.end_bytes() + window.size_bytes();
+        self.slots.push_back(Slot { window, end_bytes });
+    }
+
+    /// The slot that contains `index` or, if `index` is before the tail, its first.
+    fn slot_at(&self, index: LogIndex) -> usize {
+        // The newest entries are asked for most.
+        match self.slots.back() {
+            Some(slot) if slot.window.first_index() <= index => self.slots.len() - 1,
+            _ => self.slots.partition_point(|slot| slot.window.last_index() < index),
+        }
+    }
+
+    fn truncate(&mut self, from: LogIndex) {
+        while let Some(slot) = self.slots.pop_back() {
+            if slot.window.first_index() >= from {
+                continue;
+            }
+            let window = slot.window.narrow(slot.window.first_index(), from.prev());
+            self.push(window.expect("the slot begins before the cut"));
+            break;
+        }
+    }
+
+    fn bytes_after(&self, index: LogIndex) -> u64 {
+        let at = self.slots.partition_point(|slot| slot.window.last_index() <= index);
+        match self.slots.get(at) {
+            Some(slot) => self.end_bytes() - (slot.end_bytes - slot.window.size_bytes()),
+            None => 0,
+        }
+    }
+
+    fn evict(&mut self, durable: LogIndex, bytes_max: u64) {
+        while self.end_bytes() - self.start_bytes > bytes_max {
+            match self.slots.front() {
+                Some(slot) if slot.window.last_index() <= durable => self.start_bytes = slot.end_bytes,
+                _ => break,
+            }
+            self.slots.pop_front();
+        }
+        if self.slots.is_empty() {
+            self.start_bytes = 0;
+        }
+    }
+
+    fn slice(&self, from: LogIndex, through: LogIndex, entries_max: u64, bytes_max: u64) -> Option<Entries> {
+        if self.first().is_none_or(|first| first > from) {
+            return None;
+        }
+        let at = self.slot_at(from);
+        let cut = |slot: &Slot, from, entries_max, bytes_max| {
+            let window = slot.window.narrow(from, through).expect("the slot overlaps the range");
+            if window.len() <= entries_max && window.size_bytes() <= bytes_max {
+                (window, false)
+            } else {
+                (window.prefix(entries_max, bytes_max), true)
+            }
+        };
+        let (first, full) = cut(&self.slots[at], from, entries_max, bytes_max);
+        if full || first.last_index() == through {
+            return Some(Entries::from_window(first));
+        }
+        let mut bytes = bytes_max - first.size_bytes();
+        let mut entries = entries_max - first.len();
+        let mut windows = Vec::with_capacity(self.slots.len() - at);
+        windows.push(first);
+        for slot in self.slots.range(at + 1..) {
+            // A further block that fits only in part is left for the next slice: blocks stay whole.
+            if slot.window.first_index() > through || entries == 0 {
+                break;
+            }
+            let (window, _) = cut(slot, slot.window.first_index(), entries, u64::MAX);
+            if window.size_bytes() > bytes {
+                break;
+            }
+            bytes -= window.size_bytes();
+            entries -= window.len();
+            windows.push(window);
+        }
+        Some(Entries::from_windows(windows))
+    }
+}
+
+#[cfg(feature = "serde")]
+mod serde_impl {
+    //! The tail travels as its entries.
+
+    use super::{Entries, Tail, Window};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    impl Serialize for Tail {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            Entries::from_windows(self.slots.iter().map(|slot| slot.window.clone()).collect())
+                .serialize(serializer)
+        }
+    }
+
+    impl<'de> Deserialize<'de> for Tail {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            let mut tail = Self::default();
+            Entries::deserialize(deserializer)?
+                .windows()
+                .iter()
+                .map(Window::clone)
+                .for_each(|w| tail.push(w));
+            Ok(tail)
+        }
+    }
+}
+
+/// Bytes of entries that await something, by where they end in the log: what is committed or applied
+/// leaves, whatever became of the leadership that appended it, so nothing can leak (TRAP 32).
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub(crate) struct Backlog {
+    /// (last index, bytes through it), both rising.
+    ends: VecDeque<(LogIndex, u64)>,
+    start_bytes: u64,
+}
+
+impl Backlog {
+    pub(crate) fn push(&mut self, last: LogIndex, bytes: u64) {
+        let end = self.ends.back().map_or(self.start_bytes, |(_, end)| *end) + bytes;
+        self.ends.push_back((last, end));
+    }
+
+    /// Everything at or before `index` is done.
+    pub(crate) fn drain(&mut self, index: LogIndex) {
+        while let Some((_, end)) = self.ends.pop_front_if(|(last, _)| *last <= index) {
+            self.start_bytes = end;
+        }
+    }
+
+    /// Bytes that end after `index`.
+    pub(crate) fn after(&self, index: LogIndex) -> u64 {
+        let at = self.ends.partition_point(|(last, _)| *last <= index);
+        let start = if at == 0 { self.start_bytes } else { self.ends[at - 1].1 };
+        self.ends.back().map_or(0, |(_, end)| end - start)
+    }
+
+    /// Bytes in all.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.ends.back().map_or(0, |(_, end)| end - self.start_bytes)
+    }
+}
+
+/// Whether `term` may follow the log's last entry.
+impl Log {
+    pub(crate) fn term(&self, index: LogIndex) -> Option<Term> {
+        self.terms.term(index)
+    }
+}

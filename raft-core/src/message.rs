@@ -1,0 +1,133 @@
+//! What nodes say to each other: the RPCs of Figure 2 as one-way messages.
+//!
+//! A message may be lost, duplicated, delayed and reordered. Nothing in one can panic a node.
+
+use core::fmt;
+
+use crate::entry::Entries;
+use crate::ids::{LogId, LogIndex, NodeId, Term};
+
+/// A message between two nodes.
+#[derive(Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Message {
+    /// The sender. A transport must have authenticated it; the node believes it.
+    pub from: NodeId,
+    /// The receiver.
+    pub to: NodeId,
+    /// The sender's current term (§5.1).
+    pub term: Term,
+    /// What is said.
+    pub body: Body,
+}
+
+/// The kinds of messages.
+#[derive(Clone, PartialEq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum Body {
+    /// A candidate asks for a vote in the message's term (§5.2).
+    RequestVote {
+        /// The candidate's last entry (§5.4.1).
+        last: LogId,
+    },
+    /// The answer to [`Body::RequestVote`] of the message's term.
+    RequestVoteReply {
+        /// Whether the vote was given.
+        granted: bool,
+    },
+    /// Would you vote for me in `proposed`? Changes nobody's term (thesis §9.6).
+    PreVote {
+        /// The term that the sender would campaign in: one above its own.
+        proposed: Term,
+        /// The sender's last entry.
+        last: LogId,
+    },
+    /// The answer to [`Body::PreVote`].
+    PreVoteReply {
+        /// The term that was asked about.
+        proposed: Term,
+        /// Whether the vote would be given.
+        granted: bool,
+    },
+    /// Replicates entries; without entries, a heartbeat (§5.3).
+    AppendEntries {
+        /// The entry right before `entries` in the leader's log.
+        prev: LogId,
+        /// New entries, the first at `prev.index + 1`.
+        entries: Entries,
+        /// The leader's commit index, not clamped.
+        commit: LogIndex,
+        /// The round that a reply confirms: see thesis §6.4 and [`Body::AppendEntriesReply`].
+        round: u64,
+    },
+    /// The answer to [`Body::AppendEntries`] of the message's term.
+    AppendEntriesReply {
+        /// Through where the sender's log is known to equal the leader's, durably; or why it is not.
+        result: Result<LogIndex, Conflict>,
+        /// The greatest round heard in this term: the sender still followed this leader when it heard it.
+        round: u64,
+    },
+}
+
+/// The consistency check of §5.3 failed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Conflict {
+    /// The index that was checked: `prev.index` of the refused message.
+    pub prev: LogIndex,
+    /// The follower's last entry at or before `prev` whose term is at most that of `prev`: whatever lies
+    /// between cannot match, so the leader skips whole terms at once (§5.3).
+    pub hint: LogId,
+}
+
+impl Body {
+    /// The name as it stands in the paper.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::RequestVote { .. } => "RequestVote",
+            Self::RequestVoteReply { .. } => "RequestVoteReply",
+            Self::PreVote { .. } => "PreVote",
+            Self::PreVoteReply { .. } => "PreVoteReply",
+            Self::AppendEntries { .. } => "AppendEntries",
+            Self::AppendEntriesReply { .. } => "AppendEntriesReply",
+        }
+    }
+}
+
+/// As in protocol traces: `n1@2 → n3 AppendEntries prev=4@1 [5@2] commit=4 round=9`.
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "n{}@{} → n{} {:?}", self.from, self.term, self.to, self.body)
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())?;
+        let verdict = |granted: &bool| if *granted { "granted" } else { "refused" };
+        match self {
+            Self::RequestVote { last } => write!(f, " last={last}"),
+            Self::RequestVoteReply { granted } => write!(f, " {}", verdict(granted)),
+            Self::PreVote { proposed, last } => write!(f, " proposed={proposed} last={last}"),
+            Self::PreVoteReply { proposed, granted } => {
+                write!(f, " proposed={proposed} {}", verdict(granted))
+            }
+            Self::AppendEntries { prev, entries, commit, round } => {
+                write!(f, " prev={prev} {entries:?} commit={commit} round={round}")
+            }
+            Self::AppendEntriesReply { result: Ok(matched), round } => {
+                write!(f, " match={matched} round={round}")
+            }
+            Self::AppendEntriesReply { result: Err(conflict), round } => {
+                write!(f, " conflict at {} hint={} round={round}", conflict.prev, conflict.hint)
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Conflict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} hint={}", self.prev, self.hint)
+    }
+}

@@ -1,0 +1,274 @@
+//! What a leader knows of one peer, and when it may send what (§5.3; Figure 2, `nextIndex` and `matchIndex`).
+//!
+//! * `match_index < next_index`, and `match_index` only rises: it comes from durable acknowledgements alone,
+//!   never from a hint or from what was sent (TRAPS 20, 39).
+//! * Probe: one message at a time, repeated by heartbeats. Replicate: optimistic, within a window of messages
+//!   and bytes. Every heartbeat carries `prev = next_index - 1`, so the loss of a whole window is noticed by the
+//!   next heartbeat (TRAP 30).
+
+use alloc::collections::VecDeque;
+
+use crate::config::Config;
+use crate::entry::Entries;
+use crate::ids::{LogId, LogIndex, NodeId, ReadId};
+use crate::message::Conflict;
+use crate::status::{PeerStatus, ReplicationState};
+use crate::terms::TermIndex;
+use crate::time::Instant;
+
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub(crate) struct Progress {
+    pub(crate) id: NodeId,
+    state: ReplicationState,
+    match_index: LogIndex,
+    next_index: LogIndex,
+    /// A probe is on its way; a reply or the next heartbeat sends another.
+    paused: bool,
+    inflight: VecDeque<(LogIndex, u64)>,
+    inflight_bytes: u64,
+    /// The greatest round that it confirmed.
+    round: u64,
+    /// The round of the reply that last raised `match_index`.
+    match_round: u64,
+    /// What it had acknowledged before it was found to have lost entries. Until it has acknowledged this much
+    /// again it counts in no majority (TRAP 29).
+    lost: Option<LogIndex>,
+    last_contact: Option<Instant>,
+    /// A message is due even without entries.
+    pub(crate) heartbeat_due: bool,
+    /// Older entries that are being read for it, and those that were.
+    pub(crate) reading: Option<ReadId>,
+    pub(crate) loaded: Entries,
+}
+
+/// What a conflict meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ConflictFound {
+    /// An earlier question: ignored.
+    Stale,
+    /// `next_index` moved back.
+    MovedBack,
+    /// The peer no longer holds what it had acknowledged.
+    Lost(LogIndex),
+}
+
+impl Progress {
+    /// A peer of which nothing is known: probing starts at the end of the log.
+    pub(crate) fn new(id: NodeId, next_index: LogIndex) -> Self {
+        Self {
+            id,
+            state: ReplicationState::Probe,
+            match_index: LogIndex::ZERO,
+            next_index,
+            paused: false,
+            inflight: VecDeque::new(),
+            inflight_bytes: 0,
+            round: 0,
+            match_round: 0,
+            lost: None,
+            last_contact: None,
+            heartbeat_due: true,
+            reading: None,
+            loaded: Entries::empty(),
+        }
+    }
+
+    pub(crate) fn next_index(&self) -> LogIndex {
+        self.next_index
+    }
+
+    pub(crate) fn last_contact(&self) -> Option<Instant> {
+        self.last_contact
+    }
+
+    /// What counts towards a commit.
+    pub(crate) fn counted_match(&self) -> LogIndex {
+        if self.lost.is_some() { LogIndex::ZERO } else { self.match_index }
+    }
+
+    /// What counts towards a read.
+    pub(crate) fn counted_round(&self) -> u64 {
+        if self.lost.is_some() { 0 } else { self.round }
+    }
+
+    /// It answered a message of this round: it followed this leader then.
+    pub(crate) fn heard(&mut self, round: u64, now: Instant) {
+        self.round = self.round.max(round);
+        self.last_contact = Some(now);
+    }
+
+    /// Its log equals the leader's through `index`, durably. Returns whether that is news for a commit.
+    pub(crate) fn acknowledged(&mut self, index: LogIndex, round: u64) -> bool {
+        let found_again = self.lost.is_some_and(|lost| index >= lost);
+        if found_again {
+            self.lost = None;
+        }
+        let news = index > self.match_index;
+        if news {
+            self.match_index = index;
+            self.match_round = round;
+            self.next_index = self.next_index.max(index.next());
+            self.release(index);
+        }
+        // Whatever was probed for, the follower accepted it.
+        self.state = ReplicationState::Replicate;
+        news || found_again
+    }
+
+    fn release(&mut self, through: LogIndex) {
+        while let Some((_, bytes)) = self.inflight.pop_front_if(|(last, _)| *last <= through) {
+            self.inflight_bytes -= bytes;
+        }
+    }
+
+    /// It refused `conflict.prev`. `terms` is the leader's own log.
+    pub(crate) fn refused(&mut self, conflict: Conflict, round: u64, terms: &TermIndex) -> ConflictFound {
+        let mut found = ConflictFound::MovedBack;
+        if conflict.prev <= self.match_index {
+            // A reply from before the acknowledgement is of no interest (TRAP 25); one from a later round
+            // proves that durable entries are gone.
+            if round <= self.match_round {
+                return ConflictFound::Stale;
+            }
+            let lost = self.match_index;
+            self.lost = Some(self.lost.map_or(lost, |before| before.max(lost)));
+            self.match_index = LogIndex::ZERO;
+            found = ConflictFound::Lost(lost);
+        } else if self.state == ReplicationState::Probe && conflict.prev.next() != self.next_index {
+            return ConflictFound::Stale;
+        }
+        // The last entry of ours that can still equal one of its own (§5.3).
+        let common = terms.last_at_most(conflict.hint.index.min(conflict.prev.prev()), conflict.hint.term);
+        self.probe(common.index.max(self.match_index).next());
+        found
+    }
+
+    /// What was on its way may be lost.
+    pub(crate) fn unreachable(&mut self) {
+        if self.state == ReplicationState::Replicate {
+            self.probe(self.match_index.next());
+            self.paused = true;
+        }
+    }
+
+    fn probe(&mut self, next_index: LogIndex) {
+        self.state = ReplicationState::Probe;
+        self.next_index = next_index;
+        self.paused = false;
+        self.inflight.clear();
+        self.inflight_bytes = 0;
+        self.loaded = Entries::empty();
+    }
+
+    /// Whether entries may be sent now, were there any.
+    pub(crate) fn has_room(&self, config: &Config) -> bool {
+        match self.state {
+            ReplicationState::Probe => !self.paused,
+            ReplicationState::Replicate => {
+                self.inflight.len() < config.inflight_appends_max
+                    && self.inflight_bytes < config.inflight_bytes_max
+            }
+        }
+    }
+
+    /// A message that begins at `next_index` leaves.
+    pub(crate) fn sent(&mut self, entries: &Entries) {
+        self.heartbeat_due = false;
+        match self.state {
+            ReplicationState::Probe => self.paused = true,
+            ReplicationState::Replicate => {
+                if let Some(LogId { index, .. }) = entries.last() {
+                    self.next_index = index.next();
+                    self.inflight.push_back((index, entries.size_bytes()));
+                    self.inflight_bytes += entries.size_bytes();
+                }
+            }
+        }
+    }
+
+    pub(crate) fn status(&self) -> PeerStatus {
+        PeerStatus {
+            id: self.id,
+            state: self.state,
+            match_index: self.match_index,
+            next_index: self.next_index,
+            inflight_appends: self.inflight.len() as u64,
+            inflight_bytes: self.inflight_bytes,
+            last_contact: self.last_contact,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Term;
+    use alloc::vec::Vec;
+
+    fn index(at: u64) -> LogIndex {
+        LogIndex::new(at)
+    }
+
+    fn conflict(prev: u64, hint: u64, term: u64) -> Conflict {
+        Conflict { prev: index(prev), hint: LogId::new(Term::new(term), index(hint)) }
+    }
+
+    /// Entries 1-3 of term 1, 4-6 of term 4.
+    fn terms() -> TermIndex {
+        let mut terms = TermIndex::new(LogId::ZERO, Vec::new(), LogId::ZERO).expect("an empty log");
+        terms.append(Term::new(1), index(3));
+        terms.append(Term::new(4), index(6));
+        terms
+    }
+
+    #[test]
+    fn back_off_skips_a_term_at_a_time() {
+        let mut peer = Progress::new(NodeId::new(2), index(7));
+        // Its entries 4 to 6 are of term 2: none of ours of term 4 can match.
+        assert_eq!(peer.refused(conflict(6, 6, 2), 1, &terms()), ConflictFound::MovedBack);
+        assert_eq!(peer.next_index(), index(4));
+    }
+
+    #[test]
+    fn a_stale_refusal_moves_nothing() {
+        let mut peer = Progress::new(NodeId::new(2), index(7));
+        assert!(peer.acknowledged(index(5), 3));
+        assert_eq!(peer.refused(conflict(4, 2, 1), 3, &terms()), ConflictFound::Stale);
+        assert_eq!((peer.match_index, peer.next_index()), (index(5), index(7)));
+        let mut probing = Progress::new(NodeId::new(2), index(7));
+        assert_eq!(probing.refused(conflict(2, 1, 1), 1, &terms()), ConflictFound::Stale);
+    }
+
+    #[test]
+    fn a_peer_that_lost_acknowledged_entries_counts_for_nothing_until_it_has_them_again() {
+        let mut peer = Progress::new(NodeId::new(2), index(7));
+        peer.heard(3, Instant::ZERO);
+        assert!(peer.acknowledged(index(6), 3));
+        assert_eq!(peer.refused(conflict(6, 0, 0), 4, &terms()), ConflictFound::Lost(index(6)));
+        assert_eq!((peer.counted_match(), peer.counted_round(), peer.next_index()), (index(0), 0, index(1)));
+        assert!(peer.acknowledged(index(4), 5));
+        assert_eq!(peer.counted_match(), index(0));
+        assert!(peer.acknowledged(index(6), 5));
+        assert_eq!(peer.counted_match(), index(6));
+    }
+
+    #[test]
+    fn the_window_is_bounded_and_acknowledgements_free_it() {
+        let mut config = Config::new(NodeId::new(1));
+        config.inflight_appends_max = 2;
+        let mut peer = Progress::new(NodeId::new(2), index(1));
+        peer.sent(&Entries::empty());
+        assert!(!peer.has_room(&config), "one probe at a time");
+        peer.acknowledged(LogIndex::ZERO, 1);
+        for at in 1..=2 {
+            assert!(peer.has_room(&config));
+            peer.sent(&Entries::noop(LogId::new(Term::new(1), index(at))));
+        }
+        assert!(!peer.has_room(&config));
+        peer.acknowledged(index(1), 1);
+        assert!(peer.has_room(&config));
+        peer.acknowledged(index(2), 1);
+        assert_eq!(peer.inflight_bytes, 0);
+    }
+}
