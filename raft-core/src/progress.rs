@@ -29,7 +29,7 @@ pub(crate) struct Progress {
     inflight_bytes: u64,
     /// The greatest round that it confirmed.
     round: u64,
-    /// The round of the reply that last raised `match_index`.
+    /// The leader's round when `match_index` was last raised: only answers to later rounds are younger than that.
     match_round: u64,
     /// What it had acknowledged before it was found to have lost entries. Until it has acknowledged this much
     /// again it counts in no majority (TRAP 29).
@@ -98,8 +98,9 @@ impl Progress {
         self.last_contact = Some(now);
     }
 
-    /// Its log equals the leader's through `index`, durably. Returns whether that is news for a commit.
-    pub(crate) fn acknowledged(&mut self, index: LogIndex, round: u64) -> bool {
+    /// Its log equals the leader's through `index`, durably; `current_round` is the leader's. Returns whether that
+    /// is news for a commit.
+    pub(crate) fn acknowledged(&mut self, index: LogIndex, current_round: u64) -> bool {
         let found_again = self.lost.is_some_and(|lost| index >= lost);
         if found_again {
             self.lost = None;
@@ -107,7 +108,7 @@ impl Progress {
         let news = index > self.match_index;
         if news {
             self.match_index = index;
-            self.match_round = round;
+            self.match_round = current_round;
             self.next_index = self.next_index.max(index.next());
             self.release(index);
         }

@@ -63,6 +63,13 @@ impl<W> Waiters<W> {
         self.slots.drain(..).flatten()
     }
 
+    /// Everybody who still waits, in order, with their tickets.
+    pub fn iter(&self) -> impl Iterator<Item = (Ticket, &W)> {
+        (self.base..)
+            .zip(&self.slots)
+            .filter_map(|(ticket, slot)| slot.as_ref().map(|waiter| (Ticket::new(ticket), waiter)))
+    }
+
     /// How many wait.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -87,6 +94,7 @@ mod tests {
         let tickets: Vec<Ticket> = (0..4).map(|name| waiters.push(name)).collect();
         assert_eq!(waiters.take(tickets[2]), Some(2));
         assert_eq!(waiters.take(tickets[2]), None);
+        assert_eq!(waiters.iter().map(|(_, name)| *name).collect::<Vec<_>>(), [0, 1, 3]);
         assert_eq!(waiters.take_all(Tickets::new(tickets[0], 3)).collect::<Vec<_>>(), [(0, 0), (1, 1)]);
         assert_eq!(waiters.push(4), Ticket::new(4));
         assert_eq!(waiters.len(), 2);

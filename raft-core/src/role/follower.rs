@@ -29,7 +29,7 @@ impl Follower {
         Self {
             verified: commit_index,
             round: 0,
-            replied: (0, LogIndex::ZERO),
+            replied: (0, commit_index),
             reply_due: false,
             conflict: None,
         }

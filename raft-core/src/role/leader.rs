@@ -231,7 +231,7 @@ impl Leader {
         peer.heard(round, shared.now);
         match result {
             Ok(index) => {
-                if peer.acknowledged(index, round) {
+                if peer.acknowledged(index, self.round) {
                     self.advance_commit(shared);
                 }
             }
