@@ -58,7 +58,7 @@ number! {
 number! {
     /// Names a proposal, a read or an administrative request. Chosen by the caller, echoed in the outcome.
     ///
-    /// The caller must not have two pending requests of one kind with the same ticket.
+    /// The caller must not have two pending requests with the same ticket, whatever their kinds.
     Ticket
 }
 

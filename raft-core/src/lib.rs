@@ -1,4 +1,87 @@
 //! Raft as a pure state machine: events in, actions out.
+//!
+//! [`Node`] is one Raft server without any IO: no clock, no sockets, no disk, no threads, no randomness of its
+//! own. A *driver* gives it [`Event`]s, performs the [`Action`]s that it hands out, and reports when they are
+//! done. The same node runs under Tokio, under Actix, in a simulator, or in your own loop; given the same calls it
+//! does the same, on every machine. The crate is `no_std` and needs only `alloc`.
+//!
+//! ```text
+//!            Event                        Action
+//! driver ───────────────▶  Node (pure)  ───────────────▶  driver
+//! ```
+//!
+//! # The law of actions
+//!
+//! **If you can see it, you may do it.** An action is handed out only when performing it at once is safe: a
+//! message that depends on a disk write stays inside until that write is reported durable. So disk, network and
+//! state machine run beside each other, and there is no order between them to get wrong. Order exists only within
+//! a *lane*: [`Action::Log`] for the log store and [`Action::Machine`] for the state machine. A driver has four
+//! duties:
+//!
+//! 1. Perform the log lane in order, and report [`Event::Persisted`] only after fsync. One report may stand for
+//!    many writes.
+//! 2. Perform the machine lane in order.
+//! 3. Read `now` *after* the event (or the last of a batch) was taken in; it never runs backwards. Only
+//!    [`Event::Wake`] fires timers.
+//! 4. When the log store or the state machine fails, drop the node. Never retry a failed fsync.
+//!
+//! Everything else is harmless: messages may be lost, duplicated, reordered and delayed, wake-ups may be late or
+//! spurious, actions may be polled at any time and after many steps.
+//!
+//! # A complete run loop
+//!
+//! One server that votes for itself, with a vector for a disk:
+//!
+//! ```
+//! use raft_core::{
+//!     Action, Config, Entries, Event, Instant, LogId, LogRecovery, LogTask, MachineTask, Node, NodeId, Recovery,
+//!     Response, Ticket, WriteOutcome,
+//! };
+//!
+//! let id = NodeId::new(1);
+//! let recovery = Recovery { log: LogRecovery::default(), applied: LogId::ZERO, incarnation: 1 };
+//! let mut node = Node::start(Config::new(id), recovery, Instant::ZERO)?;
+//!
+//! let mut disk: Vec<Entries> = Vec::new(); // a real one also keeps the hard state, and replaces suffixes
+//! let mut events = std::collections::VecDeque::from([
+//!     Event::Bootstrap { ticket: Ticket::new(1), members: [(id, "here".into())].into() },
+//!     Event::Wake,
+//!     Event::Propose { first: Ticket::new(2), commands: ["hello"].iter().collect() },
+//! ]);
+//! let mut committed = false;
+//! while let Some(event) = events.pop_front() {
+//!     node.step(Instant::ZERO, event)?;
+//!     while let Some(action) = node.poll_action() {
+//!         match action {
+//!             Action::Log(LogTask::Write(write)) => {
+//!                 disk.push(write.entries); // and fsync
+//!                 events.push_front(Event::Persisted(write.id));
+//!             }
+//!             Action::Machine(MachineTask::Apply(entries)) => {
+//!                 let last = entries.last().expect("an Apply is not empty");
+//!                 events.push_front(Event::Applied(last.index));
+//!             }
+//!             Action::Respond(Response::Write { outcome, .. }) => {
+//!                 committed = matches!(outcome, WriteOutcome::Committed { .. });
+//!             }
+//!             Action::Send(message) => println!("{message:?}"), // nobody else is here
+//!             Action::ReadLog { .. } => unreachable!("the log is shorter than the tail in memory"),
+//!             Action::Machine(MachineTask::Serve(_)) | Action::Respond(_) => {}
+//!             Action::Peers(_) | Action::Notify(_) => {}
+//!         }
+//!     }
+//! }
+//! assert!(committed);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # What is here
+//!
+//! Elections with pre-vote, check-quorum and leader stickiness; pipelined replication; durability by write ids;
+//! batched proposals, each with exactly one outcome; linearizable reads at the leader; recovery from headers. What
+//! is not here yet: membership changes, snapshots and compaction, leadership transfer, lease and follower reads.
+//!
+//! Sections (§) are those of the extended Raft paper, "thesis §" those of Ongaro's dissertation.
 #![no_std]
 #![warn(clippy::std_instead_of_core, clippy::std_instead_of_alloc, clippy::alloc_instead_of_core)]
 
