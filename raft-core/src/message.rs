@@ -57,14 +57,15 @@ pub enum Body {
         entries: Entries,
         /// The leader's commit index, not clamped.
         commit: LogIndex,
-        /// The round that a reply confirms: see thesis §6.4 and [`Body::AppendEntriesReply`].
+        /// The round that a reply confirms, from 1 on in each term: see thesis §6.4.
         round: u64,
     },
     /// The answer to [`Body::AppendEntries`] of the message's term.
     AppendEntriesReply {
         /// Through where the sender's log is known to equal the leader's, durably; or why it is not.
         result: Result<LogIndex, Conflict>,
-        /// The greatest round heard in this term: the sender still followed this leader when it heard it.
+        /// The greatest round heard in this term: the sender still followed this leader when it heard it. Zero
+        /// from a sender that answers a leader of an earlier term: it confirms nothing.
         round: u64,
     },
 }

@@ -281,9 +281,10 @@ impl Node {
             Body::RequestVote { last } => self.request_vote(from, term, last),
             Body::AppendEntries { prev, ref entries, commit, round } => {
                 if term < self.shared.term() {
-                    // The leader learns of this term by the answer, and steps down (§5.1, TRAP 11).
-                    let conflict = Conflict { prev: prev.index, hint: LogId::ZERO };
-                    let reply = Body::AppendEntriesReply { result: Err(conflict), round };
+                    // The leader learns of this term by the answer, and steps down (§5.1, TRAP 11). The answer
+                    // confirms no round: its receiver may lead this very term by the time it arrives.
+                    let conflict = Conflict { prev: LogIndex::ZERO, hint: LogId::ZERO };
+                    let reply = Body::AppendEntriesReply { result: Err(conflict), round: 0 };
                     self.shared.counters.stale += 1;
                     return self.shared.send_gated(from, reply);
                 }
@@ -508,16 +509,17 @@ fn is_absurd(message: &Message) -> bool {
                 && possible(*last)
                 && last.term <= term
         }
-        Body::AppendEntries { prev, entries, .. } => {
+        Body::AppendEntries { prev, entries, round, .. } => {
             let follows = entries.first().is_none_or(|first| {
                 prev.index.next() == first.index && prev.term <= first.term && first.term > Term::ZERO
             });
             let fits = entries.last().is_none_or(|last| last.term <= term && last.index < LogIndex::LIMIT);
+            let counted = *round > 0;
             let memberships = entries.windows().iter().all(|window| match window.body() {
                 BlockBody::Membership(membership) => membership.validate().is_ok(),
                 BlockBody::Noop | BlockBody::Commands(_) => true,
             });
-            elected && possible(*prev) && prev.term <= term && follows && fits && memberships
+            elected && possible(*prev) && prev.term <= term && counted && follows && fits && memberships
         }
         Body::AppendEntriesReply { .. } | Body::RequestVoteReply { .. } | Body::PreVoteReply { .. } => {
             term < Term::LIMIT

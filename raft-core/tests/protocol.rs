@@ -179,6 +179,25 @@ fn a_leader_of_an_earlier_term_is_answered_so_that_it_steps_down() {
 }
 
 #[test]
+fn an_answer_to_an_earlier_leadership_confirms_nothing_in_a_later_one() {
+    // n1 led term 2; a message of that time reaches n3 when n1 leads term 3 and n3 knows it (found by the simulator).
+    let mut cluster = Cluster::led(3);
+    cluster.time_out(1);
+    let late = cluster.intercept(|message| message.to == n(3));
+    cluster.settle();
+    let later_term = Body::RequestVoteReply { granted: false };
+    cluster.step(1, Event::Receive(message(2, 1, 3, later_term)));
+    cluster.elect(1);
+    cluster.cut = vec![2];
+    let tickets = cluster.read(1);
+    cluster.wire.clear();
+    late.into_iter().for_each(|message| cluster.deliver(message));
+    cluster.settle();
+    assert_eq!(cluster.servers[&1].served, [], "{tickets:?}: no round of term {} was heard", cluster.term(1));
+    assert_eq!(cluster.servers[&1].node.status().counters.absurd, 0);
+}
+
+#[test]
 fn nobody_else_is_obeyed_in_the_term_of_a_known_leader() {
     let mut cluster = Cluster::led(3);
     let rival = |to| Event::Receive(message(3, to, 2, append(id(1, 1), commands(id(2, 2), &["x"]), 2, 1)));

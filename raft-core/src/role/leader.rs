@@ -215,7 +215,8 @@ impl Leader {
         result: Result<LogIndex, Conflict>,
         round: u64,
     ) {
-        let Some(peer) = self.peers.iter_mut().find(|peer| peer.id == from) else {
+        // Round zero answers a leadership of an earlier term.
+        let Some(peer) = self.peers.iter_mut().find(|peer| peer.id == from && round > 0) else {
             shared.counters.stale += 1;
             return;
         };
