@@ -1,4 +1,5 @@
-//! Timing and limits. Everything that could grow has a limit here.
+//! Timing and limits. Everything that could grow has a limit here. What clients ask for is refused once a limit is
+//! reached, so one request may overshoot it: a batch that is larger than a limit is not refused for ever.
 
 use core::time::Duration;
 

@@ -33,6 +33,9 @@ pub enum StartError {
         /// The log's last entry.
         last: LogId,
     },
+    /// No term is left to count on: see [`Term::LIMIT`].
+    #[error("the hard state is of term {0}, which is out of range")]
+    TermTooLarge(Term),
     /// The state machine holds more than the log: the log was lost or rolled back.
     #[error("the state machine has applied through {applied}, but the log ends at {last}")]
     AppliedBeyondLog {

@@ -70,11 +70,14 @@ impl Term {
     /// Terms from here on are refused when a peer or a disk brings them, and no node campaigns for one, so
     /// that no counter can overflow.
     pub const LIMIT: Self = Self(1 << 62);
+    /// A message of a term further ahead than this is refused: no cluster holds so many elections while a node
+    /// is away, and one stray message must not use up the terms of all.
+    pub const JUMP_MAX: u64 = 1 << 32;
 
     /// The following term. `None` at [`Term::LIMIT`].
     #[must_use]
     pub fn next(self) -> Option<Self> {
-        let next = Self(self.0 + 1);
+        let next = Self(self.0.saturating_add(1));
         (next < Self::LIMIT).then_some(next)
     }
 }
@@ -90,7 +93,7 @@ impl LogIndex {
     /// The following index.
     #[must_use]
     pub const fn next(self) -> Self {
-        Self(self.0 + 1)
+        Self(self.0.saturating_add(1))
     }
 
     /// The index before this one; zero stays zero.
@@ -102,7 +105,7 @@ impl LogIndex {
     /// The index `count` further on.
     #[must_use]
     pub const fn plus(self, count: u64) -> Self {
-        Self(self.0 + count)
+        Self(self.0.saturating_add(count))
     }
 
     /// How many indexes lie in `(earlier, self]`; zero if `earlier` is not earlier.

@@ -9,9 +9,11 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use crate::entry::{BlockBody, Entries, Window};
+use crate::entry::{BLOCK_BYTES, BlockBody, Entries, Window};
+use crate::error::StartError;
 use crate::ids::{LogId, LogIndex, Term};
 use crate::membership::Membership;
+use crate::recovery::LogRecovery;
 use crate::terms::TermIndex;
 
 #[derive(Clone, Debug)]
@@ -25,9 +27,34 @@ pub(crate) struct Log {
 }
 
 impl Log {
-    /// A log whose payloads are all in the store.
-    pub(crate) fn new(terms: TermIndex, memberships: Vec<(LogIndex, Arc<Membership>)>) -> Self {
-        Self { terms, tail: Tail::default(), memberships, nobody: Arc::default() }
+    /// The log that a store holds, its payloads all there; refused if it contradicts itself, the hard state, or what
+    /// the state machine has applied: then something was lost or rolled back (TRAPS 7, 29).
+    pub(crate) fn recover(found: LogRecovery, applied: LogId) -> Result<Self, StartError> {
+        let LogRecovery { hard_state, base, last, terms, memberships } = found;
+        let terms = TermIndex::new(base, terms, last).ok_or(StartError::BadTerms { base, last })?;
+        if base != LogId::ZERO {
+            return Err(StartError::MissingSnapshot(base));
+        }
+        if hard_state.term >= Term::LIMIT {
+            return Err(StartError::TermTooLarge(hard_state.term));
+        }
+        if hard_state.term < last.term {
+            return Err(StartError::HardStateBehindLog { hard_state: hard_state.term, last });
+        }
+        match terms.term(applied.index) {
+            None => return Err(StartError::AppliedBeyondLog { applied, last }),
+            Some(term) if term != applied.term => return Err(StartError::AppliedDiffers { applied, term }),
+            Some(_) => {}
+        }
+        let mut before = base.index;
+        for (index, membership) in &memberships {
+            if *index <= before || *index > last.index {
+                return Err(StartError::MembershipIndex(*index));
+            }
+            membership.validate().map_err(|error| StartError::Membership(*index, error))?;
+            before = *index;
+        }
+        Ok(Self { terms, tail: Tail::default(), memberships, nobody: Arc::default() })
     }
 
     pub(crate) fn last(&self) -> LogId {
@@ -36,6 +63,11 @@ impl Log {
 
     pub(crate) fn last_index(&self) -> LogIndex {
         self.terms.last().index
+    }
+
+    /// The term of the entry at `index`; `None` outside the log.
+    pub(crate) fn term(&self, index: LogIndex) -> Option<Term> {
+        self.terms.term(index)
     }
 
     /// The configuration in force and its index; index zero if there is none.
@@ -196,7 +228,9 @@ impl Tail {
         }
         let mut bytes = bytes_max - first.size_bytes();
         let mut entries = entries_max - first.len();
-        let mut windows = Vec::with_capacity(self.slots.len() - at);
+        let windows_max = entries.min(bytes / BLOCK_BYTES).saturating_add(1);
+        let room = usize::try_from(windows_max).unwrap_or(usize::MAX);
+        let mut windows = Vec::with_capacity((self.slots.len() - at).min(room));
         windows.push(first);
         for slot in self.slots.range(at + 1..) {
             // A further block that fits only in part is left for the next slice: blocks stay whole.
@@ -242,8 +276,8 @@ mod serde_impl {
     }
 }
 
-/// Bytes of entries that await something, by where they end in the log: what is committed or applied
-/// leaves, whatever became of the leadership that appended it, so nothing can leak (TRAP 32).
+/// Bytes of entries that await something, by where they end in the log. What was committed or applied is out of
+/// the count by its index alone, and a leader begins with an empty one, so nothing can leak (TRAP 32).
 #[derive(Clone, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Backlog {
@@ -275,12 +309,5 @@ impl Backlog {
     /// Bytes in all.
     pub(crate) fn bytes(&self) -> u64 {
         self.ends.back().map_or(0, |(_, end)| end - self.start_bytes)
-    }
-}
-
-/// Whether `term` may follow the log's last entry.
-impl Log {
-    pub(crate) fn term(&self, index: LogIndex) -> Option<Term> {
-        self.terms.term(index)
     }
 }

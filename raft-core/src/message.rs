@@ -4,7 +4,7 @@
 
 use core::fmt;
 
-use crate::entry::Entries;
+use crate::entry::{BlockBody, Entries};
 use crate::ids::{LogId, LogIndex, NodeId, Term};
 
 /// A message between two nodes.
@@ -93,6 +93,47 @@ impl Body {
             Self::AppendEntries { .. } => "AppendEntries",
             Self::AppendEntriesReply { .. } => "AppendEntriesReply",
         }
+    }
+}
+
+impl Message {
+    /// Whether a field is impossible, whatever the state of a receiver whose current term is `own`.
+    pub(crate) fn is_absurd(&self, own: Term) -> bool {
+        let term = self.term;
+        if term >= Term::LIMIT || term.get().saturating_sub(own.get()) > Term::JUMP_MAX {
+            return true;
+        }
+        // Nobody is elected in the term of the bootstrap.
+        let elected = term > Term::BOOTSTRAP;
+        let possible =
+            |id: LogId| id.index < LogIndex::LIMIT && (id.index == LogIndex::ZERO) == (id.term == Term::ZERO);
+        let sound = match &self.body {
+            // A candidate's log ends before its new term.
+            Body::RequestVote { last } => elected && possible(*last) && last.term < term,
+            Body::PreVote { proposed, last } => {
+                term.next() == Some(*proposed)
+                    && *proposed > Term::BOOTSTRAP
+                    && possible(*last)
+                    && last.term <= term
+            }
+            Body::AppendEntries { prev, entries, round, .. } => {
+                let follows = entries.first().is_none_or(|first| {
+                    prev.index.next() == first.index && prev.term <= first.term && first.term > Term::ZERO
+                });
+                let fits =
+                    entries.last().is_none_or(|last| last.term <= term && last.index < LogIndex::LIMIT);
+                let counted = *round > 0;
+                let memberships = entries.windows().iter().all(|window| match window.body() {
+                    BlockBody::Membership(membership) => membership.validate().is_ok(),
+                    BlockBody::Noop | BlockBody::Commands(_) => true,
+                });
+                elected && possible(*prev) && prev.term <= term && counted && follows && fits && memberships
+            }
+            Body::AppendEntriesReply { .. } | Body::RequestVoteReply { .. } | Body::PreVoteReply { .. } => {
+                true
+            }
+        };
+        !sound
     }
 }
 

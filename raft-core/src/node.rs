@@ -8,7 +8,7 @@ use alloc::sync::Arc;
 
 use crate::action::{Action, AdminOutcome, AdminRefusal, ReadOutcome, RoleKind, WriteOutcome};
 use crate::config::Config;
-use crate::entry::{BlockBody, Commands};
+use crate::entry::Commands;
 use crate::error::{Fatal, StartError};
 use crate::event::{Event, ReadConsistency};
 use crate::ids::{LogId, LogIndex, NodeId, Term, Ticket};
@@ -24,7 +24,6 @@ use crate::role::leader::{Leader, tickets_of};
 use crate::role::{Next, Role};
 use crate::state::{Reader, Shared};
 use crate::status::{PeerStatus, Status};
-use crate::terms::TermIndex;
 use crate::time::Instant;
 use crate::timers::Deadline;
 
@@ -52,30 +51,10 @@ impl Node {
     pub fn start(config: Config, recovery: Recovery, now: Instant) -> Result<Self, StartError> {
         config.validate()?;
         let Recovery { log: found, applied, incarnation } = recovery;
-        let (base, last) = (found.base, found.last);
-        let terms = TermIndex::new(base, found.terms, last).ok_or(StartError::BadTerms { base, last })?;
-        if base != LogId::ZERO {
-            return Err(StartError::MissingSnapshot(base));
-        }
-        if found.hard_state.term < last.term || found.hard_state.term >= Term::LIMIT {
-            return Err(StartError::HardStateBehindLog { hard_state: found.hard_state.term, last });
-        }
-        match terms.term(applied.index) {
-            None => return Err(StartError::AppliedBeyondLog { applied, last }),
-            Some(term) if term != applied.term => return Err(StartError::AppliedDiffers { applied, term }),
-            Some(_) => {}
-        }
-        let mut before = base.index;
-        for (index, membership) in &found.memberships {
-            if *index <= before || *index > last.index {
-                return Err(StartError::MembershipIndex(*index));
-            }
-            membership.validate().map_err(|error| StartError::Membership(*index, error))?;
-            before = *index;
-        }
-        let bootstrapped = terms.term(LogIndex::FIRST) == Some(Term::BOOTSTRAP);
-        let log = Log::new(terms, found.memberships);
-        let mut shared = Shared::new(config, log, found.hard_state, now, incarnation);
+        let hard_state = found.hard_state;
+        let log = Log::recover(found, applied)?;
+        let bootstrapped = log.term(LogIndex::FIRST) == Some(Term::BOOTSTRAP);
+        let mut shared = Shared::new(config, log, hard_state, now, incarnation);
         shared.apply_handed = applied.index;
         shared.last_applied = applied.index;
         // The first configuration counts as committed wherever it stands.
@@ -152,6 +131,7 @@ impl Node {
             }
             Event::Read { tickets, consistency: ReadConsistency::Linearizable } => {
                 match &mut self.role {
+                    _ if tickets.count == 0 => {}
                     Role::Leader(leader) => leader.read(shared, tickets),
                     _ => {
                         let outcome = ReadOutcome::NotLeader { leader: shared.leader };
@@ -209,20 +189,21 @@ impl Node {
     }
 
     fn persisted(&mut self) -> Next {
+        self.hurry_if_alone();
         let shared = &mut self.shared;
         match &mut self.role {
             Role::Follower(role) => role.persisted(shared),
-            Role::PreCandidate(_) => {}
+            Role::PreCandidate(role) => return role.decide(shared),
             Role::Candidate(role) => return role.persisted(shared),
             Role::Leader(role) => role.advance_commit(shared),
         }
         Next::Stay
     }
 
-    /// A sole voter has nobody to wait for.
+    /// A sole voter has nobody to wait for but its own disk.
     fn hurry_if_alone(&mut self) {
-        let leads = matches!(self.role, Role::Leader(_));
-        if self.shared.is_sole_voter() && self.shared.election.is_some() && !leads {
+        let waits = matches!(self.role, Role::Follower(_)) && self.shared.may_campaign().is_ok();
+        if waits && self.shared.is_sole_voter() {
             self.shared.election = Some(Deadline::at(self.shared.now));
         }
     }
@@ -271,7 +252,7 @@ impl Node {
             shared.counters.misaddressed += 1;
             return;
         }
-        if is_absurd(&message) {
+        if message.is_absurd(shared.term()) {
             shared.counters.absurd += 1;
             return;
         }
@@ -303,6 +284,11 @@ impl Node {
 
     /// Answers to this node's own questions.
     fn reply(&mut self, from: NodeId, term: Term, body: &Body) {
+        if !self.shared.membership().contains(from) {
+            // Strangers were asked nothing.
+            self.shared.counters.stale += 1;
+            return;
+        }
         if term > self.shared.term() {
             return self.adopt(term, None);
         }
@@ -491,39 +477,4 @@ impl Node {
     pub fn role(&self) -> RoleKind {
         self.role.kind()
     }
-}
-
-/// Whether a field is impossible, whatever the state of the receiver.
-fn is_absurd(message: &Message) -> bool {
-    let term = message.term;
-    // Nobody is elected in the term of the bootstrap.
-    let elected = term > Term::BOOTSTRAP && term < Term::LIMIT;
-    let possible =
-        |id: LogId| id.index < LogIndex::LIMIT && (id.index == LogIndex::ZERO) == (id.term == Term::ZERO);
-    let sound = match &message.body {
-        // A candidate's log ends before its new term.
-        Body::RequestVote { last } => elected && possible(*last) && last.term < term,
-        Body::PreVote { proposed, last } => {
-            term.next() == Some(*proposed)
-                && *proposed > Term::BOOTSTRAP
-                && possible(*last)
-                && last.term <= term
-        }
-        Body::AppendEntries { prev, entries, round, .. } => {
-            let follows = entries.first().is_none_or(|first| {
-                prev.index.next() == first.index && prev.term <= first.term && first.term > Term::ZERO
-            });
-            let fits = entries.last().is_none_or(|last| last.term <= term && last.index < LogIndex::LIMIT);
-            let counted = *round > 0;
-            let memberships = entries.windows().iter().all(|window| match window.body() {
-                BlockBody::Membership(membership) => membership.validate().is_ok(),
-                BlockBody::Noop | BlockBody::Commands(_) => true,
-            });
-            elected && possible(*prev) && prev.term <= term && counted && follows && fits && memberships
-        }
-        Body::AppendEntriesReply { .. } | Body::RequestVoteReply { .. } | Body::PreVoteReply { .. } => {
-            term < Term::LIMIT
-        }
-    };
-    !sound
 }

@@ -31,15 +31,26 @@ pub(crate) struct Progress {
     round: u64,
     /// The leader's round when `match_index` was last raised: only answers to later rounds are younger than that.
     match_round: u64,
-    /// What it had acknowledged before it was found to have lost entries. Until it has acknowledged this much
-    /// again it counts in no majority (TRAP 29).
-    lost: Option<LogIndex>,
+    /// Set while it counts in no majority.
+    lost: Option<Lost>,
+    /// The last entry of the probe on its way, and the bytes of its entries.
+    probing: Option<(LogIndex, u64)>,
     last_contact: Option<Instant>,
     /// A message is due even without entries.
     pub(crate) heartbeat_due: bool,
     /// Older entries that are being read for it, and those that were.
     pub(crate) reading: Option<ReadId>,
     pub(crate) loaded: Entries,
+}
+
+/// A peer that no longer holds what it had acknowledged as durable (TRAP 29).
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+struct Lost {
+    /// What it had acknowledged. Once it has done so again it counts again.
+    through: LogIndex,
+    /// The leader's round when that was found: acknowledgements up to it may be of the time before.
+    found: u64,
 }
 
 /// What a conflict meant.
@@ -67,6 +78,7 @@ impl Progress {
             round: 0,
             match_round: 0,
             lost: None,
+            probing: None,
             last_contact: None,
             heartbeat_due: true,
             reading: None,
@@ -98,23 +110,39 @@ impl Progress {
         self.last_contact = Some(now);
     }
 
-    /// Its log equals the leader's through `index`, durably; `current_round` is the leader's. Returns whether that
-    /// is news for a commit.
-    pub(crate) fn acknowledged(&mut self, index: LogIndex, current_round: u64) -> bool {
-        let found_again = self.lost.is_some_and(|lost| index >= lost);
-        if found_again {
-            self.lost = None;
+    /// Its log equals the leader's through `index`, durably, it said in `round`; `current_round` is the leader's.
+    /// Returns whether that is news for a commit.
+    pub(crate) fn acknowledged(&mut self, index: LogIndex, round: u64, current_round: u64) -> bool {
+        let mut news = index > self.match_index;
+        if let Some(lost) = self.lost {
+            if round <= lost.found {
+                return false;
+            }
+            if index >= lost.through {
+                self.lost = None;
+                news = true;
+            }
         }
-        let news = index > self.match_index;
-        if news {
+        // Whatever was probed for, the follower accepted it; if the probe's entries were lost all the same, the
+        // next heartbeat finds out.
+        if self.state == ReplicationState::Probe {
+            self.state = ReplicationState::Replicate;
+            if let Some((last, bytes)) = self.probing.take() {
+                self.next_index = last.next();
+                self.inflight.push_back((last, bytes));
+                self.inflight_bytes += bytes;
+            }
+        }
+        if index > self.match_index {
             self.match_index = index;
             self.match_round = current_round;
             self.next_index = self.next_index.max(index.next());
             self.release(index);
         }
-        // Whatever was probed for, the follower accepted it.
-        self.state = ReplicationState::Replicate;
-        news || found_again
+        if self.loaded.first().is_some_and(|first| first.index < self.next_index) {
+            self.loaded = Entries::empty();
+        }
+        news
     }
 
     fn release(&mut self, through: LogIndex) {
@@ -123,8 +151,14 @@ impl Progress {
         }
     }
 
-    /// It refused `conflict.prev`. `terms` is the leader's own log.
-    pub(crate) fn refused(&mut self, conflict: Conflict, round: u64, terms: &TermIndex) -> ConflictFound {
+    /// It refused `conflict.prev` in `round`; `current_round` and `terms` are the leader's.
+    pub(crate) fn refused(
+        &mut self,
+        conflict: Conflict,
+        round: u64,
+        current_round: u64,
+        terms: &TermIndex,
+    ) -> ConflictFound {
         let mut found = ConflictFound::MovedBack;
         if conflict.prev <= self.match_index {
             // A reply from before the acknowledgement is of no interest (TRAP 25); one from a later round
@@ -132,10 +166,10 @@ impl Progress {
             if round <= self.match_round {
                 return ConflictFound::Stale;
             }
-            let lost = self.match_index;
-            self.lost = Some(self.lost.map_or(lost, |before| before.max(lost)));
+            let before = self.lost.map_or(LogIndex::ZERO, |lost| lost.through);
+            found = ConflictFound::Lost(self.match_index);
+            self.lost = Some(Lost { through: before.max(self.match_index), found: current_round });
             self.match_index = LogIndex::ZERO;
-            found = ConflictFound::Lost(lost);
         } else if self.state == ReplicationState::Probe && conflict.prev.next() != self.next_index {
             return ConflictFound::Stale;
         }
@@ -157,6 +191,7 @@ impl Progress {
         self.state = ReplicationState::Probe;
         self.next_index = next_index;
         self.paused = false;
+        self.probing = None;
         self.inflight.clear();
         self.inflight_bytes = 0;
         self.loaded = Entries::empty();
@@ -177,7 +212,12 @@ impl Progress {
     pub(crate) fn sent(&mut self, entries: &Entries) {
         self.heartbeat_due = false;
         match self.state {
-            ReplicationState::Probe => self.paused = true,
+            ReplicationState::Probe => {
+                self.paused = true;
+                if let Some(last) = entries.last() {
+                    self.probing = Some((last.index, entries.size_bytes()));
+                }
+            }
             ReplicationState::Replicate => {
                 if let Some(LogId { index, .. }) = entries.last() {
                     self.next_index = index.next();
@@ -227,30 +267,31 @@ mod tests {
     fn back_off_skips_a_term_at_a_time() {
         let mut peer = Progress::new(NodeId::new(2), index(7));
         // Its entries 4 to 6 are of term 2: none of ours of term 4 can match.
-        assert_eq!(peer.refused(conflict(6, 6, 2), 1, &terms()), ConflictFound::MovedBack);
+        assert_eq!(peer.refused(conflict(6, 6, 2), 1, 1, &terms()), ConflictFound::MovedBack);
         assert_eq!(peer.next_index(), index(4));
     }
 
     #[test]
     fn a_stale_refusal_moves_nothing() {
         let mut peer = Progress::new(NodeId::new(2), index(7));
-        assert!(peer.acknowledged(index(5), 3));
-        assert_eq!(peer.refused(conflict(4, 2, 1), 3, &terms()), ConflictFound::Stale);
+        assert!(peer.acknowledged(index(5), 3, 3));
+        assert_eq!(peer.refused(conflict(4, 2, 1), 3, 3, &terms()), ConflictFound::Stale);
         assert_eq!((peer.match_index, peer.next_index()), (index(5), index(7)));
         let mut probing = Progress::new(NodeId::new(2), index(7));
-        assert_eq!(probing.refused(conflict(2, 1, 1), 1, &terms()), ConflictFound::Stale);
+        assert_eq!(probing.refused(conflict(2, 1, 1), 1, 1, &terms()), ConflictFound::Stale);
     }
 
     #[test]
     fn a_peer_that_lost_acknowledged_entries_counts_for_nothing_until_it_has_them_again() {
         let mut peer = Progress::new(NodeId::new(2), index(7));
         peer.heard(3, Instant::ZERO);
-        assert!(peer.acknowledged(index(6), 3));
-        assert_eq!(peer.refused(conflict(6, 0, 0), 4, &terms()), ConflictFound::Lost(index(6)));
+        assert!(peer.acknowledged(index(6), 3, 3));
+        assert_eq!(peer.refused(conflict(6, 0, 0), 4, 4, &terms()), ConflictFound::Lost(index(6)));
         assert_eq!((peer.counted_match(), peer.counted_round(), peer.next_index()), (index(0), 0, index(1)));
-        assert!(peer.acknowledged(index(4), 5));
+        assert!(!peer.acknowledged(index(6), 4, 4), "a duplicate of the time before");
+        assert!(peer.acknowledged(index(4), 5, 5));
         assert_eq!(peer.counted_match(), index(0));
-        assert!(peer.acknowledged(index(6), 5));
+        assert!(peer.acknowledged(index(6), 5, 5));
         assert_eq!(peer.counted_match(), index(6));
     }
 
@@ -261,15 +302,15 @@ mod tests {
         let mut peer = Progress::new(NodeId::new(2), index(1));
         peer.sent(&Entries::empty());
         assert!(!peer.has_room(&config), "one probe at a time");
-        peer.acknowledged(LogIndex::ZERO, 1);
+        peer.acknowledged(LogIndex::ZERO, 1, 1);
         for at in 1..=2 {
             assert!(peer.has_room(&config));
             peer.sent(&Entries::noop(LogId::new(Term::new(1), index(at))));
         }
         assert!(!peer.has_room(&config));
-        peer.acknowledged(index(1), 1);
+        peer.acknowledged(index(1), 1, 1);
         assert!(peer.has_room(&config));
-        peer.acknowledged(index(2), 1);
+        peer.acknowledged(index(2), 1, 1);
         assert_eq!(peer.inflight_bytes, 0);
     }
 }

@@ -35,7 +35,7 @@ impl Pending {
     /// Splits off the first `count`.
     fn split(&mut self, count: u32) -> Self {
         let head = Self { tickets: Tickets::new(self.tickets.first, count), ..*self };
-        self.tickets.first = Ticket::new(self.tickets.first.get() + u64::from(count));
+        self.tickets.first = Ticket::new(self.tickets.first.get().wrapping_add(u64::from(count)));
         self.tickets.count -= count;
         self.first.index = self.first.index.plus(u64::from(count));
         head

@@ -29,6 +29,9 @@ use crate::status::Counters;
 use crate::time::Instant;
 use crate::timers::Deadline;
 
+/// Messages that wait for the hard state at most: more than any cluster has members.
+const GATED_MAX: usize = 1024;
+
 #[derive(Clone, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Shared {
@@ -248,6 +251,10 @@ impl Shared {
     fn membership_changed(&mut self, index: LogIndex) {
         let membership = Arc::clone(self.membership());
         self.out.push_back(Action::Peers(membership));
+        // Whoever becomes a voter by replication must be able to replace a leader that dies now.
+        if self.election.is_some() != self.is_voter() && self.leader != Some(self.id()) {
+            self.rearm_election();
+        }
         self.notify(Notice::Membership { index });
     }
 
@@ -286,7 +293,6 @@ impl Shared {
             let id = LogId::new(Term::BOOTSTRAP, LogIndex::FIRST);
             self.append(Window::new(id, BlockBody::Membership(Arc::new(membership))));
             self.commit(LogIndex::FIRST);
-            self.rearm_election();
         } else if self.log.membership_at(LogIndex::FIRST).map(|found| &**found) != Some(&membership) {
             return self.admin(ticket, AdminOutcome::Refused(AdminRefusal::NotPristine));
         }
@@ -390,7 +396,8 @@ impl Shared {
         self.out.push_back(Action::Send(message));
     }
 
-    /// Sends once the hard state is durable (Figure 2). At most one message of a kind to a peer waits.
+    /// Sends once the hard state is durable (Figure 2). At most one message of a kind to a peer waits: the latest,
+    /// except that a refused vote, which answers an earlier term, does not take the place of one that was given.
     pub(crate) fn send_gated(&mut self, to: NodeId, body: Body) {
         let message = self.message(to, body);
         if self.disk.settled() {
@@ -398,10 +405,13 @@ impl Shared {
             return;
         }
         let same =
-            |other: &&mut Message| other.to == to && discriminant(&other.body) == discriminant(&message.body);
-        match self.gated.iter_mut().find(same) {
-            Some(waiting) => *waiting = message,
-            None => self.gated.push(message),
+            |other: &Message| other.to == to && discriminant(&other.body) == discriminant(&message.body);
+        match self.gated.iter().position(same) {
+            Some(_) if matches!(message.body, Body::RequestVoteReply { granted: false }) => {}
+            Some(at) => self.gated[at] = message,
+            None if self.gated.len() < GATED_MAX => self.gated.push(message),
+            // Lost, as any message may be.
+            None => {}
         }
     }
 

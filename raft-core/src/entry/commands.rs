@@ -100,7 +100,7 @@ impl Chunk {
 }
 
 #[derive(Clone, Default)]
-enum Chunks {
+pub(super) enum Chunks {
     #[default]
     None,
     One(Chunk),
@@ -111,7 +111,7 @@ enum Chunks {
 ///
 /// A clone is one reference count.
 #[derive(Clone, Default)]
-pub struct Commands(Chunks);
+pub struct Commands(pub(super) Chunks);
 
 impl Commands {
     /// A single command, kept by reference.
@@ -151,9 +151,12 @@ impl Commands {
         self.chunks().iter().flat_map(|chunk| (0..chunk.count()).map(|at| chunk.command(at)))
     }
 
-    /// The longest command's length in bytes.
-    pub(crate) fn longest_bytes(&self) -> usize {
-        self.iter().map(|command| command.len()).max().unwrap_or(0)
+    /// The longest command's length in bytes, if that is more than `bytes_max`.
+    pub(crate) fn longest_bytes_above(&self, bytes_max: u64) -> Option<u64> {
+        // A buffer that is short enough as a whole holds no command that is too long.
+        let chunks = self.chunks().iter().filter(|chunk| chunk.bytes().len() as u64 > bytes_max);
+        let lengths = chunks.flat_map(|chunk| (0..chunk.count()).map(|at| chunk.command(at).len() as u64));
+        lengths.max().filter(|longest| *longest > bytes_max)
     }
 }
 
@@ -240,7 +243,7 @@ impl CommandPacker {
         self.ends.reserve(commands.min(CHUNK_BYTES));
     }
 
-    /// How many commands wait for [`finish`](Self::finish).
+    /// Whether no command waits for [`finish`](Self::finish).
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty() && self.full.is_empty()
@@ -252,6 +255,8 @@ impl CommandPacker {
         }
         let mut data = core::mem::take(&mut self.data);
         let chunk = if self.ends.len() == 1 {
+            // What was reserved for more commands is not kept with one.
+            data.shrink_to_fit();
             Chunk::Single(Bytes::from(data))
         } else {
             let count = u32::try_from(self.ends.len()).expect("fewer commands than bytes of their ends");

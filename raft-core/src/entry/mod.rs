@@ -24,7 +24,7 @@ pub use commands::{CommandPacker, CommandRef, Commands};
 
 /// What a block costs beside its payload, in memory and on the wire; counted against every limit, so that
 /// empty commands are not free.
-const BLOCK_BYTES: u64 = 64;
+pub(crate) const BLOCK_BYTES: u64 = 64;
 
 #[derive(Clone, Default)]
 enum Repr {

@@ -1,36 +1,60 @@
-//! Commands as a list of byte strings; entries as a list of blocks, checked when read.
+//! Commands and entries as their buffers, checked when read: what is read back is cut into the same blocks.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bytes::Bytes;
-
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::{BlockBody, CommandPacker, Commands, Entries, Window};
+use super::commands::Chunks;
+use super::{BlockBody, Chunk, Commands, Entries, Window};
 use crate::ids::{LogId, LogIndex};
 use crate::membership::Membership;
 
+/// A buffer as the wire has it, and how many commands it holds.
+#[derive(Serialize, Deserialize)]
+struct Packed(Bytes, u32);
+
+impl Packed {
+    fn of(window: &Window, chunk: &Chunk) -> Self {
+        let range = window.range();
+        let count = range.end - range.start;
+        if count == chunk.count() {
+            return Self(chunk.bytes().clone(), count);
+        }
+        let mut bytes = chunk.data(range.clone()).to_vec();
+        if count > 1 {
+            chunk.ends(range).for_each(|end| bytes.extend_from_slice(&end.to_le_bytes()));
+        }
+        Self(bytes.into(), count)
+    }
+
+    fn read<E: serde::de::Error>(self) -> Result<Chunk, E> {
+        Chunk::from_parts(self.0, self.1).ok_or_else(|| E::custom("a damaged buffer of commands"))
+    }
+}
+
 impl Serialize for Commands {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.iter().map(|command| command.to_bytes()))
+        serializer.collect_seq(self.chunks().iter().map(|chunk| Packed(chunk.bytes().clone(), chunk.count())))
     }
 }
 
 impl<'de> Deserialize<'de> for Commands {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut packer = CommandPacker::default();
-        for command in Vec::<Bytes>::deserialize(deserializer)? {
-            packer.push_bytes(command);
-        }
-        Ok(packer.finish())
+        let packed = Vec::<Packed>::deserialize(deserializer)?;
+        let mut chunks = packed.into_iter().map(Packed::read).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self(match chunks.len() {
+            0 | 1 => chunks.pop().map_or(Chunks::None, Chunks::One),
+            _ => Chunks::Many(chunks.into()),
+        }))
     }
 }
 
 #[derive(Serialize, Deserialize)]
 enum Part {
     Noop(LogId),
-    Commands(LogId, Vec<Bytes>),
+    Commands(LogId, Packed),
     Membership(LogId, Arc<Membership>),
 }
 
@@ -39,10 +63,7 @@ impl From<&Window> for Part {
         match window.body() {
             BlockBody::Noop => Self::Noop(window.first()),
             BlockBody::Membership(membership) => Self::Membership(window.first(), Arc::clone(membership)),
-            BlockBody::Commands(chunk) => Self::Commands(
-                window.first(),
-                window.range().map(|at| chunk.command(at).to_bytes()).collect(),
-            ),
+            BlockBody::Commands(chunk) => Self::Commands(window.first(), Packed::of(window, chunk)),
         }
     }
 }
@@ -57,19 +78,15 @@ impl<'de> Deserialize<'de> for Entries {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut entries = Vec::new();
         for part in Vec::<Part>::deserialize(deserializer)? {
-            let (Part::Noop(first) | Part::Commands(first, _) | Part::Membership(first, _)) = &part;
+            let (first, body) = match part {
+                Part::Noop(id) => (id, BlockBody::Noop),
+                Part::Membership(id, membership) => (id, BlockBody::Membership(membership)),
+                Part::Commands(first, packed) => (first, BlockBody::Commands(packed.read()?)),
+            };
             if first.index == LogIndex::ZERO || first.index >= LogIndex::LIMIT {
                 return Err(D::Error::custom("an entry's index is out of range"));
             }
-            entries.push(match part {
-                Part::Noop(id) => Self::noop(id),
-                Part::Membership(id, membership) => Self::membership(id, membership),
-                Part::Commands(first, commands) => {
-                    let mut packer = CommandPacker::default();
-                    commands.into_iter().for_each(|command| packer.push_bytes(command));
-                    Self::commands(first, &packer.finish())
-                }
-            });
+            entries.push(Self::from_window(Window::new(first, body)));
         }
         Self::join(entries).map_err(D::Error::custom)
     }

@@ -2,7 +2,8 @@
 
 use crate::action::Write;
 use crate::entry::Entries;
-use crate::ids::LogIndex;
+use crate::event::{Event, LogReadError};
+use crate::ids::{LogIndex, ReadId};
 use crate::recovery::LogRecovery;
 
 /// A durable log. Blocking: a driver runs one that [`MAY_BLOCK`](Self::MAY_BLOCK) on a thread of its own.
@@ -46,4 +47,29 @@ pub trait LogReader: Clone + Send + 'static {
     /// # Errors
     /// If the log cannot be read, or what is read is damaged.
     fn read(&self, from: LogIndex, through: LogIndex, bytes_max: u64) -> Result<Entries, Self::Error>;
+}
+
+/// What [`Action::ReadLog`](crate::Action::ReadLog) asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogSpan {
+    /// To be echoed.
+    pub read: ReadId,
+    /// The first entry wanted.
+    pub from: LogIndex,
+    /// The last entry wanted, inclusive.
+    pub through: LogIndex,
+    /// Where to stop.
+    pub bytes_max: u64,
+}
+
+impl LogSpan {
+    /// Reads it, and returns what to step.
+    ///
+    /// # Errors
+    /// If the log cannot be read: then the node is to be dropped.
+    pub fn read<R: LogReader>(self, reader: &R) -> Result<Event, R::Error> {
+        let found = reader.read(self.from, self.through, self.bytes_max)?;
+        let result = if found.is_empty() { Err(LogReadError::Gone) } else { Ok(found) };
+        Ok(Event::LogRead { read: self.read, result })
+    }
 }

@@ -1,12 +1,16 @@
 //! What a user implements, as signatures without IO, so that one implementation serves the simulator and
 //! every driver; and the parts that drivers share because they need no IO.
 
+mod clients;
 mod log_store;
+mod machine_lane;
 mod state_machine;
 mod transport;
 mod waiters;
 
-pub use log_store::{LogReader, LogStore};
+pub use clients::{Clients, Committed, Operator, Reader, Rejection, Writer};
+pub use log_store::{LogReader, LogSpan, LogStore};
+pub use machine_lane::{LaneError, MachineLane};
 pub use state_machine::StateMachine;
-pub use transport::Transport;
+pub use transport::{Transport, message_bytes_needed};
 pub use waiters::Waiters;

@@ -2,6 +2,7 @@
 
 use alloc::sync::Arc;
 
+use crate::config::Config;
 use crate::membership::Membership;
 use crate::message::Message;
 
@@ -14,5 +15,18 @@ pub trait Transport: Send + 'static {
     fn send(&mut self, message: Message);
 
     /// Whom to reach, and where: the members of `membership` with their addresses. Replaces the last call's.
+    ///
+    /// A pristine node answers servers that it was not told of yet: a transport that dials for its answers needs
+    /// their addresses from its own configuration.
     fn peers(&mut self, membership: &Arc<Membership>);
+}
+
+/// What an encoded message may need beside its entries.
+const MESSAGE_OVERHEAD_BYTES: u64 = 64 * 1024;
+
+/// The longest encoded message that a node with this configuration may send. A transport that carries less would be
+/// given it again and again: refuse to start such a node.
+#[must_use]
+pub fn message_bytes_needed(config: &Config) -> u64 {
+    config.append_bytes_max.max(config.command_bytes_max).saturating_add(MESSAGE_OVERHEAD_BYTES)
 }

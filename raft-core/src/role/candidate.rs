@@ -33,7 +33,8 @@ impl PreCandidate {
         (role, next)
     }
 
-    fn decide(&self, shared: &Shared) -> Next {
+    /// Whether to campaign now.
+    pub(crate) fn decide(&self, shared: &Shared) -> Next {
         let won = quorum::agrees(shared.membership(), |node| self.granted.contains(&node));
         // The hard state may have changed since the question was asked: no campaign while it is in flight.
         if won && shared.may_campaign().is_ok() { Next::Campaign } else { Next::Stay }

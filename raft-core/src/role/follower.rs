@@ -58,6 +58,11 @@ impl Follower {
             self.conflict = Some(Conflict { prev: prev.index, hint });
             return;
         }
+        // The commit index bounds what may be trusted, not what may be overlooked.
+        if shared.log.term(prev.index).is_some_and(|term| term != prev.term) {
+            let leader = shared.leader.expect("the sender was recognised as the leader");
+            return shared.violation(leader, Violation::CommittedEntryChanged(prev.index));
+        }
         self.conflict = None;
         // A reply for entries that are not durable waits for them, unless the leader asks who follows it.
         let asked = self.round > self.replied.0;

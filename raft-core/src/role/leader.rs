@@ -36,6 +36,8 @@ pub(crate) struct Leader {
     noop: LogIndex,
     elected: Instant,
     heartbeat: Instant,
+    /// The last wake was late, and excused.
+    excused: bool,
     quorum_check: Deadline,
     reads: Reads,
     /// Appended by this leader and not applied yet.
@@ -63,6 +65,7 @@ impl Leader {
             noop: next_index,
             elected: shared.now,
             heartbeat: shared.now + shared.config.heartbeat_interval,
+            excused: false,
             quorum_check: Deadline::at(shared.now + shared.config.election_timeout_max),
             reads: Reads::default(),
             backlog: Backlog::default(),
@@ -84,7 +87,10 @@ impl Leader {
 
     pub(crate) fn wake(&mut self, shared: &mut Shared) -> Next {
         let now = shared.now;
-        if shared.disk_stalled() && !shared.is_sole_voter() {
+        // A wake that comes late means that this process slept; then it reads its mailbox first (TRAP 62).
+        let late = now.since(self.heartbeat) > shared.config.heartbeat_interval;
+        self.excused = late && !self.excused;
+        if shared.disk_stalled() && !shared.is_sole_voter() && !self.excused {
             // It could not commit with its own vote, nor keep a new term: somebody else should lead (TRAP 60).
             shared.counters.leases_lost += 1;
             return Next::Follow(None);
@@ -140,15 +146,15 @@ impl Leader {
 
     /// Appends commands to the log (§5.3). They wait there for the next message to each peer and the next write.
     pub(crate) fn propose(&mut self, shared: &mut Shared, tickets: Tickets, commands: &Commands) {
-        let longest = commands.longest_bytes() as u64;
         let bytes_max = shared.config.command_bytes_max;
+        let longest = commands.longest_bytes_above(bytes_max);
         let last = shared.log.last_index();
-        let refusal = if longest > bytes_max {
-            Some(WriteOutcome::Refused(WriteRefusal::TooLarge { bytes: longest, bytes_max }))
+        let refusal = if let Some(bytes) = longest {
+            Some(WriteOutcome::Refused(WriteRefusal::TooLarge { bytes, bytes_max }))
         } else if last.plus(u64::from(tickets.count)) >= LogIndex::LIMIT {
             Some(WriteOutcome::Refused(WriteRefusal::LogFull))
         } else if self.room_bytes(shared) == 0
-            || shared.proposals.len() + u64::from(tickets.count) > shared.config.pending_proposals_max
+            || shared.proposals.len() >= shared.config.pending_proposals_max
         {
             Some(WriteOutcome::Busy)
         } else {
@@ -168,7 +174,7 @@ impl Leader {
 
     /// A read waits for a round that begins now, and for everything committed by now (thesis §6.4).
     pub(crate) fn read(&mut self, shared: &mut Shared, tickets: Tickets) {
-        if self.reads.len() + u64::from(tickets.count) > shared.config.pending_reads_max {
+        if self.reads.len() >= shared.config.pending_reads_max {
             shared.out.push_back(reads::refuse(tickets, ReadOutcome::Busy));
             return;
         }
@@ -232,15 +238,17 @@ impl Leader {
         peer.heard(round, shared.now);
         match result {
             Ok(index) => {
-                if peer.acknowledged(index, self.round) {
+                if peer.acknowledged(index, round, self.round) {
                     self.advance_commit(shared);
                 }
             }
-            Err(conflict) => match peer.refused(conflict, round, &shared.log.terms) {
+            Err(conflict) => match peer.refused(conflict, round, self.round, &shared.log.terms) {
                 ConflictFound::MovedBack => {}
                 ConflictFound::Stale => shared.counters.stale += 1,
                 ConflictFound::Lost(index) => {
                     shared.violation(from, Violation::AcknowledgedEntryLost(index));
+                    // Only answers to what is sent from now on say what it holds.
+                    self.new_round();
                 }
             },
         }

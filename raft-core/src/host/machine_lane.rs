@@ -1,0 +1,168 @@
+//! The machine lane without its queue: applies entries, and finds for each response who waits for it.
+//!
+//! * Writers wait here from the moment their command is committed, in log order; responses come in the same order, so
+//!   an answer needs no look-up.
+//! * Where it runs, and what a panic of the machine means, is the driver's matter. After the first failure the driver
+//!   calls [`MachineLane::stop`] and nothing else.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use super::clients::{Committed, Writer};
+use super::state_machine::StateMachine;
+use crate::entry::{Entries, EntryRef};
+
+/// A state machine, and the writers that wait for its responses.
+#[derive(Debug)]
+pub struct MachineLane<M: StateMachine, W> {
+    machine: M,
+    /// In log order.
+    waiting: VecDeque<Committed<W>>,
+    responses: Vec<M::Response>,
+}
+
+/// Why a lane cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LaneError<E> {
+    /// The state machine failed.
+    #[error(transparent)]
+    Machine(E),
+    /// The state machine did not return one response for each command.
+    #[error("the state machine gave {responses} responses to {commands} commands")]
+    Responses {
+        /// Commands applied.
+        commands: usize,
+        /// Responses returned.
+        responses: usize,
+    },
+}
+
+impl<M: StateMachine, W: Writer<Response = M::Response>> MachineLane<M, W> {
+    /// A lane for this machine.
+    #[must_use]
+    pub fn new(machine: M) -> Self {
+        Self { machine, waiting: VecDeque::new(), responses: Vec::new() }
+    }
+
+    /// The machine as it stands, for reads.
+    #[must_use]
+    pub fn machine(&self) -> &M {
+        &self.machine
+    }
+
+    /// Applies `entries` and answers their writers, who are among `committed` or came before.
+    ///
+    /// # Errors
+    /// If the machine fails, or does not give a response for each command.
+    pub fn apply(
+        &mut self,
+        entries: &Entries,
+        committed: Vec<Committed<W>>,
+    ) -> Result<(), LaneError<M::Error>> {
+        for waiter in committed {
+            self.enqueue(waiter);
+        }
+        self.responses.clear();
+        self.machine.apply(entries, &mut self.responses).map_err(LaneError::Machine)?;
+        let ids = || {
+            entries.iter().filter_map(|entry| match entry {
+                EntryRef::Command(id, _) => Some(id),
+                EntryRef::Noop(_) | EntryRef::Membership(..) => None,
+            })
+        };
+        let commands = ids().count();
+        if self.responses.len() != commands {
+            return Err(LaneError::Responses { commands, responses: self.responses.len() });
+        }
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        for (id, response) in ids().zip(self.responses.drain(..)) {
+            // Never by the node's contract: a `Respond` comes before the `Apply` that covers it.
+            while let Some(passed) = self.waiting.pop_front_if(|waiter| waiter.id.index < id.index) {
+                passed.lose();
+            }
+            if let Some(waiter) = self.waiting.pop_front_if(|waiter| waiter.id.index == id.index) {
+                waiter.writer.applied(id, response);
+            }
+        }
+        Ok(())
+    }
+
+    /// Outcomes come in log order; a range that came late would only move further to the front.
+    fn enqueue(&mut self, waiter: Committed<W>) {
+        let behind = self.waiting.iter().rev().take_while(|other| other.id.index > waiter.id.index).count();
+        self.waiting.insert(self.waiting.len() - behind, waiter);
+    }
+
+    /// Tells whoever still waits that the response is lost, and returns the machine.
+    pub fn stop(self) -> M {
+        self.waiting.into_iter().for_each(Committed::lose);
+        self.machine
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::clients::tests::{Probe, Told, id};
+    use super::*;
+    use crate::entry::Commands;
+    use crate::host::Rejection;
+    use alloc::rc::Rc;
+    use core::convert::Infallible;
+
+    /// Answers with the sum of all lengths, and forgets every answer from its `mute`-th command on.
+    #[derive(Debug)]
+    struct Total {
+        total: u64,
+        mute: usize,
+    }
+
+    impl StateMachine for Total {
+        type Response = u64;
+        type Error = Infallible;
+
+        fn apply(&mut self, entries: &Entries, responses: &mut Vec<u64>) -> Result<(), Infallible> {
+            for entry in entries.iter() {
+                if let EntryRef::Command(_, command) = entry {
+                    self.total += command.len() as u64;
+                    responses.push(self.total);
+                }
+            }
+            responses.truncate(self.mute);
+            Ok(())
+        }
+    }
+
+    fn entries(first: u64, count: u8) -> Entries {
+        let commands = (0..count).map(|at| [at; 4]).collect::<Commands>();
+        Entries::commands(id(first), &commands)
+    }
+
+    #[test]
+    fn each_response_finds_its_writer() {
+        let told = Rc::default();
+        let mut lane = MachineLane::new(Total { total: 0, mute: usize::MAX });
+        let waiter = |index: u8| Committed { id: id(index.into()), writer: Probe::new(index, &told) };
+        let noop = Entries::noop(id(4));
+        let with_noop = Entries::join([entries(1, 3), noop, entries(5, 2)]).unwrap();
+        // Late ones move to the front, and index 9 is applied only later.
+        lane.apply(&with_noop, [waiter(5), waiter(9), waiter(2)].into()).unwrap();
+        assert_eq!(*told.borrow(), [(2, Told::Applied(2, 8)), (5, Told::Applied(5, 16))]);
+        lane.apply(&entries(7, 4), Vec::new()).unwrap();
+        assert_eq!(told.borrow_mut().pop(), Some((9, Told::Applied(9, 32))));
+        assert_eq!(lane.machine().total, 36);
+    }
+
+    #[test]
+    fn a_missing_response_is_an_error_and_nobody_is_left_waiting() {
+        let told = Rc::default();
+        let mut lane = MachineLane::new(Total { total: 0, mute: 1 });
+        let waiter = Committed { id: id(2), writer: Probe::new(2, &told) };
+        let failed = lane.apply(&entries(1, 2), [waiter].into());
+        assert_eq!(failed, Err(LaneError::Responses { commands: 2, responses: 1 }));
+        assert!(told.borrow().is_empty());
+        lane.stop();
+        assert_eq!(*told.borrow(), [(2, Told::Rejected(Rejection::ResponseLost(id(2))))]);
+    }
+}

@@ -1,0 +1,263 @@
+//! What went wrong once, or would have: each test failed before its cause was mended.
+
+mod support;
+
+use raft_core::{
+    Action, Body, Config, Entries, Event, HardState, Instant, Membership, Node, ReadConsistency, RoleKind,
+    Term, Ticket, Tickets,
+};
+use support::{Cluster, Server, append, at, commands, id, log, members, message, n};
+
+fn veteran(size: u64, term: u64, terms: &[u64]) -> Cluster {
+    let mut cluster = Cluster::pristine(1);
+    let hard_state = HardState { term: Term::new(term), voted_for: None };
+    let server = Server::new(Config::new(n(1)), hard_state, log(size, terms), Instant::ZERO);
+    cluster.servers.insert(1, server);
+    cluster.poll(1);
+    cluster
+}
+
+#[test]
+fn a_false_prev_below_the_commit_index_is_a_violation_and_no_panic() {
+    let mut cluster = veteran(3, 5, &[1, 5]);
+    // entry 2@5 becomes committed
+    cluster.step(1, Event::Receive(message(2, 1, 6, append(id(5, 2), Entries::empty(), 2, 1))));
+    assert_eq!(cluster.commit(1), 2);
+    cluster.step(1, Event::Receive(message(2, 1, 6, append(id(1, 2), commands(id(2, 3), &["x"]), 2, 1))));
+    assert_eq!(cluster.servers[&1].node.status().counters.violations, 1);
+}
+#[test]
+fn a_leader_whose_committed_prefix_differs_is_not_acknowledged() {
+    let mut cluster = veteran(3, 5, &[1, 5]);
+    cluster.step(1, Event::Receive(message(2, 1, 6, append(id(5, 2), Entries::empty(), 2, 1))));
+    cluster.wire.clear();
+    cluster.step(1, Event::Receive(message(2, 1, 6, append(id(3, 2), commands(id(6, 3), &["x"]), 2, 2))));
+    assert_eq!(cluster.servers[&1].node.status().counters.violations, 1);
+}
+#[test]
+fn a_term_at_the_end_of_numbers_is_absurd() {
+    let mut cluster = Cluster::led(3);
+    let ask = Body::PreVote { proposed: Term::new(5), last: id(1, 1) };
+    cluster.step(2, Event::Receive(message(1, 2, u64::MAX, ask)));
+    assert_eq!(cluster.servers[&2].node.status().counters.absurd, 1);
+}
+#[test]
+fn an_index_at_the_end_of_numbers_is_absurd() {
+    let mut cluster = Cluster::led(3);
+    let body = append(id(1, u64::MAX), commands(id(2, 3), &["x"]), 0, 1);
+    cluster.step(2, Event::Receive(message(1, 2, 2, body)));
+    assert_eq!(cluster.servers[&2].node.status().counters.absurd, 1);
+}
+#[test]
+fn answers_to_an_earlier_leadership_confirm_reads_of_a_later_one() {
+    let mut cluster = Cluster::led(5);
+    // 3 campaigns for term 3; its vote requests reach 2 only.
+    cluster.pass_ms(1_000);
+    cluster.step(3, Event::Campaign { ticket: Ticket::new(0) });
+    while let Some(m) = cluster.wire.pop_front() {
+        let keep = match m.body {
+            Body::RequestVote { .. } => m.to == n(2),
+            Body::PreVote { .. } => m.to == n(2) || m.to == n(4),
+            _ => true,
+        };
+        if keep {
+            cluster.deliver(m)
+        }
+    }
+    assert_eq!((cluster.term(2), cluster.term(3), cluster.role(3)), (3, 3, RoleKind::Candidate));
+    // 1 still leads term 2; its second round reaches 2 and 3, whose answers are delayed.
+    assert_eq!((cluster.role(1), cluster.term(1)), (RoleKind::Leader, 2));
+    cluster.wake(1);
+    let beats = cluster.intercept(|m| m.to == n(2) || m.to == n(3));
+    cluster.wire.clear(); // to 4, 5: lost
+    beats.into_iter().for_each(|m| cluster.deliver(m));
+    let delayed = cluster.intercept(|m| m.to == n(1));
+    assert_eq!(delayed.len(), 2);
+    // 1 hears nobody, steps down, and is elected in term 3 by 4 and 5.
+    while cluster.role(1) == RoleKind::Leader {
+        cluster.time_out(1);
+        cluster.wire.clear();
+    }
+    cluster.pass_ms(1_000);
+    cluster.cut = vec![2, 3];
+    cluster.step(1, Event::Campaign { ticket: Ticket::new(0) });
+    cluster.settle();
+    assert_eq!((cluster.role(1), cluster.term(1), cluster.commit(1)), (RoleKind::Leader, 3, 3));
+    // Cut off; 4 is elected in term 4 by 2 and 3 and commits a write.
+    cluster.cut = vec![1, 5];
+    cluster.elect(4);
+    cluster.propose(4, &["newer"]);
+    cluster.settle();
+    assert_eq!((cluster.term(4), cluster.commit(4)), (4, 5));
+    // The delayed answers of term 3, which they gave before 1 led it, arrive.
+    cluster.cut = vec![];
+    cluster.read(1);
+    cluster.wire.clear();
+    delayed.into_iter().for_each(|m| cluster.deliver(m));
+    assert_eq!(cluster.servers[&1].served, [], "a stale read");
+}
+#[test]
+fn nodes_that_became_voters_by_replication_can_replace_their_leader() {
+    let mut cluster = Cluster::pristine(3);
+    cluster.step(1, Event::Bootstrap { ticket: Ticket::new(0), members: members(1..=3) });
+    cluster.settle();
+    cluster.elect(1);
+    assert_eq!(cluster.servers[&2].node.status().last, id(2, 2));
+    assert!(cluster.servers[&2].node.membership().is_voter(n(2)));
+    // 1 dies for good here.
+    assert!(cluster.servers[&2].node.deadline().is_some() || cluster.servers[&3].node.deadline().is_some());
+}
+#[test]
+fn an_old_acknowledgement_does_not_bring_back_a_peer_that_lost_its_disk() {
+    let mut cluster = Cluster::led(5);
+    cluster.cut = vec![3, 4, 5];
+    cluster.propose(1, &["a"]);
+    let m = cluster.wire.pop_front().unwrap();
+    cluster.deliver(m); // to 2
+    let ack = cluster.wire.pop_front().unwrap();
+    cluster.deliver(ack.clone());
+    assert_eq!(cluster.servers[&1].node.peers().next().unwrap().match_index, at(3));
+    let now = cluster.now;
+    let host = cluster.server(2);
+    host.log = host.log.slice(at(1), at(2));
+    host.restart(now);
+    cluster.poll(2);
+    // lost is found out
+    cluster.time_out(1);
+    let m = cluster.intercept(|m| m.to == n(2));
+    cluster.wire.clear();
+    m.into_iter().for_each(|m| cluster.deliver(m));
+    let c = cluster.intercept(|m| m.to == n(1));
+    c.into_iter().for_each(|m| cluster.deliver(m));
+    assert_eq!(cluster.servers[&1].node.status().counters.violations, 1);
+    cluster.wire.clear(); // what it is sent again is lost
+    // a duplicate of the old ack
+    cluster.deliver(ack);
+    cluster.wire.clear();
+    // 3 gets the entry
+    cluster.cut = vec![4, 5, 2];
+    cluster.time_out(1);
+    cluster.settle();
+    cluster.time_out(1);
+    cluster.settle();
+    assert_eq!(cluster.servers[&2].node.status().last.index, at(2));
+    assert_eq!(cluster.commit(1), 2, "entry 3 is on two of five disks");
+}
+#[test]
+fn a_pause_is_not_taken_for_a_stalled_disk() {
+    let mut cluster = Cluster::led(3);
+    cluster.slow_disks = vec![1];
+    cluster.propose(1, &["x"]);
+    cluster.settle();
+    cluster.pass_ms(1_000); // the process sleeps; the report waits in its mailbox
+    cluster.wake(1);
+    assert_eq!(cluster.role(1), RoleKind::Leader);
+}
+#[test]
+fn a_sole_voter_campaigns_as_soon_as_its_disk_has_answered() {
+    let mut cluster = Cluster::pristine(1);
+    cluster.slow_disks = vec![1];
+    cluster.bootstrap();
+    cluster.wake(1);
+    cluster.sync(1);
+    assert_eq!(cluster.servers[&1].node.deadline(), Some(cluster.now));
+}
+#[test]
+fn a_stray_reply_does_not_use_up_the_terms() {
+    let mut cluster = Cluster::led(3);
+    let body = Body::PreVoteReply { proposed: Term::new(7), granted: false };
+    cluster.step(1, Event::Receive(message(99, 1, (1 << 62) - 1, body)));
+    for _ in 0..5 {
+        cluster.time_out(1);
+        cluster.settle();
+        cluster.time_out(2);
+        cluster.settle();
+    }
+    for s in 1..=3 {
+        println!("{:?}", cluster.servers[&s].node.status());
+    }
+    cluster.pass_ms(1000);
+    for s in 1..=3 {
+        cluster.step(s, Event::Campaign { ticket: Ticket::new(0) });
+        cluster.settle();
+    }
+    assert!((1..=3).any(|s| cluster.role(s) == RoleKind::Leader));
+}
+#[test]
+fn a_stale_request_of_the_same_candidate_does_not_take_its_grant_back() {
+    let mut cluster = veteran(3, 4, &[1, 4]);
+    cluster.slow_disks = vec![1];
+    cluster.step(1, Event::Receive(message(2, 1, 6, Body::RequestVote { last: id(4, 2) })));
+    cluster.step(1, Event::Receive(message(2, 1, 5, Body::RequestVote { last: id(4, 2) })));
+    cluster.sync(1);
+    assert!(cluster.wire.iter().any(|m| m.body == Body::RequestVoteReply { granted: true }));
+}
+#[test]
+fn a_node_read_back_does_the_same() {
+    let mut cluster = Cluster::led(3);
+    let big = "x".repeat(10_000);
+    let ev = Event::Propose { first: Ticket::new(50), commands: [&*big, &*big].iter().collect() };
+    cluster.cut = vec![2, 3];
+    let now = cluster.now;
+    let mut a = cluster.servers[&1].node.clone();
+    a.step(now, ev).unwrap();
+    let text = serde_json::to_string(&a).unwrap();
+    let mut b: Node = serde_json::from_str(&text).unwrap();
+    let text2 = serde_json::to_string(&b).unwrap();
+    assert_eq!(text.len(), text2.len());
+    loop {
+        let (x, y) = (a.poll_action(), b.poll_action());
+        if let (Some(Action::Send(x)), Some(Action::Send(y))) = (&x, &y) {
+            let (mut p, mut q) = (vec![], vec![]);
+            raft_core::wire::encode_message(x, &mut p);
+            raft_core::wire::encode_message(y, &mut q);
+            assert!(p == q, "{} {} bytes: {x:?} {y:?}", p.len(), q.len());
+        }
+        if x.is_none() && y.is_none() {
+            break;
+        }
+    }
+}
+#[test]
+fn the_last_ticket_can_be_used() {
+    let mut cluster = Cluster::led(1);
+    cluster.step(1, Event::Propose { first: Ticket::new(u64::MAX), commands: ["a"].iter().collect() });
+}
+#[test]
+fn a_read_of_nothing_is_nothing() {
+    let mut cluster = Cluster::led(1);
+    cluster.step(
+        1,
+        Event::Read { tickets: Tickets::new(Ticket::new(4), 0), consistency: ReadConsistency::Linearizable },
+    );
+    assert_eq!(cluster.servers[&1].served, []);
+}
+#[test]
+fn a_pristine_node_that_becomes_a_voter_by_its_first_append_has_an_election_timeout() {
+    let mut cluster = Cluster::pristine(1);
+    let m = std::sync::Arc::new(Membership::of_voters(members(1..=3)));
+    let first = Entries::membership(id(1, 1), m);
+    cluster.step(1, Event::Receive(message(2, 1, 2, append(id(0, 0), first, 0, 1))));
+    assert!(cluster.servers[&1].node.membership().is_voter(n(1)));
+    assert!(cluster.servers[&1].node.deadline().is_some());
+}
+
+#[test]
+fn what_a_probe_carried_is_not_sent_again_when_it_is_answered_before_it_is_durable() {
+    let mut cluster = Cluster::led(3);
+    cluster.cut = vec![3];
+    cluster.slow_disks = vec![2];
+    cluster.pass_ms(1_000);
+    cluster.step(1, Event::Unreachable(n(2)));
+    cluster.time_out(1);
+    cluster.propose(1, &["a"]);
+    let mut sent = 0;
+    for _ in 0..100 {
+        let Some(message) = cluster.wire.pop_front() else { break };
+        if let Body::AppendEntries { entries, .. } = &message.body {
+            sent += u64::from(message.to == n(2) && !entries.is_empty());
+        }
+        cluster.deliver(message);
+    }
+    assert_eq!(sent, 1);
+}
