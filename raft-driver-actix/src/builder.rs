@@ -1,0 +1,150 @@
+//! Starting a node: recovery, lanes, network and actor are put together here.
+
+use std::collections::VecDeque;
+use std::error::Error;
+use std::sync::Arc;
+
+use actix::{Addr, AsyncContext, Context, Recipient};
+use raft_core::host::{Clients, LogStore, StateMachine, message_bytes_needed};
+use raft_core::{Config, Event, LogId, LogRecovery, Node, Recovery};
+use raft_driver_tokio::transport::{Closed, Inbox, Incoming, Network, Started};
+use raft_driver_tokio::{StartError, StopReason};
+use tokio::sync::mpsc;
+
+use crate::actor::{Children, Input, Raft};
+use crate::metrics::{Publisher, RaftMetrics};
+use crate::storage::{Reports, guard, log_lane, machine_lane};
+use crate::turn::{Running, Timer};
+
+/// Starts a node.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    config: Config,
+    mailbox_max: usize,
+    machine_thread: bool,
+    listeners: Vec<Recipient<RaftMetrics>>,
+}
+
+impl Builder {
+    /// A node with this configuration of the protocol.
+    #[must_use]
+    pub const fn new(config: Config) -> Self {
+        Self { config, mailbox_max: 8192, machine_thread: false, listeners: Vec::new() }
+    }
+
+    /// How many messages the actor's mailbox holds before those who `send` wait, and how many writes may wait in the
+    /// actor for room in the node before they are `Busy`. Default 8,192.
+    ///
+    /// # Panics
+    /// If it is zero, which Actix takes for no limit.
+    #[must_use]
+    pub const fn mailbox_max(mut self, messages: usize) -> Self {
+        assert!(messages > 0, "a mailbox holds one message at least");
+        self.mailbox_max = messages;
+        self
+    }
+
+    /// Gives the state machine a thread of its own. By default it is an actor on the node's arbiter, which costs less;
+    /// a machine that waits for a device, or computes for long, needs the thread.
+    #[must_use]
+    pub const fn machine_on_thread(mut self) -> Self {
+        self.machine_thread = true;
+        self
+    }
+
+    /// Sends metrics there at each change of role, term, leader or membership, and when the node stops.
+    #[must_use]
+    pub fn listener(mut self, listener: Recipient<RaftMetrics>) -> Self {
+        self.listeners.push(listener);
+        self
+    }
+
+    /// Recovers what survived and starts the node on the current arbiter.
+    ///
+    /// # Errors
+    /// If something cannot be recovered, or what was recovered cannot be trusted. Nothing runs then.
+    ///
+    /// # Panics
+    /// Outside an Actix system.
+    pub async fn start<S, L, N>(self, log: L, machine: S, network: N) -> Result<Addr<Raft<S>>, StartError>
+    where
+        S: StateMachine,
+        L: LogStore,
+        N: Network,
+    {
+        self.config.validate().map_err(raft_core::StartError::from)?;
+        let (message_bytes_max, needed_bytes) =
+            (network.message_bytes_max(), message_bytes_needed(&self.config));
+        if needed_bytes > message_bytes_max {
+            return Err(StartError::MessageTooLong { message_bytes_max, needed_bytes });
+        }
+        let (log, machine, recovered, applied) = recover(log, machine).await?;
+        let recovery = Recovery { log: recovered, applied, incarnation: fastrand::u64(..) };
+        let timer = Timer::start();
+        let (id, command_bytes_max) = (self.config.id, self.config.command_bytes_max);
+        let node = Node::start(self.config, recovery, timer.now())?;
+
+        let context = Context::<Raft<S>>::new();
+        let address = context.address().downgrade();
+        let (lifeline, lanes) = mpsc::channel(1);
+        let report = address.clone();
+        let reports: Reports = Arc::new(move |input| {
+            // A node that is gone needs no report.
+            if let Some(node) = report.upgrade() {
+                node.do_send(input);
+            }
+        });
+        let log = log_lane(log, Arc::clone(&reports), &lifeline).map_err(panicked)?;
+        let machine = machine_lane(machine, reports, &lifeline, self.machine_thread).map_err(panicked)?;
+        let inbox = Inbox::new(move |incoming| {
+            let node = address.upgrade().ok_or(Closed)?;
+            node.do_send(match incoming {
+                Incoming::Message(message, room) => Input::Receive(message, Some(room)),
+                Incoming::Unreachable(peer) => Input::Event(Event::Unreachable(peer)),
+            });
+            Ok(())
+        });
+        let Started { transport, stats, stop } = network.start(id, inbox);
+        let publisher = Publisher::new(&node, stats, self.listeners);
+        let running = Running {
+            node,
+            log,
+            machine,
+            transport: Box::new(transport),
+            clients: Clients::new(command_bytes_max),
+            backlog: VecDeque::new(),
+            backlog_max: self.mailbox_max,
+        };
+        let children = Children { network: Some(stop), lanes };
+        Ok(context.run(Raft::new(running, timer, publisher, children, self.mailbox_max)))
+    }
+}
+
+/// Asks store and machine what they hold, where blocking harms nobody.
+async fn recover<S: StateMachine, L: LogStore>(
+    mut log: L,
+    mut machine: S,
+) -> Result<(L, S, LogRecovery, LogId), StartError> {
+    let recovery = tokio::task::spawn_blocking(move || {
+        let found = guard("log store", || log.recover()).map_err(panicked)?;
+        let found = found.map_err(|error| StartError::Log(boxed(error)))?;
+        let applied = guard("state machine", || machine.recover()).map_err(panicked)?;
+        let applied = applied.map_err(|error| StartError::Machine(boxed(error)))?;
+        Ok((log, machine, found, applied))
+    });
+    recovery.await.unwrap_or_else(|error| {
+        // Panics of the calls themselves were caught; this is one of a drop, or the end of the runtime.
+        Err(StartError::Panicked { part: "recovery", message: error.to_string() })
+    })
+}
+
+fn boxed(error: impl Error + Send + Sync + 'static) -> Box<dyn Error + Send + Sync> {
+    Box::new(error)
+}
+
+fn panicked(reason: StopReason) -> StartError {
+    match reason {
+        StopReason::Panicked { part, message } => StartError::Panicked { part, message },
+        other => StartError::Panicked { part: "node", message: other.to_string() },
+    }
+}

@@ -1,0 +1,108 @@
+//! Runs [`raft-core`](raft_core) inside an [Actix](actix) actor.
+//!
+//! A [`Builder`] starts a [`Raft`] actor around a node. Everything goes in as a message and is answered as one:
+//! [`ClientWrite`](messages::ClientWrite) and [`ClientRead`](messages::ClientRead) from clients,
+//! [`RaftMessage`](messages::RaftMessage) from peers, [`InitWithConfig`](admin::InitWithConfig) and
+//! [`Shutdown`](admin::Shutdown) from operators, [`GetMetrics`](metrics::GetMetrics) from whoever wants to know.
+//!
+//! ```
+//! use actix::prelude::*;
+//! use raft_core::host::StateMachine;
+//! use raft_core::{Config, Entries, EntryRef, NodeId};
+//! use raft_driver_actix::Builder;
+//! use raft_driver_actix::admin::{InitWithConfig, Shutdown};
+//! use raft_driver_actix::messages::{ClientRead, ClientResponse, ClientWrite, ResponseMode};
+//! use raft_driver_tokio::{storage::MemoryLog, transport::Channels};
+//!
+//! /// Adds up the lengths of all commands.
+//! #[derive(Default)]
+//! struct Total(u64);
+//!
+//! impl StateMachine for Total {
+//!     type Response = u64;
+//!     type Error = std::convert::Infallible;
+//!
+//!     fn apply(&mut self, entries: &Entries, responses: &mut Vec<u64>) -> Result<(), Self::Error> {
+//!         for entry in entries.iter() {
+//!             if let EntryRef::Command(_, command) = entry {
+//!                 self.0 += command.len() as u64;
+//!                 responses.push(self.0);
+//!             }
+//!         }
+//!         Ok(())
+//!     }
+//! }
+//!
+//! # struct Leads(Option<tokio::sync::oneshot::Sender<()>>);
+//! # impl Actor for Leads { type Context = Context<Self>; }
+//! # impl Handler<raft_driver_actix::metrics::RaftMetrics> for Leads {
+//! #     type Result = ();
+//! #     fn handle(&mut self, seen: raft_driver_actix::metrics::RaftMetrics, _: &mut Self::Context) {
+//! #         if seen.status.role == raft_core::RoleKind::Leader { self.0.take().map(|leads| leads.send(())); }
+//! #     }
+//! # }
+//! #[actix::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let id = NodeId::new(1);
+//! #   let (sender, leads) = tokio::sync::oneshot::channel();
+//! #   let listener = Leads(Some(sender)).start().recipient();
+//!     let builder = Builder::new(Config::new(id));
+//! #   let builder = builder.listener(listener);
+//!     let network = Channels::default();
+//!     let raft = builder.start(MemoryLog::default(), Total::default(), network.endpoint()).await?;
+//!
+//!     // Once in the life of a cluster. Afterwards a node goes on from what its log store holds.
+//!     raft.send(InitWithConfig { members: [(id, "nowhere".into())].into() }).await??;
+//! #   leads.await?; // a listener waits until the node leads
+//!
+//!     let written = raft.send(ClientWrite::new("hello", ResponseMode::Applied)).await??;
+//!     assert!(matches!(written, ClientResponse::Applied { response: 5, .. }));
+//!     let total = raft.send(ClientRead::new(|machine: &Total| machine.0)).await??;
+//!     assert_eq!(total, 5);
+//!
+//!     raft.send(Shutdown).await?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # What the application brings
+//!
+//! * A [`StateMachine`](raft_core::host::StateMachine): the same runs in the simulator and on Tokio.
+//! * A [`LogStore`](raft_core::host::LogStore). One that may block gets a thread of its own, as an actor in a
+//!   `SyncContext`; one that does not runs inline.
+//! * A [`Network`](raft_driver_tokio::transport::Network): one of those that `raft-driver-tokio` ships, since Actix runs
+//!   on Tokio, or an actor of its own behind an [`ActorNetwork`](network::ActorNetwork).
+//!
+//! # What to know
+//!
+//! * `Addr::send` nests results: the outer one is Actix's `MailboxError` (the actor is gone), the inner one says what
+//!   became of the request. Every error of a write says whether the command happened, and returns it if it did not: a
+//!   follower answers [`WriteError::NotLeader`] with the leader and the command.
+//! * `Addr::send` waits while the mailbox is full, and `try_send` fails: that is the back-pressure. `do_send` knows no
+//!   limit: use it for nothing that clients can cause.
+//! * A node that fails (its log store, its state machine, a panic in either) stops at once and for good: whoever waits
+//!   gets an error, later requests too, [`GetMetrics`](metrics::GetMetrics) and listeners tell the reason. Its actor
+//!   stays until [`Shutdown`](admin::Shutdown) comes or its last address is dropped. Start the node anew when the cause
+//!   is gone; a `Supervisor` must not.
+//! * A node whose last address is dropped stops. An address within one of its own listeners or its network counts too.
+//!
+//! # How it works
+//!
+//! Actix polls every future of an actor each time that the actor is woken, after it has emptied the mailbox. So there is
+//! one future, for as long as the actor lives: it finds whatever has arrived as a batch, steps the node through it and
+//! then performs its actions: one message to each follower, one write, one apply for all of it. A request does not
+//! become a future; the sender of its reply waits in a queue.
+
+mod actor;
+pub mod admin;
+mod builder;
+pub mod messages;
+pub mod metrics;
+pub mod network;
+mod storage;
+mod turn;
+
+pub use actor::Raft;
+pub use builder::Builder;
+#[doc(no_inline)]
+pub use raft_driver_tokio::{AdminError, Certainty, ReadError, StartError, StopReason, WriteError};

@@ -1,0 +1,232 @@
+//! A running node and everything around it: the one place where the node is stepped.
+//!
+//! A turn: take in all that has arrived; read the clock; step everything; fire the timer if it is due; drain the
+//! actions; publish.
+//!
+//! * The clock is read after the last event was taken in, and the timer comes last, so that a process that was paused
+//!   hears what was said meanwhile before it acts on an old deadline.
+//! * Nothing here waits: not for a disk that may block, not for a peer, not for a client.
+//! * The first failure of store, state machine or node ends the node. Nothing is retried.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use actix::Recipient;
+use actix::clock::Sleep;
+use raft_core::host::{Clients, LogSpan, Reader, Rejection, StateMachine, Transport, Writer};
+use raft_core::{Action, Event, Instant, LogTask, MachineTask, Node, Notice, RoleKind};
+use raft_driver_tokio::StopReason;
+
+use crate::actor::{Inbox, Input, Request};
+use crate::admin::AdminReply;
+use crate::messages::{PendingRead, PendingWrite};
+use crate::metrics::Publisher;
+use crate::storage::{LogLane, MachineMessage};
+
+/// Time as the node sees it, and its one timer.
+pub(crate) struct Timer {
+    epoch: actix::clock::Instant,
+    /// When `sleep` will fire, if it is armed. Never later than the node's deadline, often earlier: a deadline moves
+    /// with every message, and a spurious wake is cheaper than re-arming a timer each time.
+    armed: Option<Instant>,
+    sleep: Pin<Box<Sleep>>,
+}
+
+impl Timer {
+    pub(crate) fn start() -> Self {
+        let epoch = actix::clock::Instant::now();
+        Self { epoch, armed: None, sleep: Box::pin(actix::clock::sleep(Duration::ZERO)) }
+    }
+
+    pub(crate) fn now(&self) -> Instant {
+        Instant::from_nanos(u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// Whether it has fired since it was armed; if not, the task is woken when it does.
+    pub(crate) fn poll(&mut self, task: &mut Context<'_>) -> Poll<()> {
+        if self.armed.is_none() || self.sleep.as_mut().poll(task).is_pending() {
+            return Poll::Pending;
+        }
+        self.armed = None;
+        Poll::Ready(())
+    }
+
+    fn arm(&mut self, deadline: Option<Instant>) {
+        // Soon enough for a spurious wake, and within what the runtime's clock can name.
+        const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+        let Some(deadline) = deadline else { return };
+        if self.armed.is_none_or(|armed| deadline < armed) {
+            self.armed = Some(deadline);
+            let ahead = deadline.since(self.now()).min(YEAR);
+            self.sleep.as_mut().reset(actix::clock::Instant::now() + ahead);
+        }
+    }
+}
+
+/// A node that runs. Dropped, it ends its lanes.
+pub(crate) struct Running<S: StateMachine> {
+    pub(crate) node: Node,
+    pub(crate) log: Box<dyn LogLane>,
+    pub(crate) machine: Recipient<MachineMessage<S>>,
+    pub(crate) transport: Box<dyn Transport>,
+    pub(crate) clients: Clients<PendingWrite<S::Response>, Box<dyn PendingRead<S>>, AdminReply>,
+    /// Writes that wait for room in the node.
+    pub(crate) backlog: VecDeque<PendingWrite<S::Response>>,
+    pub(crate) backlog_max: usize,
+}
+
+impl<S: StateMachine> Running<S> {
+    /// Takes in what has arrived and does all that follows. `inbox` is empty afterwards, unless the node failed.
+    pub(crate) fn turn(
+        &mut self,
+        inbox: &mut Inbox<S>,
+        timer: &mut Timer,
+        publisher: &mut Publisher,
+    ) -> Result<(), StopReason> {
+        let now = timer.now();
+        let fired = timer.armed.is_none();
+        while let Some(input) = inbox.inputs.pop_front() {
+            match input {
+                Input::Event(event) => self.step(now, event)?,
+                // The link's room is given back when the message has been taken in.
+                Input::Receive(message, _room) => self.step(now, Event::Receive(message))?,
+                Input::Failed(reason) => return Err(reason),
+            }
+        }
+        while let Some(request) = inbox.requests.pop_front() {
+            let event = match request {
+                Request::Write(write) => {
+                    self.backlog.push_back(write);
+                    continue;
+                }
+                Request::Read(read) => {
+                    self.clients.read(read);
+                    continue;
+                }
+                Request::Bootstrap { members, reply } => {
+                    Event::Bootstrap { ticket: self.clients.admin(reply), members }
+                }
+                Request::Shutdown(reply) => {
+                    inbox.shutdowns.push(reply);
+                    return Err(StopReason::Requested);
+                }
+            };
+            self.step(now, event)?;
+        }
+        if let Some(event) = self.clients.reads() {
+            self.step(now, event)?;
+        }
+        self.propose(now)?;
+        if self.node.deadline().is_some_and(|deadline| deadline <= now) {
+            self.step(now, Event::Wake)?;
+        }
+        if fired {
+            // The timer fires once a heartbeat or election timeout at most: often enough to look for callers that
+            // are gone, and seldom enough to look at all of them.
+            self.clients.abandoned().into_iter().try_for_each(|event| self.step(now, event))?;
+        }
+        self.drain(now)?;
+        timer.arm(self.node.deadline());
+        publisher.publish(&self.node, self.pending());
+        Ok(())
+    }
+
+    pub(crate) fn pending(&self) -> (usize, usize) {
+        let (writes, reads) = self.clients.pending();
+        (writes + self.backlog.len(), reads)
+    }
+
+    /// A node that refuses an event was misused by this driver, and can no longer vouch for anything.
+    fn step(&mut self, now: Instant, event: Event) -> Result<(), StopReason> {
+        self.node.step(now, event).map_err(StopReason::Driver)
+    }
+
+    /// Proposes as much as the node has room for. The rest waits, up to a limit.
+    fn propose(&mut self, now: Instant) -> Result<(), StopReason> {
+        if self.backlog.is_empty() {
+            return Ok(());
+        }
+        let status = self.node.status();
+        if status.role != RoleKind::Leader {
+            // What the node would answer; without a ticket, so that refusals by the million take no place behind a
+            // write whose outcome is long in coming.
+            let rejection = Rejection::not_leader(status.leader, self.node.membership());
+            self.backlog.drain(..).for_each(|write| write.reject(rejection.clone()));
+            return Ok(());
+        }
+        if let Some(event) = self.clients.propose(&mut self.backlog, self.node.write_room_bytes()) {
+            self.step(now, event)?;
+        }
+        let kept = self.backlog.len().min(self.backlog_max);
+        self.backlog.drain(kept..).for_each(|write| write.reject(Rejection::Busy));
+        Ok(())
+    }
+
+    /// Does all that the node has to do, and what follows from that in the same turn.
+    fn drain(&mut self, now: Instant) -> Result<(), StopReason> {
+        loop {
+            while let Some(action) = self.node.poll_action() {
+                self.perform(now, action)?;
+            }
+            match self.log.flush()? {
+                Some(durable) => self.step(now, Event::Persisted(durable))?,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    fn perform(&mut self, now: Instant, action: Action) -> Result<(), StopReason> {
+        match action {
+            Action::Send(message) => self.transport.send(message),
+            Action::Log(LogTask::Write(write)) => self.log.write(write),
+            Action::Machine(MachineTask::Apply(entries)) => {
+                self.machine.do_send(MachineMessage::Apply { entries, committed: self.clients.committed() });
+            }
+            Action::Machine(MachineTask::Serve(tickets)) => {
+                self.machine.do_send(MachineMessage::Serve(self.clients.served(tickets)));
+            }
+            Action::Respond(response) => self.clients.respond(response, self.node.membership()),
+            Action::ReadLog { read, from, through, bytes_max } => {
+                if let Some(event) = self.log.read(LogSpan { read, from, through, bytes_max })? {
+                    self.step(now, event)?;
+                }
+            }
+            Action::Peers(membership) => self.transport.peers(&membership),
+            Action::Notify(notice) => self.note(notice),
+        }
+        Ok(())
+    }
+
+    fn note(&self, notice: Notice) {
+        let id = self.node.status().id.get();
+        match notice {
+            Notice::Role { role, term } => tracing::info!(id, ?role, %term, "raft.role"),
+            Notice::Leader { leader, term } => tracing::info!(id, ?leader, %term, "raft.leader"),
+            Notice::Membership { index } => tracing::info!(id, %index, "raft.membership"),
+            Notice::Violation { peer, kind } => tracing::error!(id, %peer, ?kind, "raft.violation"),
+        }
+    }
+
+    /// Tells everybody who waits.
+    pub(crate) fn stop(&mut self) {
+        self.clients.stop();
+        self.backlog.drain(..).for_each(|write| write.reject(Rejection::Stopped));
+    }
+}
+
+impl<S: StateMachine> Inbox<S> {
+    /// The node has stopped: answers whatever is here.
+    pub(crate) fn reject(&mut self) {
+        self.inputs.clear();
+        for request in self.requests.drain(..) {
+            match request {
+                Request::Write(write) => write.reject(Rejection::Stopped),
+                Request::Read(read) => Reader::reject(read, Rejection::Stopped),
+                Request::Bootstrap { reply, .. } => raft_core::host::Operator::stopped(reply),
+                Request::Shutdown(reply) => self.shutdowns.push(reply),
+            }
+        }
+    }
+}

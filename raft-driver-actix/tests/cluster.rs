@@ -1,0 +1,628 @@
+//! Nodes as actors of one process: formation, writes, reads, the loss of a leader, failures, the end.
+//!
+//! Nothing sleeps: tests wait for what listeners, state machines and replies tell. `LIMIT` bounds a hang, no more.
+
+#![allow(clippy::unwrap_used, reason = "what a test expects")]
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::thread::ThreadId;
+use std::time::Duration;
+
+use actix::prelude::*;
+use bytes::Bytes;
+use futures_util::future::{join_all, select_all};
+use raft_core::host::{LogStore, StateMachine};
+use raft_core::{Config, Entries, EntryRef, LogId, LogIndex, LogRecovery, NodeId, RoleKind, Write};
+use raft_driver_actix::admin::{InitWithConfig, Shutdown};
+use raft_driver_actix::messages::{ClientRead, ClientResponse, ClientWrite, RaftMessage, ResponseMode};
+use raft_driver_actix::metrics::{GetMetrics, RaftMetrics};
+use raft_driver_actix::network::ActorNetwork;
+use raft_driver_actix::{AdminError, Builder, Raft, ReadError, StartError, StopReason, WriteError};
+use raft_driver_tokio::storage::{MemoryLog, MemoryLogError, MemoryReader};
+use raft_driver_tokio::transport::Channels;
+use tokio::sync::{mpsc, watch};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+async fn within<T>(future: impl Future<Output = T>) -> T {
+    actix::clock::timeout(LIMIT, future).await.expect("nothing hangs")
+}
+
+// --- what an application brings ----------------------------------------------------------------------------
+
+type Applied = Arc<Mutex<Vec<(LogId, Vec<u8>)>>>;
+
+/// Keeps every entry that it is given, and answers each command with the number of commands so far.
+struct Journal {
+    entries: Applied,
+    commands: usize,
+    reached: watch::Sender<LogIndex>,
+    panic_at: Option<usize>,
+}
+
+/// A look at a [`Journal`] from outside.
+struct Seen {
+    entries: Applied,
+    reached: watch::Receiver<LogIndex>,
+}
+
+impl Journal {
+    fn new() -> (Self, Seen) {
+        let entries = Applied::default();
+        let (reached, seen) = watch::channel(LogIndex::ZERO);
+        (
+            Self { entries: Arc::clone(&entries), commands: 0, reached, panic_at: None },
+            Seen { entries, reached: seen },
+        )
+    }
+}
+
+impl Seen {
+    /// Everything through `index`, once it has been applied.
+    async fn through(&mut self, index: LogIndex) -> Vec<(LogId, Vec<u8>)> {
+        within(self.reached.wait_for(|reached| *reached >= index)).await.expect("the journal is there");
+        let entries = self.entries.lock().unwrap();
+        entries.iter().filter(|(id, _)| id.index <= index).cloned().collect()
+    }
+}
+
+impl StateMachine for Journal {
+    type Response = usize;
+    type Error = Infallible;
+
+    fn apply(&mut self, entries: &Entries, responses: &mut Vec<usize>) -> Result<(), Infallible> {
+        let mut kept = self.entries.lock().unwrap();
+        for entry in entries.iter() {
+            let mut payload = Vec::new();
+            if let EntryRef::Command(_, command) = &entry {
+                self.commands += 1;
+                responses.push(self.commands);
+                payload = command.to_vec();
+            }
+            assert_ne!(Some(self.commands), self.panic_at, "planted");
+            kept.push((entry.id(), payload));
+        }
+        drop(kept);
+        if let Some(last) = entries.last() {
+            self.reached.send_replace(last.index);
+        }
+        Ok(())
+    }
+}
+
+/// A log store that says it may block, fails when told to, and shows where it runs.
+#[derive(Clone, Default)]
+struct SlowLog {
+    log: MemoryLog,
+    broken: Arc<AtomicBool>,
+    thread: Arc<Mutex<Option<ThreadId>>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum SlowLogError {
+    #[error(transparent)]
+    Log(#[from] MemoryLogError),
+    #[error("the disk is gone")]
+    Broken,
+}
+
+#[derive(Clone)]
+struct SlowReader(MemoryReader);
+
+impl raft_core::host::LogReader for SlowReader {
+    type Error = SlowLogError;
+
+    fn read(&self, from: LogIndex, through: LogIndex, bytes_max: u64) -> Result<Entries, SlowLogError> {
+        Ok(self.0.read(from, through, bytes_max)?)
+    }
+}
+
+impl LogStore for SlowLog {
+    type Reader = SlowReader;
+    type Error = SlowLogError;
+
+    fn recover(&mut self) -> Result<LogRecovery, SlowLogError> {
+        Ok(self.log.recover()?)
+    }
+
+    fn write(&mut self, batch: &[Write]) -> Result<(), SlowLogError> {
+        *self.thread.lock().unwrap() = Some(std::thread::current().id());
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(SlowLogError::Broken);
+        }
+        Ok(self.log.write(batch)?)
+    }
+
+    fn reader(&self) -> SlowReader {
+        SlowReader(self.log.reader())
+    }
+}
+
+/// A log in memory that counts how often it is called.
+#[derive(Clone, Default)]
+struct CountedLog {
+    log: MemoryLog,
+    writes: Arc<AtomicUsize>,
+}
+
+impl LogStore for CountedLog {
+    type Reader = MemoryReader;
+    type Error = MemoryLogError;
+
+    const MAY_BLOCK: bool = false;
+
+    fn recover(&mut self) -> Result<LogRecovery, MemoryLogError> {
+        self.log.recover()
+    }
+
+    fn write(&mut self, batch: &[Write]) -> Result<(), MemoryLogError> {
+        self.writes.fetch_add(1, Ordering::Relaxed);
+        self.log.write(batch)
+    }
+
+    fn reader(&self) -> MemoryReader {
+        self.log.reader()
+    }
+}
+
+/// The application's own network: an actor that routes by target.
+#[derive(Default)]
+struct Router {
+    nodes: BTreeMap<NodeId, Addr<Raft<Journal>>>,
+}
+
+impl Actor for Router {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Self::Context) {
+        context.set_mailbox_capacity(1024);
+    }
+}
+
+impl Handler<RaftMessage> for Router {
+    type Result = ();
+
+    fn handle(&mut self, message: RaftMessage, _: &mut Self::Context) {
+        if let Some(node) = self.nodes.get(&message.target()) {
+            // A message that finds no room is lost, as on any network.
+            let _ = node.try_send(message);
+        }
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Route(NodeId, Option<Addr<Raft<Journal>>>);
+
+impl Handler<Route> for Router {
+    type Result = ();
+
+    fn handle(&mut self, Route(id, node): Route, _: &mut Self::Context) {
+        self.nodes.remove(&id);
+        self.nodes.extend(node.map(|node| (id, node)));
+    }
+}
+
+/// Passes a node's metrics on to a test that waits.
+struct Listener(watch::Sender<Option<RaftMetrics>>);
+
+impl Actor for Listener {
+    type Context = Context<Self>;
+}
+
+impl Handler<RaftMetrics> for Listener {
+    type Result = ();
+
+    fn handle(&mut self, metrics: RaftMetrics, _: &mut Self::Context) {
+        self.0.send_replace(Some(metrics));
+    }
+}
+
+fn listener() -> (Recipient<RaftMetrics>, watch::Receiver<Option<RaftMetrics>>) {
+    let (sender, metrics) = watch::channel(None);
+    (Listener(sender).start().recipient(), metrics)
+}
+
+// --- a cluster ---------------------------------------------------------------------------------------------
+
+fn n(id: u64) -> NodeId {
+    NodeId::new(id)
+}
+
+fn members(ids: impl IntoIterator<Item = u64>) -> BTreeMap<NodeId, Bytes> {
+    ids.into_iter().map(|id| (n(id), Bytes::from(format!("node {id}")))).collect()
+}
+
+/// How the nodes of a cluster are joined.
+#[derive(Clone)]
+enum Net {
+    Router(Addr<Router>),
+    Channels(Channels),
+}
+
+struct Running<L> {
+    raft: Addr<Raft<Journal>>,
+    seen: Seen,
+    metrics: watch::Receiver<Option<RaftMetrics>>,
+    log: L,
+}
+
+async fn start<L: LogStore + Clone>(id: NodeId, log: L, net: &Net) -> Running<L> {
+    let (journal, seen) = Journal::new();
+    let (listener, metrics) = listener();
+    let mut config = Config::new(id);
+    // Whoever is behind is served from the store.
+    config.tail_bytes_max = 1;
+    let builder = Builder::new(config).listener(listener);
+    let raft = match net {
+        Net::Router(router) => {
+            let network = ActorNetwork::new(router.clone().recipient());
+            let raft = builder.start(log.clone(), journal, network).await.unwrap();
+            router.send(Route(id, Some(raft.clone()))).await.unwrap();
+            raft
+        }
+        Net::Channels(channels) => builder.start(log.clone(), journal, channels.endpoint()).await.unwrap(),
+    };
+    Running { raft, seen, metrics, log }
+}
+
+struct Cluster<L> {
+    net: Net,
+    nodes: BTreeMap<NodeId, Running<L>>,
+}
+
+impl<L: LogStore + Clone + Default> Cluster<L> {
+    async fn start(net: Net) -> Self {
+        let mut nodes = BTreeMap::new();
+        for id in (1..=3).map(n) {
+            nodes.insert(id, start(id, L::default(), &net).await);
+        }
+        Self { net, nodes }
+    }
+
+    /// Three nodes, formed on all of them in parallel.
+    async fn form() -> Self {
+        let cluster = Self::start(Net::Router(Router::default().start())).await;
+        let init = InitWithConfig { members: members(1..=3) };
+        for formed in join_all(cluster.nodes.values().map(|node| node.raft.send(init.clone()))).await {
+            formed.unwrap().unwrap();
+        }
+        cluster
+    }
+
+    /// Waits until one of the nodes leads.
+    async fn leader(&self) -> NodeId {
+        let leads = self.nodes.iter().map(|(id, node)| {
+            let mut metrics = node.metrics.clone();
+            Box::pin(async move {
+                let leads = |seen: &Option<RaftMetrics>| {
+                    seen.as_ref().is_some_and(|seen| seen.status.role == RoleKind::Leader)
+                };
+                metrics.wait_for(leads).await.unwrap();
+                *id
+            })
+        });
+        within(select_all(leads)).await.0
+    }
+
+    /// Writes through whoever leads, as often as it takes: an election may come at any time on a busy machine.
+    async fn write(&self, command: &str, mode: ResponseMode) -> ClientResponse<usize> {
+        within(async {
+            loop {
+                let leader = self.leader().await;
+                match self.nodes[&leader].raft.send(ClientWrite::new(command.to_owned(), mode)).await.unwrap()
+                {
+                    Ok(response) => return response,
+                    Err(WriteError::NotLeader { command: back, .. }) => assert_eq!(back, command),
+                    Err(WriteError::Superseded { .. } | WriteError::Unknown) => {}
+                    Err(other) => panic!("{other}"),
+                }
+            }
+        })
+        .await
+    }
+
+    async fn read(&self) -> Vec<(LogId, Vec<u8>)> {
+        within(async {
+            loop {
+                let leader = self.leader().await;
+                let read = ClientRead::new(|journal: &Journal| journal.entries.lock().unwrap().clone());
+                match self.nodes[&leader].raft.send(read).await.unwrap() {
+                    Ok(found) => return found,
+                    Err(ReadError::NotLeader { .. }) => {}
+                    Err(other) => panic!("{other}"),
+                }
+            }
+        })
+        .await
+    }
+
+    async fn stop(&mut self, id: NodeId) -> L {
+        let node = self.nodes.remove(&id).unwrap();
+        if let Net::Router(router) = &self.net {
+            router.send(Route(id, None)).await.unwrap();
+        }
+        assert!(matches!(within(node.raft.send(Shutdown)).await.unwrap(), StopReason::Requested));
+        node.log
+    }
+
+    async fn end(mut self) {
+        for id in self.nodes.keys().copied().collect::<Vec<_>>() {
+            self.stop(id).await;
+        }
+    }
+}
+
+#[actix::test]
+async fn three_nodes_elect_write_lose_their_leader_and_go_on() {
+    let mut cluster = Cluster::<SlowLog>::form().await;
+    let mut written = Vec::new();
+    let mut write = async |cluster: &Cluster<SlowLog>, name: String, mode| {
+        let response = cluster.write(&name, mode).await;
+        assert_eq!(mode == ResponseMode::Applied, matches!(response, ClientResponse::Applied { .. }));
+        written.push((response.id(), name.into_bytes()));
+        let found = cluster.read().await;
+        let last = written.last().unwrap();
+        assert!(found.contains(last), "a read sees the write {last:?} that was answered before it");
+    };
+    for count in 0..20 {
+        write(&cluster, format!("first {count}"), ResponseMode::Applied).await;
+        write(&cluster, format!("second {count}"), ResponseMode::Committed).await;
+    }
+
+    let first = cluster.leader().await;
+    let log = cluster.stop(first).await;
+    for count in 0..20 {
+        write(&cluster, format!("third {count}"), ResponseMode::Committed).await;
+        write(&cluster, format!("fourth {count}"), ResponseMode::Applied).await;
+    }
+    assert_ne!(cluster.leader().await, first);
+
+    // The stopped one comes back over its log, and catches up.
+    let back = start(first, log, &cluster.net).await;
+    cluster.nodes.insert(first, back);
+    write(&cluster, "last".into(), ResponseMode::Applied).await;
+    let last = written.last().unwrap().0.index;
+    let mut journals = Vec::new();
+    for node in cluster.nodes.values_mut() {
+        journals.push(node.seen.through(last).await);
+    }
+    for journal in &journals {
+        assert_eq!(
+            journal.iter().map(|(id, _)| id.index.get()).collect::<Vec<_>>(),
+            (1..=last.get()).collect::<Vec<_>>()
+        );
+    }
+    assert!(journals.iter().all(|journal| *journal == journals[0]), "entry by entry");
+    assert!(written.iter().all(|acknowledged| journals[0].contains(acknowledged)));
+    cluster.end().await;
+}
+
+#[actix::test]
+async fn a_follower_names_the_leader_and_returns_the_command() {
+    let cluster = Cluster::<MemoryLog>::form().await;
+    let name = Bytes::from_static(b"keep me");
+    // A leader may change between the question and the look at it; one that does not is found in the end.
+    within(async {
+        loop {
+            let leads = cluster.leader().await;
+            let (_, follower) = cluster.nodes.iter().find(|(id, _)| **id != leads).unwrap();
+            let mut metrics = follower.metrics.clone();
+            let knows = |seen: &Option<RaftMetrics>| {
+                seen.as_ref().is_some_and(|seen| seen.status.leader == Some(leads))
+            };
+            metrics.wait_for(knows).await.unwrap();
+            let write = ClientWrite::new(name.clone(), ResponseMode::Applied);
+            let read = ClientRead::new(|journal: &Journal| journal.commands);
+            let (write, read) =
+                (follower.raft.send(write).await.unwrap(), follower.raft.send(read).await.unwrap());
+            if let (
+                Err(WriteError::NotLeader { leader: Some(leader), address, command }),
+                Err(ReadError::NotLeader { leader: asked, .. }),
+            ) = (write, read)
+                && (leader, asked) == (leads, Some(leads))
+            {
+                assert_eq!((command, address), (name, members(1..=3).get(&leads).cloned()));
+                return;
+            }
+        }
+    })
+    .await;
+    cluster.end().await;
+}
+
+#[actix::test]
+async fn the_channels_of_the_other_driver_carry_this_one_too() {
+    let channels = Channels::default();
+    let mut cluster = Cluster::<MemoryLog>::start(Net::Channels(channels.clone())).await;
+    let (first, late) = (n(1), n(3));
+    channels.isolate(late);
+    // The others learn of their cluster from the first.
+    cluster.nodes[&first].raft.send(InitWithConfig { members: members(1..=3) }).await.unwrap().unwrap();
+    let mut last = LogIndex::ZERO;
+    for count in 0..100 {
+        last = cluster.write(&format!("{count}"), ResponseMode::Applied).await.id().index;
+    }
+    channels.heal();
+    let expected = cluster.nodes.get_mut(&first).unwrap().seen.through(last).await;
+    assert_eq!(cluster.nodes.get_mut(&late).unwrap().seen.through(last).await, expected);
+    let metrics = cluster.nodes[&late].raft.send(GetMetrics).await.unwrap();
+    assert_eq!(metrics.membership.nodes, members(1..=3));
+    assert!(metrics.transport.messages_sent > 0);
+    cluster.end().await;
+}
+
+#[actix::test]
+async fn a_network_that_cannot_carry_the_longest_message_is_refused() {
+    let router = Router::default().start();
+    let network = ActorNetwork::new(router.recipient()).message_bytes_max(1024);
+    let started =
+        Builder::new(Config::new(n(1))).start(MemoryLog::default(), Journal::new().0, network).await;
+    assert!(matches!(started, Err(StartError::MessageTooLong { message_bytes_max: 1024, .. })));
+}
+
+// --- a single node -----------------------------------------------------------------------------------------
+
+/// A configuration in which nothing is ever decided by a time-out.
+fn patient() -> Config {
+    let mut config = Config::new(n(1));
+    config.election_timeout_min = Duration::from_secs(3600);
+    config.election_timeout_max = Duration::from_secs(7200);
+    config
+}
+
+async fn lead_alone<L: LogStore>(
+    builder: Builder,
+    log: L,
+    journal: Journal,
+) -> (Addr<Raft<Journal>>, watch::Receiver<Option<RaftMetrics>>) {
+    let (listener, mut metrics) = listener();
+    let raft = builder.listener(listener).start(log, journal, Channels::default().endpoint()).await.unwrap();
+    raft.send(InitWithConfig { members: members([1]) }).await.unwrap().unwrap();
+    let leads =
+        |seen: &Option<RaftMetrics>| seen.as_ref().is_some_and(|seen| seen.status.role == RoleKind::Leader);
+    within(metrics.wait_for(leads)).await.unwrap();
+    (raft, metrics)
+}
+
+#[actix::test]
+async fn a_single_node_leads_at_once() {
+    let (raft, _) = lead_alone(Builder::new(patient()), MemoryLog::default(), Journal::new().0).await;
+    let written = raft.send(ClientWrite::new("one", ResponseMode::Applied)).await.unwrap().unwrap();
+    assert!(matches!(written, ClientResponse::Applied { response: 1, .. }));
+    let again = raft.send(InitWithConfig { members: members([1]) }).await.unwrap();
+    assert_eq!(again, Ok(()));
+    let other = raft.send(InitWithConfig { members: members([1, 2]) }).await.unwrap();
+    assert!(matches!(other, Err(AdminError::Refused(_))));
+    let panicked = raft.send(ClientRead::new(|_: &Journal| -> () { panic!("planted") })).await.unwrap();
+    assert_eq!(panicked, Err(ReadError::Panicked));
+    let commands = raft.send(ClientRead::new(|journal: &Journal| journal.commands)).await.unwrap();
+    assert_eq!(commands, Ok(1));
+    within(raft.send(Shutdown)).await.unwrap();
+}
+
+#[actix::test]
+async fn requests_of_one_wake_are_one_write() {
+    const COUNT: usize = 2000;
+    let log = CountedLog::default();
+    let (raft, _) = lead_alone(Builder::new(Config::new(n(1))), log.clone(), Journal::new().0).await;
+    let before = log.writes.load(Ordering::Relaxed);
+    let writes =
+        (0..COUNT).map(|count| raft.send(ClientWrite::new(count.to_string(), ResponseMode::Applied)));
+    for (count, written) in join_all(writes).await.into_iter().enumerate() {
+        let ClientResponse::Applied { response, .. } = written.unwrap().unwrap() else {
+            panic!("was applied")
+        };
+        assert_eq!(response, count + 1);
+    }
+    let called = log.writes.load(Ordering::Relaxed) - before;
+    assert!(called <= 4, "{COUNT} writes that arrive together took {called} calls of the store");
+    within(raft.send(Shutdown)).await.unwrap();
+}
+
+#[actix::test]
+async fn a_log_store_that_fails_stops_the_node_and_everybody_hears_of_it() {
+    let log = SlowLog::default();
+    let (raft, mut metrics) =
+        lead_alone(Builder::new(Config::new(n(1))), log.clone(), Journal::new().0).await;
+    // Whatever a new leader writes is on the disk by then.
+    raft.send(ClientWrite::new("kept", ResponseMode::Applied)).await.unwrap().unwrap();
+    log.broken.store(true, Ordering::Relaxed);
+    let failed = within(raft.send(ClientWrite::new("lost", ResponseMode::Committed))).await.unwrap();
+    assert_eq!(failed.unwrap_err(), WriteError::Unknown);
+
+    let stopped = |seen: &Option<RaftMetrics>| seen.as_ref().is_some_and(|seen| seen.stopped.is_some());
+    let told = within(metrics.wait_for(stopped)).await.unwrap().clone().unwrap();
+    assert!(matches!(told.stopped, Some(StopReason::Log(error)) if error.to_string() == "the disk is gone"));
+    let asked = raft.send(GetMetrics).await.unwrap();
+    assert!(matches!(asked.stopped, Some(StopReason::Log(_))));
+
+    let later = raft.send(ClientWrite::new("later", ResponseMode::Applied)).await.unwrap();
+    assert_eq!(later.unwrap_err(), WriteError::Stopped { command: "later".into() });
+    let read = raft.send(ClientRead::new(|journal: &Journal| journal.commands)).await.unwrap();
+    assert_eq!(read, Err(ReadError::Stopped));
+    let init = raft.send(InitWithConfig { members: members([1]) }).await.unwrap();
+    assert_eq!(init, Err(AdminError::Stopped));
+    assert!(matches!(within(raft.send(Shutdown)).await.unwrap(), StopReason::Log(_)));
+}
+
+#[actix::test]
+async fn a_state_machine_that_panics_stops_the_node() {
+    for builder in [Builder::new(Config::new(n(1))), Builder::new(Config::new(n(1))).machine_on_thread()] {
+        let (mut journal, _seen) = Journal::new();
+        journal.panic_at = Some(2);
+        let (raft, _) = lead_alone(builder, MemoryLog::default(), journal).await;
+        raft.send(ClientWrite::new("one", ResponseMode::Applied)).await.unwrap().unwrap();
+        let lost = within(raft.send(ClientWrite::new("two", ResponseMode::Applied))).await.unwrap();
+        assert!(matches!(lost, Err(WriteError::ResponseLost { .. })));
+        match within(raft.send(Shutdown)).await.unwrap() {
+            StopReason::Panicked { part, message } => {
+                assert_eq!(part, "state machine");
+                assert!(message.contains("planted"));
+            }
+            other => panic!("{other}"),
+        }
+    }
+}
+
+/// A journal and a log, their threads, and whether they are still there.
+async fn threaded() -> (Addr<Raft<Journal>>, Weak<Mutex<Option<ThreadId>>>, Weak<Mutex<Vec<(LogId, Vec<u8>)>>>)
+{
+    let log = SlowLog::default();
+    let (journal, _) = Journal::new();
+    let (thread, entries) = (Arc::downgrade(&log.thread), Arc::downgrade(&journal.entries));
+    let (raft, _) = lead_alone(Builder::new(Config::new(n(1))).machine_on_thread(), log, journal).await;
+    raft.send(ClientWrite::new("one", ResponseMode::Applied)).await.unwrap().unwrap();
+    (raft, thread, entries)
+}
+
+#[actix::test]
+async fn shutdown_resolves_when_everything_has_ended() {
+    let (raft, thread, entries) = threaded().await;
+    let log_thread = *thread.upgrade().unwrap().lock().unwrap();
+    assert_ne!(log_thread.unwrap(), std::thread::current().id(), "a store that may block has a thread");
+    let machine_thread = raft.send(ClientRead::new(|_: &Journal| std::thread::current().id())).await.unwrap();
+    assert_ne!(machine_thread.unwrap(), std::thread::current().id());
+
+    // What was sent before is still answered, whoever else asks for the end hears of it too.
+    let written = raft.send(ClientWrite::new("two", ResponseMode::Committed));
+    let (first, second) = (raft.send(Shutdown), raft.send(Shutdown));
+    let (written, first, second) = within(futures_util::future::join3(written, first, second)).await;
+    assert!(matches!(written.unwrap(), Ok(_) | Err(WriteError::Unknown | WriteError::Stopped { .. })));
+    assert!(matches!((first.unwrap(), second.unwrap()), (StopReason::Requested, StopReason::Requested)));
+    assert!(thread.upgrade().is_none(), "the log store is dropped");
+    assert!(entries.upgrade().is_none(), "the state machine is dropped");
+    assert!(!raft.connected());
+    assert!(matches!(raft.send(GetMetrics).await, Err(MailboxError::Closed)));
+}
+
+/// Tells when it is dropped.
+struct AtEnd {
+    journal: Journal,
+    _ended: mpsc::Sender<()>,
+}
+
+impl StateMachine for AtEnd {
+    type Response = usize;
+    type Error = Infallible;
+
+    fn apply(&mut self, entries: &Entries, responses: &mut Vec<usize>) -> Result<(), Infallible> {
+        self.journal.apply(entries, responses)
+    }
+}
+
+#[actix::test]
+async fn a_node_whose_last_address_is_dropped_stops() {
+    let (sender, mut ended) = mpsc::channel(1);
+    let machine = AtEnd { journal: Journal::new().0, _ended: sender };
+    let network = Channels::default();
+    let raft =
+        Builder::new(Config::new(n(1))).start(SlowLog::default(), machine, network.endpoint()).await.unwrap();
+    raft.send(InitWithConfig { members: members([1]) }).await.unwrap().unwrap();
+    drop(raft);
+    assert!(within(ended.recv()).await.is_none());
+}

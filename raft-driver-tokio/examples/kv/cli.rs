@@ -1,0 +1,288 @@
+//! The command line: what can be asked for, in words that teach, and what is checked before anything starts.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::{Args, Parser, Subcommand};
+use raft_core::NodeId;
+
+use crate::failure::{Failure, Kind};
+
+const EXAMPLES: &str = "\
+Three nodes on one machine, each in a terminal of its own:
+  P='--peer 1=127.0.0.1:7101@127.0.0.1:8101
+     --peer 2=127.0.0.1:7102@127.0.0.1:8102
+     --peer 3=127.0.0.1:7103@127.0.0.1:8103'
+  kv serve --id 1 --raft 127.0.0.1:7101 --http 127.0.0.1:8101 --data /tmp/kv1 $P
+  kv serve --id 2 --raft 127.0.0.1:7102 --http 127.0.0.1:8102 --data /tmp/kv2 $P
+  kv serve --id 3 --raft 127.0.0.1:7103 --http 127.0.0.1:8103 --data /tmp/kv3 $P
+Then:
+  curl -L -X PUT --data-binary hello http://127.0.0.1:8101/kv/greeting
+  curl -L http://127.0.0.1:8102/kv/greeting
+  curl http://127.0.0.1:8103/status
+All of it, with `kill -9` and a check that nothing is lost:
+  kv demo";
+
+const SERVE_HELP: &str = "\
+HTTP (versions 1.1 and 2):
+  PUT /kv/{key}     the body is the value, up to 1 MiB;
+                    200 {\"index\":N,\"existed\":B} once committed and applied
+  GET /kv/{key}     linearizable; 200 with the value, or 404
+  DELETE /kv/{key}  200 {\"index\":N,\"existed\":B}
+  GET /status       role, term, leader, indexes, members, digest of the state
+  Keys are percent-decoded, 1 to 1024 bytes. A node that does not lead answers 307 to the
+  leader's HTTP address (known from the '@HTTP' of --peer), or 503 with Retry-After where none
+  is known. A 307, a 4xx and a 503 mean: did not happen. Any other 5xx says in its body what is
+  known; \"unknown\" means that the write may happen or not.
+
+Exit codes:
+  0  shut down as asked (SIGTERM, Ctrl-C)   4  another process has the data directory
+  1  anything else                          5  an address cannot be listened on
+  2  arguments                              6  the peers have another list or cluster
+  3  data directory damaged or foreign      7  the node stopped while it ran";
+
+/// A replicated key-value store over HTTP that survives `kill -9`.
+#[derive(Debug, Parser)]
+#[command(name = "kv", max_term_width = 110, after_help = EXAMPLES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run one node.
+    #[command(max_term_width = 110, after_help = SERVE_HELP)]
+    Serve(Serve),
+    /// Run three nodes on loopback, kill and restart them under load, and check that nothing was lost.
+    ///
+    /// Exit status 0 only if every acknowledged write was read back and all three nodes ended in the same state;
+    /// 130 if interrupted.
+    Demo(Demo),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Serve {
+    /// This node's number, from 1 on, unique in its cluster for ever. Never give it to another disk.
+    #[arg(long, value_name = "N", value_parser = parse_id)]
+    pub(crate) id: NodeId,
+    /// Listen here for the other nodes.
+    #[arg(long, value_name = "HOST:PORT", value_parser = parse_address)]
+    pub(crate) raft: String,
+    /// Listen here for clients.
+    #[arg(long, value_name = "HOST:PORT", value_parser = parse_address)]
+    pub(crate) http: String,
+    /// Where this node keeps its log. Made if missing; belongs to one node and one process at a time.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data: PathBuf,
+    /// A member: number, address for the other nodes, and address for clients to be sent to. Once for each
+    /// member, this node included. A pristine node begins with this list, which is the same on every node; one
+    /// with data goes on from that, and refuses another list. HTTP addresses may change.
+    #[arg(long = "peer", value_name = "N=RAFT[@HTTP]", required = true)]
+    pub(crate) peers: Vec<Peer>,
+    /// Names the cluster; nodes of different clusters refuse each other. Decimal, or hexadecimal after 0x.
+    /// Choose one at random where two clusters could meet.
+    #[arg(long, value_name = "ID", default_value = "1", value_parser = parse_cluster)]
+    pub(crate) cluster: u128,
+    /// Interval of the leader's heartbeats.
+    #[arg(long, value_name = "MS", default_value = "100", value_parser = parse_ms)]
+    pub(crate) heartbeat_ms: Duration,
+    /// Shortest time without a leader before an election; drawn anew each time, up to twice this.
+    #[arg(long, value_name = "MS", default_value = "750", value_parser = parse_ms)]
+    pub(crate) election_ms: Duration,
+    /// Threads for clients and protocol. One is fastest while it is enough: nothing hops between cores.
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) threads: u16,
+    /// What to tell on standard error: off, error, warn, info, debug or trace.
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub(crate) log: tracing_subscriber::filter::LevelFilter,
+    /// Also end when standard input is closed, so that a node never outlives the program that started it.
+    #[arg(long, hide = true)]
+    pub(crate) until_stdin_closes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// Writes in the first stage; the stages under `kill -9` write half as many each.
+    #[arg(long, value_name = "N", default_value = "10000", value_parser = clap::value_parser!(u32).range(100..=10_000_000))]
+    pub(crate) writes: u32,
+    /// Clients that write at the same time, over one connection to each node.
+    #[arg(long, value_name = "N", default_value = "32", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) clients: u16,
+    /// Bytes in a value.
+    #[arg(long, value_name = "BYTES", default_value = "256", value_parser = clap::value_parser!(u32).range(64..=1024 * 1024))]
+    pub(crate) value_bytes: u32,
+    /// Fail when it takes longer than this.
+    #[arg(long, value_name = "SECONDS", default_value = "180", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub(crate) limit_s: u32,
+    /// Leave the temporary directory with data and the nodes' output where it is.
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+/// One `--peer`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Peer {
+    id: NodeId,
+    raft: String,
+    http: Option<String>,
+}
+
+impl FromStr for Peer {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (id, addresses) = text
+            .split_once('=')
+            .ok_or("expected N=RAFT or N=RAFT@HTTP, as in 2=127.0.0.1:7102@127.0.0.1:8102")?;
+        let (raft, http) = match addresses.split_once('@') {
+            Some((raft, http)) => (raft, Some(parse_address(http)?)),
+            None => (addresses, None),
+        };
+        Ok(Self { id: parse_id(id)?, raft: parse_address(raft)?, http })
+    }
+}
+
+/// The members as the command line names them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Peers {
+    /// What a pristine cluster begins with.
+    pub(crate) members: BTreeMap<NodeId, Bytes>,
+    /// Where clients reach whom.
+    pub(crate) http: BTreeMap<NodeId, String>,
+}
+
+impl Serve {
+    /// The list of peers, once the arguments are known to agree with each other.
+    pub(crate) fn peers(&self) -> Result<Peers, Failure> {
+        let wrong = |what: String, advice: &str| Failure::new(Kind::Arguments, what, advice);
+        let (mut members, mut http) = (BTreeMap::new(), BTreeMap::new());
+        for peer in &self.peers {
+            if members.values().any(|address| *address == peer.raft) {
+                let what = format!("--peer names the address {} twice", peer.raft);
+                return Err(wrong(what, "give every node an address of its own"));
+            }
+            if members.insert(peer.id, Bytes::from(peer.raft.clone())).is_some() {
+                let what = format!("--peer names node {} twice", peer.id);
+                return Err(wrong(what, "name each node once"));
+            }
+            http.extend(peer.http.clone().map(|address| (peer.id, address)));
+        }
+        if !members.contains_key(&self.id) {
+            let what = format!("--id {} is not among the --peer list", self.id);
+            return Err(wrong(
+                what,
+                "name every node in --peer, this one included; the list is the same on every node",
+            ));
+        }
+        if self.heartbeat_ms >= self.election_ms {
+            let what = "--heartbeat-ms is not shorter than --election-ms".to_owned();
+            return Err(wrong(what, "leave time for several heartbeats before an election"));
+        }
+        Ok(Peers { members, http })
+    }
+}
+
+fn parse_id(text: &str) -> Result<NodeId, String> {
+    match text.parse() {
+        Ok(0) => Err("nodes are numbered from 1 on".into()),
+        Ok(id) => Ok(NodeId::new(id)),
+        Err(error) => Err(format!("'{text}' is not a node's number: {error}")),
+    }
+}
+
+/// Checks the form only; names are resolved when they are used.
+fn parse_address(text: &str) -> Result<String, String> {
+    let (host, port) = text.rsplit_once(':').ok_or_else(|| format!("'{text}' is not HOST:PORT"))?;
+    let named = !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || "/@=".contains(c));
+    match port.parse::<u16>() {
+        Ok(1..) if named => Ok(text.to_owned()),
+        _ => Err(format!("'{text}' is not HOST:PORT with a port from 1 to 65535")),
+    }
+}
+
+fn parse_cluster(text: &str) -> Result<u128, String> {
+    let parsed = match text.strip_prefix("0x") {
+        Some(digits) => u128::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|error| format!("'{text}' is not a cluster id: {error}"))
+}
+
+fn parse_ms(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(ms @ 1..=600_000) => Ok(Duration::from_millis(ms)),
+        _ => Err(format!("'{text}' is not a number of milliseconds from 1 to 600000")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn serve(more: &[&str]) -> Result<Serve, clap::Error> {
+        let fixed =
+            ["kv", "serve", "--id", "1", "--raft", "127.0.0.1:1", "--http", "127.0.0.1:2", "--data", "d"];
+        match Cli::try_parse_from(fixed.iter().chain(more))?.command {
+            Command::Serve(serve) => Ok(serve),
+            Command::Demo(_) => unreachable!("serve was asked for"),
+        }
+    }
+
+    #[test]
+    fn the_definition_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn peers_carry_http_addresses_or_not() {
+        let options = serve(&["--peer", "1=127.0.0.1:1", "--peer", "2=[::1]:3@node2.example:4"]).unwrap();
+        let peers = options.peers().unwrap();
+        assert_eq!(peers.members[&NodeId::new(2)], "[::1]:3");
+        assert_eq!(peers.http, BTreeMap::from([(NodeId::new(2), "node2.example:4".to_owned())]));
+    }
+
+    #[test]
+    fn malformed_arguments_are_refused() {
+        for peer in [
+            "2",
+            "2=",
+            "=h:1",
+            "0=h:1",
+            "x=h:1",
+            "2=h",
+            "2=h:0",
+            "2=h:70000",
+            "2=:1",
+            "2=h:1@",
+            "2=h:1@x@y:2",
+        ] {
+            assert!(serve(&["--peer", peer]).is_err(), "{peer}");
+        }
+        let own = ["--peer", "1=h:1"];
+        for more in [["--cluster", "0xg"], ["--cluster", "-1"], ["--heartbeat-ms", "0"], ["--threads", "0"]] {
+            assert!(serve(&[&own[..], &more].concat()).is_err(), "{more:?}");
+        }
+        assert!(serve(&[]).is_err(), "no peers");
+    }
+
+    #[test]
+    fn contradicting_arguments_are_refused() {
+        let cases: [(&[&str], &str); 4] = [
+            (&["--peer", "2=h:1"], "not among"),
+            (&["--peer", "1=h:1", "--peer", "1=h:2"], "node 1 twice"),
+            (&["--peer", "1=h:1", "--peer", "2=h:1"], "h:1 twice"),
+            (&["--peer", "1=h:1", "--heartbeat-ms", "750"], "not shorter"),
+        ];
+        for (arguments, part) in cases {
+            let failure = serve(arguments).unwrap().peers().unwrap_err();
+            assert_eq!(failure.kind, Kind::Arguments);
+            assert!(failure.to_string().contains(part), "{failure}");
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Starting a node: recovery, lanes, transport and task are put together here, and taken apart when the node stops.
+
+use std::error::Error;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+use raft_core::host::{Clients, LogStore, StateMachine, Transport, message_bytes_needed};
+use raft_core::{Config, LogId, LogRecovery, Node, Recovery};
+use tokio::sync::{mpsc, watch};
+use tokio_util::task::TaskTracker;
+
+use crate::apply::{self, Runner};
+use crate::error::{StartError, StopReason};
+use crate::handle::{Life, Raft, Shared};
+use crate::metrics::{self, Metrics, Publisher};
+use crate::storage::LogLane;
+use crate::task::{Clock, Input, NodeTask, Parts, Queues};
+use crate::transport::{Closed, Inbox, Incoming, Network, Started};
+use crate::worker::{Worker, guard};
+
+/// Starts a node.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    config: Config,
+    queue_max: usize,
+    machine_thread: bool,
+}
+
+impl Builder {
+    /// A node with this configuration of the protocol.
+    #[must_use]
+    pub const fn new(config: Config) -> Self {
+        Self { config, queue_max: 8192, machine_thread: false }
+    }
+
+    /// How many requests may wait for the node's task; further callers wait in turn. Default 8,192 writes, and as
+    /// many reads and administrative requests.
+    ///
+    /// # Panics
+    /// If it is zero.
+    #[must_use]
+    pub const fn queue_max(mut self, requests: usize) -> Self {
+        assert!(requests > 0, "a queue holds one request at least");
+        self.queue_max = requests;
+        self
+    }
+
+    /// Gives the state machine a thread of its own. By default it is a task of the runtime, which costs less; a
+    /// machine that waits for a device, or computes for long, needs the thread.
+    #[must_use]
+    pub const fn machine_on_thread(mut self) -> Self {
+        self.machine_thread = true;
+        self
+    }
+
+    /// Recovers what survived and starts the node, within the current runtime.
+    ///
+    /// # Errors
+    /// If something cannot be recovered, or what was recovered cannot be trusted. Nothing runs then.
+    pub async fn start<S, L, N>(self, log: L, machine: S, network: N) -> Result<Raft<S>, StartError>
+    where
+        S: StateMachine,
+        L: LogStore,
+        N: Network,
+    {
+        self.config.validate().map_err(raft_core::StartError::from)?;
+        self.check_message_length(network.message_bytes_max())?;
+        let (log, machine, recovered, applied) = recover(log, machine).await?;
+        let incarnation = fastrand::u64(..);
+        let recovery = Recovery { log: recovered, applied, incarnation };
+        let clock = Clock::start();
+        let (id, command_bytes_max) = (self.config.id, self.config.command_bytes_max);
+        let node = Node::start(self.config, recovery, clock.now())?;
+
+        let (inputs, input_queue) = mpsc::unbounded_channel();
+        let (requests, request_queue) = mpsc::channel(self.queue_max);
+        let (writes, write_queue) = mpsc::channel(self.queue_max);
+        let (life_sender, life) = watch::channel(Life::default());
+        let life_sender = Arc::new(life_sender);
+        let abandoned = Arc::new(AtomicUsize::new(0));
+        let log_reads = TaskTracker::new();
+        let (log, log_worker) = LogLane::start(log, inputs.clone(), log_reads.clone())?;
+        let (machine, machine_runner) = apply::start(machine, inputs.clone(), self.machine_thread)?;
+        let Started { transport, stats, stop } = network.start(id, inbox(inputs.clone()));
+        let publisher = Publisher::new(&node, Arc::clone(&stats));
+        let metrics = publisher.sender();
+
+        let task = NodeTask::new(Parts {
+            node,
+            clock,
+            log,
+            machine,
+            transport,
+            clients: Clients::new(command_bytes_max),
+            queues: Queues { inputs: input_queue, requests: request_queue, writes: write_queue },
+            publisher,
+            life: Arc::clone(&life_sender),
+            abandoned: Arc::clone(&abandoned),
+        });
+        let ends = Ends { log_worker, log_reads, machine_runner, stop };
+        tokio::spawn(supervise(task, ends, life_sender, metrics.clone()));
+        Ok(Raft::new(Shared { id, writes, requests, inputs, metrics, life, abandoned, transport: stats }))
+    }
+
+    /// A message that no transport carries would be sent for ever: refused before anything starts.
+    fn check_message_length(&self, message_bytes_max: u64) -> Result<(), StartError> {
+        let needed_bytes = message_bytes_needed(&self.config);
+        if needed_bytes > message_bytes_max {
+            return Err(StartError::MessageTooLong { message_bytes_max, needed_bytes });
+        }
+        Ok(())
+    }
+}
+
+/// Asks store and machine what they hold, where blocking harms nobody.
+async fn recover<S: StateMachine, L: LogStore>(
+    mut log: L,
+    mut machine: S,
+) -> Result<(L, S, LogRecovery, LogId), StartError> {
+    let recovery = tokio::task::spawn_blocking(move || {
+        let found = guarded("log store", || log.recover())?.map_err(|error| StartError::Log(boxed(error)))?;
+        let applied = guarded("state machine", || machine.recover())?
+            .map_err(|error| StartError::Machine(boxed(error)))?;
+        Ok((log, machine, found, applied))
+    });
+    recovery.await.unwrap_or_else(|error| {
+        // Panics of the calls themselves were caught; this is one of a drop, or the end of the runtime.
+        Err(StartError::Panicked { part: "recovery", message: error.to_string() })
+    })
+}
+
+fn boxed(error: impl Error + Send + Sync + 'static) -> Box<dyn Error + Send + Sync> {
+    Box::new(error)
+}
+
+fn guarded<R>(part: &'static str, call: impl FnOnce() -> R) -> Result<R, StartError> {
+    guard(part, call).map_err(|reason| match reason {
+        StopReason::Panicked { part, message } => StartError::Panicked { part, message },
+        other => StartError::Panicked { part, message: other.to_string() },
+    })
+}
+
+/// Whatever a transport receives goes to the node's own queue.
+fn inbox(inputs: mpsc::UnboundedSender<Input>) -> Inbox {
+    Inbox::new(move |incoming| {
+        let input = match incoming {
+            Incoming::Message(message, room) => Input::Receive(message, room),
+            Incoming::Unreachable(peer) => Input::Event(raft_core::Event::Unreachable(peer)),
+        };
+        inputs.send(input).map_err(|_| Closed)
+    })
+}
+
+/// What must have ended before a node has.
+struct Ends {
+    log_worker: Option<Worker>,
+    log_reads: TaskTracker,
+    machine_runner: Runner,
+    stop: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+/// Runs the node's task and, however it ends, sees to it that everything ends.
+async fn supervise<S: StateMachine, L: LogStore, T: Transport>(
+    task: NodeTask<S, L, T>,
+    ends: Ends,
+    life: Arc<watch::Sender<Life>>,
+    metrics: watch::Sender<Metrics>,
+) {
+    let ran = tokio::spawn(task.run()).await;
+    let reason = match ran {
+        Ok(()) => None,
+        Err(error) if error.is_panic() => Some(StopReason::panicked("node", &*error.into_panic())),
+        Err(_) => Some(StopReason::RuntimeEnded),
+    };
+    if let Some(reason) = reason {
+        tracing::error!(%reason, "raft.stopped");
+        life.send_modify(|life| life.reason = life.reason.take().or(Some(reason)));
+    }
+    if let Some(reason) = &life.borrow().reason {
+        metrics::stopped(&metrics, reason);
+    }
+    ends.stop.await;
+    ends.machine_runner.ended().await;
+    if let Some(worker) = ends.log_worker {
+        worker.ended().await;
+    }
+    ends.log_reads.close();
+    ends.log_reads.wait().await;
+    life.send_modify(|life| life.ended = true);
+}

@@ -1,0 +1,283 @@
+//! What callers are told when something did not work, in words that say what to do about it.
+//!
+//! Every error of a write says what is known about the command: that it did not happen and never will (and then
+//! the command comes back), that it happened, or that nobody knows.
+
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use raft_core::{AdminRefusal, Fatal, LogId, NodeId, WriteRefusal};
+
+/// A command that was committed and applied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Applied<R> {
+    /// Where it stands in the log.
+    pub id: LogId,
+    /// What the state machine answered.
+    pub response: R,
+}
+
+/// What is known about a command whose write failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Certainty {
+    /// It is not in the log and never will be: trying again is safe.
+    DidNotHappen,
+    /// It may be committed already or later, or never: trying again may do it twice.
+    Unknown,
+    /// It is committed: trying again would do it twice.
+    Happened,
+}
+
+/// Why a write has no result.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// Did not happen: this node does not lead. Ask the leader.
+    #[error("this node does not lead; the leader is {}", Leader(*leader))]
+    NotLeader {
+        /// Who leads, if known.
+        leader: Option<NodeId>,
+        /// The leader's address as the membership has it.
+        address: Option<Bytes>,
+        /// The command, to be tried elsewhere.
+        command: Bytes,
+    },
+    /// Did not happen: limits are reached. Try again later.
+    #[error("too much is pending; try again later")]
+    Busy {
+        /// The command, to be tried again.
+        command: Bytes,
+    },
+    /// Did not happen: another leader's entry was committed in its place. Trying again is safe.
+    #[error("another leader's entry was committed in its place")]
+    Superseded {
+        /// The command, to be tried again.
+        command: Bytes,
+    },
+    /// Did not happen, and never can.
+    #[error("refused: {refusal}")]
+    Refused {
+        /// Why.
+        refusal: WriteRefusal,
+        /// The command.
+        command: Bytes,
+    },
+    /// Did not happen: the node has stopped; [`Raft::stop_reason`](crate::Raft::stop_reason) says why.
+    #[error("the node has stopped")]
+    Stopped {
+        /// The command, to be tried elsewhere.
+        command: Bytes,
+    },
+    /// It may happen or not: the node stopped, or gave up following it.
+    #[error("it is unknown whether the command is or will be committed")]
+    Unknown,
+    /// It is committed, and every machine will apply it, but this node has no response for it.
+    #[error("committed at {id}, but the response is lost")]
+    ResponseLost {
+        /// Where it stands in the log.
+        id: LogId,
+    },
+}
+
+impl WriteError {
+    /// What is known about the command.
+    #[must_use]
+    pub const fn certainty(&self) -> Certainty {
+        match self {
+            Self::NotLeader { .. }
+            | Self::Busy { .. }
+            | Self::Superseded { .. }
+            | Self::Refused { .. }
+            | Self::Stopped { .. } => Certainty::DidNotHappen,
+            Self::Unknown => Certainty::Unknown,
+            Self::ResponseLost { .. } => Certainty::Happened,
+        }
+    }
+
+    /// The command, if it certainly did not happen.
+    #[must_use]
+    pub fn into_command(self) -> Option<Bytes> {
+        match self {
+            Self::NotLeader { command, .. }
+            | Self::Busy { command }
+            | Self::Superseded { command }
+            | Self::Refused { command, .. }
+            | Self::Stopped { command } => Some(command),
+            Self::Unknown | Self::ResponseLost { .. } => None,
+        }
+    }
+}
+
+/// Why a read was not served.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// This node does not lead, or could not prove it in time. Ask the leader.
+    #[error("this node does not lead; the leader is {}", Leader(*leader))]
+    NotLeader {
+        /// Who leads, if known.
+        leader: Option<NodeId>,
+        /// The leader's address as the membership has it.
+        address: Option<Bytes>,
+    },
+    /// Too many reads are pending. Try again later.
+    #[error("too many reads are pending; try again later")]
+    Busy,
+    /// The closure panicked. The node goes on: a reader cannot change the state machine.
+    #[error("the read closure panicked")]
+    Panicked,
+    /// The node has stopped; [`Raft::stop_reason`](crate::Raft::stop_reason) says why.
+    #[error("the node has stopped")]
+    Stopped,
+}
+
+/// Why an administrative request was not done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AdminError {
+    /// Not done.
+    #[error(transparent)]
+    Refused(#[from] AdminRefusal),
+    /// The node stopped before it answered: done or not, nobody knows.
+    #[error("the node has stopped")]
+    Stopped,
+}
+
+/// Why a node stopped.
+#[derive(Clone, Debug)]
+pub enum StopReason {
+    /// [`Raft::shutdown`](crate::Raft::shutdown) was called.
+    Requested,
+    /// Nobody holds a handle any more.
+    HandlesDropped,
+    /// The log store failed. Nothing was retried: start the node anew when the cause is gone.
+    Log(Arc<dyn Error + Send + Sync>),
+    /// The state machine failed.
+    Machine(Arc<dyn Error + Send + Sync>),
+    /// The state machine did not return one response for each command.
+    Responses {
+        /// Commands applied.
+        commands: usize,
+        /// Responses returned.
+        responses: usize,
+    },
+    /// Code panicked.
+    Panicked {
+        /// Whose.
+        part: &'static str,
+        /// What it said.
+        message: String,
+    },
+    /// The driver broke a duty towards the node.
+    Driver(Fatal),
+    /// The Tokio runtime was shut down under the node.
+    RuntimeEnded,
+}
+
+impl StopReason {
+    /// Whether it was asked for.
+    #[must_use]
+    pub const fn is_orderly(&self) -> bool {
+        matches!(self, Self::Requested | Self::HandlesDropped)
+    }
+
+    pub(crate) fn panicked(part: &'static str, payload: &(dyn std::any::Any + Send)) -> Self {
+        let message = payload
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned())
+            .or_else(|| payload.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "no message".to_owned());
+        Self::Panicked { part, message }
+    }
+}
+
+impl fmt::Display for StopReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Requested => f.write_str("shutdown was requested"),
+            Self::HandlesDropped => f.write_str("every handle was dropped"),
+            Self::Log(error) => write!(f, "the log store failed: {}", Chain(&**error)),
+            Self::Machine(error) => write!(f, "the state machine failed: {}", Chain(&**error)),
+            Self::Responses { commands, responses } => {
+                write!(f, "the state machine gave {responses} responses to {commands} commands")
+            }
+            Self::Panicked { part, message } => write!(f, "the {part} panicked: {message}"),
+            Self::Driver(fatal) => write!(f, "the driver broke a duty: {fatal}"),
+            Self::RuntimeEnded => f.write_str("the runtime was shut down"),
+        }
+    }
+}
+
+impl Error for StopReason {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Log(error) | Self::Machine(error) => Some(&**error),
+            Self::Driver(fatal) => Some(fatal),
+            _ => None,
+        }
+    }
+}
+
+/// Why a node could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// What survived in the log store cannot be read or trusted.
+    #[error("the log store cannot be recovered: {0}")]
+    Log(#[source] Box<dyn Error + Send + Sync>),
+    /// The state machine cannot say what it holds.
+    #[error("the state machine cannot be recovered: {0}")]
+    Machine(#[source] Box<dyn Error + Send + Sync>),
+    /// The node refuses what was recovered, or the configuration.
+    #[error(transparent)]
+    Node(#[from] raft_core::StartError),
+    /// The transport could not carry the longest message that the configuration allows.
+    #[error("the transport carries messages of {message_bytes_max} bytes, but {needed_bytes} may be needed")]
+    MessageTooLong {
+        /// The transport's limit.
+        message_bytes_max: u64,
+        /// What the configuration of the node asks for.
+        needed_bytes: u64,
+    },
+    /// Code panicked during recovery.
+    #[error("the recovery of the {part} panicked: {message}")]
+    Panicked {
+        /// Whose.
+        part: &'static str,
+        /// What it said.
+        message: String,
+    },
+    /// No thread could be started.
+    #[error("no thread for the {part}: {error}")]
+    Thread {
+        /// Which thread.
+        part: &'static str,
+        /// Why.
+        #[source]
+        error: std::io::Error,
+    },
+}
+
+struct Leader(Option<NodeId>);
+
+impl fmt::Display for Leader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(leader) => write!(f, "node {leader}"),
+            None => f.write_str("unknown"),
+        }
+    }
+}
+
+/// An error with its causes: a `StopReason` is mostly seen in logs, where `source` would be lost.
+struct Chain<'a>(&'a dyn Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}

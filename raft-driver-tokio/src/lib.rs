@@ -1,0 +1,127 @@
+//! Runs [`raft_core`] on Tokio: storage, TCP, timers, and a handle for clients.
+//!
+//! You bring a [`StateMachine`](raft_core::host::StateMachine). [`Builder`] puts a node together from it, a log
+//! store and a network, and gives you a [`Raft`]: a handle to write, to read, and to watch. All that Raft decides is
+//! decided in [`raft_core`]; this crate performs what the core asks for, and reports what became of it.
+//!
+//! # Three nodes in one process
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use raft_core::host::StateMachine;
+//! use raft_core::{Config, Entries, EntryRef, NodeId};
+//! use raft_driver_tokio::storage::MemoryLog;
+//! use raft_driver_tokio::transport::Channels;
+//! use raft_driver_tokio::{Builder, WriteError};
+//!
+//! /// Adds up the lengths of all commands.
+//! #[derive(Default)]
+//! struct Total(u64);
+//!
+//! impl StateMachine for Total {
+//!     type Response = u64;
+//!     type Error = std::convert::Infallible;
+//!
+//!     fn apply(&mut self, entries: &Entries, responses: &mut Vec<u64>) -> Result<(), Self::Error> {
+//!         for entry in entries.iter() {
+//!             if let EntryRef::Command(_, command) = entry {
+//!                 self.0 += command.len() as u64;
+//!                 responses.push(self.0);
+//!             }
+//!         }
+//!         Ok(())
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let network = Channels::default();
+//! let members = (1..=3).map(|id| (NodeId::new(id), "in this process".into())).collect();
+//! let mut nodes = Vec::new();
+//! for id in 1..=3 {
+//!     let builder = Builder::new(Config::new(NodeId::new(id)));
+//!     nodes.push(builder.start(MemoryLog::default(), Total::default(), network.endpoint()).await?);
+//! }
+//! nodes[0].bootstrap(members).await?; // a cluster is given its members once, on one node or on all
+//!
+//! // Write where the leader is; a command that did not happen comes back.
+//! let mut at = 0;
+//! let mut command = "hello".into();
+//! let applied = loop {
+//!     match nodes[at].write(command).await {
+//!         Ok(applied) => break applied,
+//!         Err(WriteError::NotLeader { command: back, .. }) => {
+//!             let leader = nodes[at].wait_for_leader(Duration::from_secs(10)).await.ok_or("no leader")?;
+//!             at = nodes.iter().position(|raft| raft.id() == leader).expect("one of these");
+//!             command = back;
+//!         }
+//!         Err(error) => return Err(error.into()),
+//!     }
+//! };
+//! assert_eq!(applied.response, 5);
+//!
+//! // A read sees every write that was answered before it began.
+//! let total = nodes[at].read(|machine| machine.0).await?;
+//! assert!(total >= 5);
+//!
+//! for raft in nodes {
+//!     raft.shutdown().await; // resolves when tasks and threads have ended, and files are closed
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # How a node runs
+//!
+//! ```text
+//!  Raft (handles) ──bounded──▶ ┌───────────┐ ──▶ log lane: one thread, or inline ──┐
+//!  transport ──budget a peer─▶ │ node task │ ──▶ machine lane: a task, or a thread ┤
+//!         ▲                    └───────────┘ ◀────────── reports ──────────────────┘
+//!         └──── a bounded queue a peer ─┘
+//! ```
+//!
+//! One task owns the node. It takes in all that has arrived, steps it, and performs what comes out, without ever
+//! waiting for a disk, a socket or a client. A log store that blocks has one thread, which takes all queued writes as
+//! one batch, so that one fsync covers many; a store that does not block runs in the task. The state machine runs
+//! beside it, and answers clients itself.
+//!
+//! * **Back-pressure**: while the core has no room, commands wait in their callers.
+//! * **Failure**: the first error or panic of the log store or the state machine ends the node. Nothing is retried.
+//!   Everybody who waits gets an answer that says what is known, and [`Raft::stopped`] says why.
+//! * **Time-outs** of clients are the clients': every future may be dropped at any time. [`WriteError::certainty`]
+//!   says whether a failed write can be tried again safely.
+//!
+//! # What is here
+//!
+//! | module | |
+//! |---|---|
+//! | [`storage`] | log stores |
+//! | [`transport`] | [`Channels`](transport::Channels) within a process, and what a transport of your own must offer |
+//! | [`tcp`] | the transport over TCP |
+//!
+//! # Limits
+//!
+//! The limits of the protocol are those of [`raft_core::Config`], and hold here. Beyond them: requests that wait
+//! ([`Builder::queue_max`]), and those of [`TcpConfig`](tcp::TcpConfig). TCP is neither encrypted nor authenticated:
+//! use it within a network that you trust. Membership changes, snapshots and leadership transfer are not here yet, so
+//! a log grows for as long as its node lives.
+
+mod apply;
+mod builder;
+mod cluster;
+mod error;
+mod handle;
+mod metrics;
+mod request;
+pub mod storage;
+mod task;
+pub mod tcp;
+pub mod transport;
+mod worker;
+
+pub use builder::Builder;
+pub use cluster::{BootstrapDigest, ClusterId};
+pub use error::{AdminError, Applied, Certainty, ReadError, StartError, StopReason, WriteError};
+pub use handle::Raft;
+pub use metrics::Metrics;

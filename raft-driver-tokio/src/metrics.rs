@@ -1,0 +1,111 @@
+//! What operators see of a node: one value, published through a watch channel.
+//!
+//! * Published at most once a turn of the node's task, and only when something changed.
+//! * A change of role, term, leader or membership is always published; the rest only while somebody listens.
+//! * Transport counters are read when something is published; [`Raft::transport`](crate::Raft::transport) reads
+//!   them at once.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use raft_core::{Membership, Node, PeerStatus, Status};
+use tokio::sync::watch;
+
+use crate::error::StopReason;
+use crate::transport::TransportStats;
+
+/// A node at a glance.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Metrics {
+    /// Role, term, leader, indexes and counters; as they last were if the node has stopped.
+    pub status: Status,
+    /// The configuration in force.
+    pub membership: Arc<Membership>,
+    /// What the leader knows of its peers; empty elsewhere.
+    pub peers: Vec<PeerStatus>,
+    /// What the transport has counted.
+    pub transport: TransportStats,
+    /// Writes that wait for their outcome; those that wait for the state machine alone are not among them.
+    pub pending_writes: usize,
+    /// Reads that wait to be served.
+    pub pending_reads: usize,
+    /// Why the node has stopped, if it has.
+    pub stopped: Option<StopReason>,
+}
+
+impl Metrics {
+    /// The leader's address as the membership has it.
+    #[must_use]
+    pub fn leader_address(&self) -> Option<&Bytes> {
+        self.membership.nodes.get(&self.status.leader?)
+    }
+}
+
+/// The publishing side.
+pub(crate) struct Publisher {
+    metrics: watch::Sender<Metrics>,
+    transport: Arc<dyn Fn() -> TransportStats + Send + Sync>,
+    last: Status,
+    pending: (usize, usize),
+    membership: Arc<Membership>,
+}
+
+impl Publisher {
+    pub(crate) fn new(node: &Node, transport: Arc<dyn Fn() -> TransportStats + Send + Sync>) -> Self {
+        let (status, membership) = (node.status(), Arc::clone(node.membership()));
+        let metrics = Metrics {
+            status,
+            membership: Arc::clone(&membership),
+            peers: node.peers().collect(),
+            transport: transport(),
+            pending_writes: 0,
+            pending_reads: 0,
+            stopped: None,
+        };
+        Self { metrics: watch::Sender::new(metrics), transport, last: status, pending: (0, 0), membership }
+    }
+
+    pub(crate) fn sender(&self) -> watch::Sender<Metrics> {
+        self.metrics.clone()
+    }
+
+    /// Publishes what changed; `pending` is the number of writes and of reads that wait.
+    pub(crate) fn publish(&mut self, node: &Node, pending: (usize, usize), asked: bool) {
+        let (status, last) = (node.status(), &self.last);
+        let moved = (status.role, status.term, status.leader) != (last.role, last.term, last.leader)
+            || !Arc::ptr_eq(node.membership(), &self.membership);
+        let changed = status != *last || pending != self.pending;
+        if !(asked || moved || (changed && self.metrics.receiver_count() > 0)) {
+            return;
+        }
+        (self.last, self.pending) = (status, pending);
+        if moved {
+            self.membership = Arc::clone(node.membership());
+        }
+        self.metrics.send_modify(|metrics| {
+            metrics.status = status;
+            metrics.membership.clone_from(&self.membership);
+            metrics.peers.clear();
+            metrics.peers.extend(node.peers());
+            metrics.transport = (self.transport)();
+            (metrics.pending_writes, metrics.pending_reads) = pending;
+        });
+    }
+
+    /// The last publication.
+    pub(crate) fn stopped(&self, reason: &StopReason) {
+        stopped(&self.metrics, reason);
+    }
+}
+
+/// Marks the metrics of a node that has stopped, unless they are marked already.
+pub(crate) fn stopped(metrics: &watch::Sender<Metrics>, reason: &StopReason) {
+    metrics.send_if_modified(|metrics| {
+        let first = metrics.stopped.is_none();
+        if first {
+            metrics.stopped = Some(reason.clone());
+        }
+        first
+    });
+}

@@ -1,0 +1,364 @@
+//! The node's task: the one place where the node is stepped.
+//!
+//! A turn: wait until something has arrived; take in all that has, up to a limit for each queue; read the clock;
+//! step everything; fire the timer if it is due; drain the actions; publish.
+//!
+//! * The clock is read after the last event was taken in, and the timer comes last, so that a process that was
+//!   paused hears what was said meanwhile before it acts on an old deadline.
+//! * Nothing here waits: not for a disk that may block, not for a socket, not for a client, and no lock is held
+//!   while anything is done.
+//! * The first failure of store, state machine or node ends the task. Nothing is retried.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use raft_core::host::{Clients, LogSpan, LogStore, Operator, Rejection, StateMachine, Transport, Writer};
+use raft_core::{Action, Event, Instant, LogTask, MachineTask, Message, Node, Notice, RoleKind};
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender};
+use tokio::sync::watch;
+use tokio::time::Sleep;
+
+use crate::apply::LaneTask;
+use crate::error::StopReason;
+use crate::handle::Life;
+use crate::metrics::Publisher;
+use crate::request::{AdminReply, PendingWrite, Read, Request, WriteRequest};
+use crate::storage::LogLane;
+use crate::transport::Room;
+
+/// How much is taken from one queue in one turn.
+const TURN_EVENTS_MAX: usize = 1024;
+
+/// What reaches the node beside clients' requests. The queue is unbounded, and bounded all the same: completions
+/// by the core's limits, messages by the budgets of their links.
+#[derive(Debug)]
+pub(crate) enum Input {
+    Event(Event),
+    Receive(Message, Room),
+    Failed(StopReason),
+    Stop,
+}
+
+/// Time as the node sees it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    epoch: tokio::time::Instant,
+}
+
+impl Clock {
+    pub(crate) fn start() -> Self {
+        Self { epoch: tokio::time::Instant::now() }
+    }
+
+    pub(crate) fn now(self) -> Instant {
+        Instant::from_nanos(u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+
+    /// The runtime's name of an instant; a year from now at most, which is soon enough for a spurious wake.
+    fn resolve(self, at: Instant) -> tokio::time::Instant {
+        const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+        let ahead = at.since(self.now()).min(YEAR);
+        tokio::time::Instant::now() + ahead
+    }
+}
+
+/// Where requests come from.
+pub(crate) struct Queues<S: StateMachine> {
+    pub(crate) inputs: UnboundedReceiver<Input>,
+    pub(crate) requests: Receiver<Request<S>>,
+    pub(crate) writes: Receiver<WriteRequest<S::Response>>,
+}
+
+/// What has arrived and was not stepped yet.
+struct Arrived<S: StateMachine> {
+    inputs: Vec<Input>,
+    requests: Vec<Request<S>>,
+    writes: Vec<WriteRequest<S::Response>>,
+    /// Commands that wait for room in the node.
+    backlog: VecDeque<PendingWrite<S::Response>>,
+    handles_dropped: bool,
+}
+
+/// Everybody who waits for a node.
+pub(crate) type Waiting<S> =
+    Clients<PendingWrite<<S as StateMachine>::Response>, Box<dyn Read<S>>, AdminReply>;
+
+/// A node and everything around it.
+pub(crate) struct NodeTask<S: StateMachine, L: LogStore, T> {
+    node: Node,
+    clock: Clock,
+    log: LogLane<L>,
+    machine: UnboundedSender<LaneTask<S>>,
+    transport: T,
+    queues: Queues<S>,
+    arrived: Arrived<S>,
+    clients: Waiting<S>,
+    publisher: Publisher,
+    life: Arc<watch::Sender<Life>>,
+    /// How many callers dropped their future since the last look.
+    abandoned: Arc<AtomicUsize>,
+    /// When `sleep` will fire, if it is armed. Never later than the node's deadline, often earlier: a deadline
+    /// moves with every message, and a spurious wake is cheaper than re-arming a timer each time.
+    armed: Option<Instant>,
+    sleep: Pin<Box<Sleep>>,
+}
+
+/// What a [`NodeTask`] is made of.
+pub(crate) struct Parts<S: StateMachine, L: LogStore, T> {
+    pub(crate) node: Node,
+    pub(crate) clock: Clock,
+    pub(crate) log: LogLane<L>,
+    pub(crate) machine: UnboundedSender<LaneTask<S>>,
+    pub(crate) transport: T,
+    pub(crate) clients: Waiting<S>,
+    pub(crate) queues: Queues<S>,
+    pub(crate) publisher: Publisher,
+    pub(crate) life: Arc<watch::Sender<Life>>,
+    pub(crate) abandoned: Arc<AtomicUsize>,
+}
+
+impl<S: StateMachine, L: LogStore, T: Transport> NodeTask<S, L, T> {
+    pub(crate) fn new(parts: Parts<S, L, T>) -> Self {
+        let Parts { node, clock, log, machine, transport, clients, queues, publisher, life, abandoned } =
+            parts;
+        Self {
+            node,
+            clock,
+            log,
+            machine,
+            transport,
+            queues,
+            arrived: Arrived {
+                inputs: Vec::new(),
+                requests: Vec::new(),
+                writes: Vec::new(),
+                backlog: VecDeque::new(),
+                handles_dropped: false,
+            },
+            clients,
+            publisher,
+            life,
+            abandoned,
+            armed: None,
+            sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
+        }
+    }
+
+    /// Runs the node until it stops, and answers everybody who waits.
+    pub(crate) async fn run(mut self) {
+        let reason = loop {
+            // The first turn comes before anything arrived: a node that was just started has actions.
+            if let Err(reason) = self.turn() {
+                break reason;
+            }
+            poll_fn(|cx| self.poll_arrived(cx)).await;
+        };
+        self.stop(reason);
+    }
+
+    /// Takes in whatever has arrived.
+    fn poll_arrived(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Self { queues, arrived, .. } = self;
+        let mut ready = queues.inputs.poll_recv_many(cx, &mut arrived.inputs, TURN_EVENTS_MAX).is_ready();
+        match queues.requests.poll_recv_many(cx, &mut arrived.requests, TURN_EVENTS_MAX) {
+            Poll::Ready(0) => (ready, arrived.handles_dropped) = (true, true),
+            Poll::Ready(_) => ready = true,
+            Poll::Pending => {}
+        }
+        // Back-pressure: without room, commands stay where they are, and their callers wait.
+        if self.node.write_room_bytes() > 0 {
+            let Self { queues, arrived, .. } = self;
+            ready |= !arrived.backlog.is_empty()
+                || queues.writes.poll_recv_many(cx, &mut arrived.writes, TURN_EVENTS_MAX).is_ready();
+        }
+        if self.armed.is_some() && self.sleep.as_mut().poll(cx).is_ready() {
+            self.armed = None;
+            ready = true;
+        }
+        if ready { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn turn(&mut self) -> Result<(), StopReason> {
+        if self.arrived.handles_dropped {
+            return Err(StopReason::HandlesDropped);
+        }
+        let now = self.clock.now();
+        for input in self.arrived.inputs.drain(..) {
+            match input {
+                Input::Event(event) => step(&mut self.node, now, event)?,
+                Input::Receive(message, room) => {
+                    step(&mut self.node, now, Event::Receive(message))?;
+                    drop(room);
+                }
+                Input::Failed(reason) => return Err(reason),
+                Input::Stop => return Err(StopReason::Requested),
+            }
+        }
+        let asked = self.take_requests(now)?;
+        self.take_writes(now)?;
+        if self.node.deadline().is_some_and(|deadline| deadline <= now) {
+            step(&mut self.node, now, Event::Wake)?;
+        }
+        if self.armed.is_none() {
+            self.forget(now)?;
+        }
+        self.drain(now)?;
+        self.arm();
+        let (writes, reads) = self.clients.pending();
+        self.publisher.publish(&self.node, (writes + self.arrived.backlog.len(), reads), asked);
+        Ok(())
+    }
+
+    /// Steps what was asked for beside writes. Returns whether metrics were asked for.
+    fn take_requests(&mut self, now: Instant) -> Result<bool, StopReason> {
+        let mut asked = false;
+        for request in self.arrived.requests.drain(..) {
+            let event = match request {
+                Request::Read(read) => {
+                    self.clients.read(read);
+                    continue;
+                }
+                Request::Status(reply) => {
+                    // Who no longer waits needs no answer.
+                    let _ = reply.send(self.node.status());
+                    continue;
+                }
+                Request::Publish => {
+                    asked = true;
+                    continue;
+                }
+                Request::Bootstrap { members, reply } => {
+                    Event::Bootstrap { ticket: self.clients.admin(reply), members }
+                }
+                Request::Campaign { reply } => Event::Campaign { ticket: self.clients.admin(reply) },
+            };
+            step(&mut self.node, now, event)?;
+        }
+        if let Some(event) = self.clients.reads() {
+            step(&mut self.node, now, event)?;
+        }
+        Ok(asked)
+    }
+
+    fn take_writes(&mut self, now: Instant) -> Result<(), StopReason> {
+        let Arrived { writes, backlog, .. } = &mut self.arrived;
+        writes.drain(..).for_each(|request| request.expand(backlog));
+        if backlog.is_empty() {
+            return Ok(());
+        }
+        if self.node.role() == RoleKind::Leader {
+            return match self.clients.propose(backlog, self.node.write_room_bytes()) {
+                Some(event) => step(&mut self.node, now, event),
+                None => Ok(()),
+            };
+        }
+        // What the node would answer; without a ticket, so that refusals by the million take no place behind a
+        // write whose outcome is long in coming.
+        let rejection = Rejection::not_leader(self.node.status().leader, self.node.membership());
+        backlog.drain(..).for_each(|write| write.reject(rejection.clone()));
+        Ok(())
+    }
+
+    /// Gives up what nobody waits for any more. Looked at when the timer fires, so at the latest after a heartbeat
+    /// interval or an election timeout.
+    fn forget(&mut self, now: Instant) -> Result<(), StopReason> {
+        if self.abandoned.swap(0, Ordering::Relaxed) == 0 {
+            return Ok(());
+        }
+        self.clients.abandoned().into_iter().try_for_each(|event| step(&mut self.node, now, event))
+    }
+
+    /// Does all that the node has to do, and what follows from that in the same turn.
+    fn drain(&mut self, now: Instant) -> Result<(), StopReason> {
+        loop {
+            while let Some(action) = self.node.poll_action() {
+                self.perform(now, action)?;
+            }
+            match self.log.flush()? {
+                Some(durable) => step(&mut self.node, now, Event::Persisted(durable))?,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    fn perform(&mut self, now: Instant, action: Action) -> Result<(), StopReason> {
+        match action {
+            Action::Send(message) => self.transport.send(message),
+            Action::Log(LogTask::Write(write)) => self.log.write(write),
+            // A lane that has ended reported why before it did.
+            Action::Machine(MachineTask::Apply(entries)) => {
+                let committed = self.clients.committed();
+                drop(self.machine.send(LaneTask::Apply { entries, committed }));
+            }
+            Action::Machine(MachineTask::Serve(tickets)) => {
+                drop(self.machine.send(LaneTask::Serve(self.clients.served(tickets))));
+            }
+            Action::Respond(response) => self.clients.respond(response, self.node.membership()),
+            Action::ReadLog { read, from, through, bytes_max } => {
+                if let Some(event) = self.log.read(LogSpan { read, from, through, bytes_max })? {
+                    step(&mut self.node, now, event)?;
+                }
+            }
+            Action::Peers(membership) => self.transport.peers(&membership),
+            Action::Notify(notice) => self.note(notice),
+        }
+        Ok(())
+    }
+
+    fn note(&self, notice: Notice) {
+        let id = self.node.status().id.get();
+        match notice {
+            Notice::Role { role, term } => tracing::info!(id, ?role, %term, "raft.role"),
+            Notice::Leader { leader, term } => tracing::info!(id, ?leader, %term, "raft.leader"),
+            Notice::Membership { index } => tracing::info!(id, %index, "raft.membership"),
+            Notice::Violation { peer, kind } => tracing::error!(id, %peer, ?kind, "raft.violation"),
+        }
+    }
+
+    fn arm(&mut self) {
+        let Some(deadline) = self.node.deadline() else { return };
+        if self.armed.is_none_or(|armed| deadline < armed) {
+            self.armed = Some(deadline);
+            self.sleep.as_mut().reset(self.clock.resolve(deadline));
+        }
+    }
+
+    /// Tells everybody who waits. Dropping the rest ends the lanes.
+    fn stop(mut self, reason: StopReason) {
+        let id = self.node.status().id.get();
+        if reason.is_orderly() {
+            tracing::info!(id, %reason, "raft.stopped");
+        } else {
+            tracing::error!(id, %reason, "raft.stopped");
+        }
+        self.life.send_modify(|life| life.reason = Some(reason.clone()));
+        self.publisher.stopped(&reason);
+        let Self { queues: Queues { requests, writes, .. }, arrived, clients, .. } = &mut self;
+        clients.stop();
+        writes.close();
+        let left = std::iter::from_fn(|| writes.try_recv().ok());
+        let Arrived { requests: taken, writes: unexpanded, backlog, .. } = arrived;
+        unexpanded.drain(..).chain(left).for_each(|request| request.expand(backlog));
+        backlog.drain(..).for_each(|write| write.reject(Rejection::Stopped));
+        requests.close();
+        let left = std::iter::from_fn(|| requests.try_recv().ok());
+        for request in taken.drain(..).chain(left) {
+            match request {
+                Request::Read(read) => read.reject(Rejection::Stopped),
+                Request::Bootstrap { reply, .. } | Request::Campaign { reply } => reply.stopped(),
+                // A dropped reply is an answer: the node is gone.
+                Request::Status(_) | Request::Publish => {}
+            }
+        }
+    }
+}
+
+/// A node that refuses an event was misused by this driver, and can no longer vouch for anything.
+fn step(node: &mut Node, now: Instant, event: Event) -> Result<(), StopReason> {
+    node.step(now, event).map_err(StopReason::Driver)
+}

@@ -1,0 +1,94 @@
+//! Limits and time-outs of the TCP transport.
+
+use std::time::Duration;
+
+use crate::cluster::{BootstrapDigest, ClusterId};
+use crate::tcp::handshake::HELLO_BYTES_MAX;
+
+/// The configuration of a [`Tcp`](super::Tcp). Start from [`TcpConfig::new`] and change what you need.
+#[derive(Clone, Debug)]
+pub struct TcpConfig {
+    /// The cluster. Nodes of another are refused.
+    pub cluster: ClusterId,
+    /// The set that the cluster was bootstrapped with; a peer with another is refused. Default `None`: not compared.
+    pub bootstrap: Option<BootstrapDigest>,
+    /// Where peers reach this node, told in handshakes to nodes that have no log yet. Default: where it listens,
+    /// which is of no use if that is a wildcard address.
+    pub advertise: Option<String>,
+    /// Longest frame. Must hold the longest command and the longest append. Default 8 MiB.
+    pub frame_bytes_max: u32,
+    /// Messages that wait to be sent to one peer; more are dropped. Default 4,096.
+    pub queue_messages_max: usize,
+    /// Bytes that wait to be sent to one peer; messages beyond them are dropped. Default 32 MiB.
+    pub queue_bytes_max: u64,
+    /// Bytes received from one peer that the node has not yet taken in; at the limit nothing more is read from that
+    /// peer. Default 16 MiB.
+    pub inbound_bytes_max: usize,
+    /// Connections that are in their handshake; more are closed. Default 64.
+    pub handshakes_max: usize,
+    /// Peers connected to a node that has no members yet; more are refused. With members, each has one connection.
+    /// Default 64.
+    pub strangers_max: usize,
+    /// For a connection to come about. Default 2 s.
+    pub connect_timeout: Duration,
+    /// For the handshake after it. Default 2 s.
+    pub handshake_timeout: Duration,
+    /// For a peer to take any bytes of what it is sent, after which the connection is given up. Default 5 s.
+    pub write_timeout: Duration,
+    /// The first pause before a connection is tried again. Default 20 ms.
+    pub backoff_min: Duration,
+    /// The longest pause. Default 1 s.
+    pub backoff_max: Duration,
+}
+
+impl TcpConfig {
+    /// The defaults for a node of this cluster.
+    #[must_use]
+    pub const fn new(cluster: ClusterId) -> Self {
+        const MIB: u32 = 1024 * 1024;
+        Self {
+            cluster,
+            bootstrap: None,
+            advertise: None,
+            frame_bytes_max: 8 * MIB,
+            queue_messages_max: 4096,
+            queue_bytes_max: 32 * MIB as u64,
+            inbound_bytes_max: 16 * MIB as usize,
+            handshakes_max: 64,
+            strangers_max: 64,
+            connect_timeout: Duration::from_secs(2),
+            handshake_timeout: Duration::from_secs(2),
+            write_timeout: Duration::from_secs(5),
+            backoff_min: Duration::from_millis(20),
+            backoff_max: Duration::from_secs(1),
+        }
+    }
+
+    pub(super) fn validate(&self) -> Result<(), &'static str> {
+        let times = [
+            self.connect_timeout,
+            self.handshake_timeout,
+            self.write_timeout,
+            self.backoff_min,
+            self.backoff_max,
+        ];
+        let limits =
+            [self.queue_messages_max, self.inbound_bytes_max, self.handshakes_max, self.strangers_max];
+        if times.iter().any(Duration::is_zero) {
+            return Err("time-outs and pauses must not be zero");
+        }
+        if self.backoff_min > self.backoff_max {
+            return Err("backoff_min must not be above backoff_max");
+        }
+        if limits.contains(&0) || self.queue_bytes_max == 0 {
+            return Err("limits must not be zero");
+        }
+        if (self.frame_bytes_max as usize) < HELLO_BYTES_MAX {
+            return Err("frame_bytes_max must hold a handshake");
+        }
+        if self.advertise.as_ref().is_some_and(|address| address.len() > HELLO_BYTES_MAX / 2) {
+            return Err("advertise is too long");
+        }
+        Ok(())
+    }
+}

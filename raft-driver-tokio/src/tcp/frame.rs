@@ -1,0 +1,96 @@
+//! Frames: a length in four bytes, little endian, and that many bytes.
+
+use std::io;
+
+use bytes::{Bytes, BytesMut};
+use raft_core::{Message, wire};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio_util::codec::{Decoder, LengthDelimitedCodec};
+
+/// What is received is cut out of buffers of this size, unless a frame is longer.
+const BUFFER_BYTES: usize = 64 * 1024;
+/// A buffer with less room than this is replaced.
+const ROOM_BYTES_MIN: usize = 4 * 1024;
+const LENGTH_BYTES: usize = 4;
+
+/// Reads frames; each stays a slice of the buffer that it was received in.
+#[derive(Debug)]
+pub(crate) struct FrameReader<R> {
+    io: R,
+    codec: LengthDelimitedCodec,
+    buffer: BytesMut,
+}
+
+/// Why there is no further frame.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FrameError {
+    #[error("the connection was closed")]
+    Closed,
+    #[error("a frame above the limit")]
+    Oversized,
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl<R: AsyncRead + Unpin> FrameReader<R> {
+    pub(crate) fn new(io: R, frame_bytes_max: usize) -> Self {
+        let codec = LengthDelimitedCodec::builder()
+            .little_endian()
+            .length_field_length(LENGTH_BYTES)
+            .max_frame_length(frame_bytes_max)
+            .new_codec();
+        // Grows to its full size once the handshake is over.
+        Self { io, codec, buffer: BytesMut::new() }
+    }
+
+    /// From now on frames may be this long.
+    pub(crate) fn set_limit(&mut self, frame_bytes_max: usize) {
+        self.codec.set_max_frame_length(frame_bytes_max);
+    }
+
+    /// The next frame, if it has been received already.
+    pub(crate) fn buffered(&mut self) -> Result<Option<Bytes>, FrameError> {
+        // The codec has one error of its own: the length.
+        let frame = self.codec.decode(&mut self.buffer).map_err(|_| FrameError::Oversized)?;
+        Ok(frame.map(BytesMut::freeze))
+    }
+
+    /// The next frame. Dropping the future loses nothing.
+    pub(crate) async fn next(&mut self) -> Result<Bytes, FrameError> {
+        loop {
+            if let Some(frame) = self.buffered()? {
+                return Ok(frame);
+            }
+            if self.buffer.capacity() - self.buffer.len() < ROOM_BYTES_MIN {
+                let small = self.codec.max_frame_length() < BUFFER_BYTES;
+                self.buffer.reserve(if small { ROOM_BYTES_MIN } else { BUFFER_BYTES });
+            }
+            if self.io.read_buf(&mut self.buffer).await? == 0 {
+                return Err(FrameError::Closed);
+            }
+        }
+    }
+}
+
+/// Appends a frame whose content `fill` writes. Returns its length, or `None` and nothing appended if it would be
+/// longer than `frame_bytes_max`.
+pub(crate) fn append(
+    out: &mut Vec<u8>,
+    frame_bytes_max: u32,
+    fill: impl FnOnce(&mut Vec<u8>),
+) -> Option<u32> {
+    let start = out.len();
+    out.extend_from_slice(&[0; LENGTH_BYTES]);
+    fill(out);
+    let length = u32::try_from(out.len() - start - LENGTH_BYTES).ok().filter(|len| *len <= frame_bytes_max);
+    match length {
+        Some(length) => out[start..start + LENGTH_BYTES].copy_from_slice(&length.to_le_bytes()),
+        None => out.truncate(start),
+    }
+    length
+}
+
+/// Appends a message as a frame.
+pub(crate) fn append_message(out: &mut Vec<u8>, frame_bytes_max: u32, message: &Message) -> Option<u32> {
+    append(out, frame_bytes_max, |out| wire::encode_message(message, out))
+}

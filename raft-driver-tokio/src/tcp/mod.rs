@@ -1,0 +1,128 @@
+//! A transport over TCP: one connection for each direction between two nodes, from the sender to the receiver.
+//!
+//! * Frames are a length in four bytes, little endian, and a message as [`raft_core::wire`] encodes it. Payloads
+//!   stay slices of the buffer that they were received in.
+//! * A connection begins with a handshake: both sides name protocol version, cluster, themselves and the digest of
+//!   the set that the cluster was bootstrapped with. Who does not fit is refused with a reason that both sides see.
+//! * Nothing waits for a peer: each has a bounded queue, and what does not fit, or waits for a peer that cannot be
+//!   reached, is dropped. The protocol repeats what matters.
+//! * A lost connection is made again after a pause that doubles, with jitter; at once if the peer connects first.
+//! * Nothing that a peer sends can panic a node, stall it or fill its memory: frames, handshakes, connections and
+//!   what was received and not yet taken in have limits.
+//!
+//! Peers are not authenticated: whoever reaches the port and knows the cluster's name can claim to be a member.
+//! Use it within a network that you trust.
+
+mod accept;
+mod config;
+mod dial;
+mod frame;
+mod handshake;
+mod sender;
+mod shared;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use raft_core::NodeId;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::transport::{Inbox, Network, Started};
+
+pub use config::TcpConfig;
+pub use handshake::Refusal;
+pub use sender::TcpSender;
+use shared::Shared;
+
+/// Why the transport could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TcpError {
+    /// The address cannot be listened on: in use, not this host's, or forbidden.
+    #[error("cannot listen on {address}: {error}")]
+    Bind {
+        /// The address.
+        address: String,
+        /// Why not.
+        #[source]
+        error: std::io::Error,
+    },
+    /// The configuration contradicts itself.
+    #[error("{0}")]
+    Config(&'static str),
+}
+
+/// A handshake was refused: a mistake in a configuration that does not heal by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The peer: as configured here if this node connected, else as it called itself.
+    pub peer: NodeId,
+    /// Where it is.
+    pub address: String,
+    /// Whether the peer refused this node; else this node refused the peer.
+    pub by_peer: bool,
+    /// Why.
+    pub refusal: Refusal,
+}
+
+/// A listening socket, ready to be given to a node.
+#[derive(Debug)]
+pub struct Tcp {
+    listener: TcpListener,
+    local: SocketAddr,
+    config: TcpConfig,
+    refusals: watch::Sender<Option<Refused>>,
+}
+
+impl Tcp {
+    /// Listens on `address`, for instance `127.0.0.1:0`. Connections are accepted once a node is started with it.
+    ///
+    /// # Errors
+    /// If the address cannot be listened on.
+    pub async fn bind(address: &str, config: TcpConfig) -> Result<Self, TcpError> {
+        config.validate().map_err(TcpError::Config)?;
+        let bind = |error| TcpError::Bind { address: address.to_owned(), error };
+        let listener = TcpListener::bind(address).await.map_err(bind)?;
+        let local = listener.local_addr().map_err(bind)?;
+        Ok(Self { listener, local, config, refusals: watch::Sender::new(None) })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// The last handshake that was refused, by this node or a peer, as it changes. Ask before the node is started.
+    #[must_use]
+    pub fn refusals(&self) -> watch::Receiver<Option<Refused>> {
+        self.refusals.subscribe()
+    }
+}
+
+impl Network for Tcp {
+    type Transport = TcpSender;
+
+    fn message_bytes_max(&self) -> u64 {
+        u64::from(self.config.frame_bytes_max)
+    }
+
+    fn start(self, id: NodeId, inbox: Inbox) -> Started<TcpSender> {
+        let Self { listener, local, config, refusals } = self;
+        let shared = Arc::new(Shared::new(id, local, config, inbox, refusals));
+        shared.spawn(shared.stop.clone(), accept::accept(Arc::clone(&shared), listener));
+        let counts = Arc::clone(&shared.counts);
+        let ending = Arc::clone(&shared);
+        Started {
+            transport: TcpSender::new(shared),
+            stats: Arc::new(move || counts.snapshot()),
+            stop: Box::pin(async move {
+                ending.stop.cancel();
+                ending.tasks.close();
+                ending.tasks.wait().await;
+            }),
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! What the tasks of one node's transport share: who may connect, who is connected, and what is counted.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use raft_core::{Membership, NodeId};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::tcp::handshake::{Hello, Identity, Refusal};
+use crate::tcp::{Refused, TcpConfig};
+use crate::transport::{Counts, Inbox};
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: TcpConfig,
+    /// What this node says of itself.
+    pub(crate) identity: Identity,
+    /// Where it says that it can be reached.
+    pub(crate) address: String,
+    pub(crate) inbox: Inbox,
+    pub(crate) counts: Arc<Counts>,
+    pub(crate) stop: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+    refusals: watch::Sender<Option<Refused>>,
+    gate: Mutex<Gate>,
+}
+
+/// Locked for moments only, never while anything is awaited.
+#[derive(Debug, Default)]
+struct Gate {
+    membership: Arc<Membership>,
+    /// Who is connected to this node.
+    inbound: BTreeMap<NodeId, Inbound>,
+    accepted: u64,
+    /// Wakes whoever pauses before connecting to a peer.
+    kicks: BTreeMap<NodeId, Arc<Notify>>,
+}
+
+#[derive(Debug)]
+struct Inbound {
+    /// Tells a connection from its successor.
+    serial: u64,
+    replaced: CancellationToken,
+    /// Where the peer says that it can be reached.
+    address: String,
+}
+
+/// A peer's one connection to this node, until dropped.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    pub(crate) peer: NodeId,
+    /// Cancelled when a newer connection takes its place.
+    pub(crate) replaced: CancellationToken,
+    serial: u64,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        let mut gate = self.shared.gate();
+        if gate.inbound.get(&self.peer).is_some_and(|inbound| inbound.serial == self.serial) {
+            gate.inbound.remove(&self.peer);
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(
+        id: NodeId,
+        local: SocketAddr,
+        config: TcpConfig,
+        inbox: Inbox,
+        refusals: watch::Sender<Option<Refused>>,
+    ) -> Self {
+        let identity = Identity { cluster: config.cluster, bootstrap: config.bootstrap, node: id };
+        Self {
+            identity,
+            address: config.advertise.clone().unwrap_or_else(|| local.to_string()),
+            config,
+            inbox,
+            counts: Arc::new(Counts::default()),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            refusals,
+            gate: Mutex::new(Gate::default()),
+        }
+    }
+
+    fn gate(&self) -> MutexGuard<'_, Gate> {
+        // Every use leaves the maps in order at each step: nothing to repair after a panic.
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs a task until it ends or `stop` is cancelled.
+    pub(crate) fn spawn(&self, stop: CancellationToken, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(async move {
+            stop.run_until_cancelled(task).await;
+        });
+    }
+
+    /// Whom this node belongs together with, from now on.
+    pub(crate) fn set_membership(&self, membership: Arc<Membership>) {
+        self.gate().membership = membership;
+    }
+
+    /// Where a peer that is connected says that it can be reached.
+    pub(crate) fn stranger(&self, peer: NodeId) -> Option<String> {
+        self.gate().inbound.get(&peer).map(|inbound| inbound.address.clone())
+    }
+
+    /// A peer to connect to has this alarm.
+    pub(crate) fn set_kick(&self, peer: NodeId, kick: Arc<Notify>) {
+        self.gate().kicks.insert(peer, kick);
+    }
+
+    pub(crate) fn remove_kick(&self, peer: NodeId) {
+        self.gate().kicks.remove(&peer);
+    }
+
+    /// Whether a peer may connect. If so, an older connection of its own ends.
+    pub(crate) fn admit(self: &Arc<Self>, hello: &Hello) -> Result<Admitted, Refusal> {
+        self.identity.fits(&hello.from)?;
+        if hello.to != self.identity.node {
+            return Err(Refusal::Target);
+        }
+        let peer = hello.from.node;
+        let mut gate = self.gate();
+        let pristine = gate.membership.nodes.is_empty();
+        if peer == self.identity.node || !(pristine || gate.membership.nodes.contains_key(&peer)) {
+            return Err(Refusal::UnknownPeer);
+        }
+        if pristine && !gate.inbound.contains_key(&peer) && gate.inbound.len() >= self.config.strangers_max {
+            return Err(Refusal::Full);
+        }
+        gate.accepted += 1;
+        let serial = gate.accepted;
+        let replaced = CancellationToken::new();
+        let inbound = Inbound { serial, replaced: replaced.clone(), address: hello.address.clone() };
+        if let Some(older) = gate.inbound.insert(peer, inbound) {
+            older.replaced.cancel();
+        }
+        if let Some(kick) = gate.kicks.get(&peer) {
+            // It is there: no reason to pause any longer.
+            kick.notify_one();
+        }
+        Ok(Admitted { peer, replaced, serial, shared: Arc::clone(self) })
+    }
+
+    /// Counts and tells a refusal. `log` is false where the same was told just before.
+    pub(crate) fn refused(&self, refused: Refused, log: bool) {
+        let counts = &self.counts;
+        let count = match refused.refusal {
+            _ if refused.by_peer => &counts.refused_by_peers,
+            Refusal::Version => &counts.refused_version,
+            Refusal::Cluster => &counts.refused_cluster,
+            Refusal::Target => &counts.refused_target,
+            Refusal::UnknownPeer => &counts.refused_unknown_peer,
+            Refusal::Bootstrap => &counts.refused_bootstrap,
+            Refusal::Full => &counts.refused_full,
+        };
+        count.one();
+        if log {
+            let Refused { peer, address, by_peer, refusal } = &refused;
+            tracing::warn!(id = %self.identity.node, %peer, address, by_peer, %refusal, "raft.tcp.refused");
+        }
+        self.refusals.send_replace(Some(refused));
+    }
+
+    /// Small messages leave at once, and a peer that vanished without a word is noticed.
+    pub(crate) fn tune(&self, stream: &TcpStream) -> std::io::Result<()> {
+        stream.set_nodelay(true)?;
+        let socket = SockRef::from(stream);
+        let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(5));
+        socket.set_tcp_keepalive(&keepalive)?;
+        // Without it, what is sent into a partition is repeated by the kernel at ever longer intervals, and a
+        // connection can stay silent for minutes after the partition has healed.
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        socket.set_tcp_user_timeout(Some(self.config.write_timeout))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,156 @@
+//! How messages get from node to node: what a transport must offer to be run here, and the way in for what it
+//! receives.
+//!
+//! * A transport never waits in [`Transport::send`]: a full queue drops the message, and the protocol repeats it.
+//! * What it receives goes through a [`Link`], one for each connection, with a budget in bytes: a peer that floods
+//!   a node is not read any further until the node has taken in what came before.
+//!
+//! Shipped: [`Channels`] within one process, and [`tcp`](crate::tcp).
+
+mod channels;
+mod stats;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use raft_core::host::Transport;
+use raft_core::{Message, NodeId};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
+
+pub use channels::{Channels, Endpoint, Sender};
+pub(crate) use stats::Counts;
+pub use stats::TransportStats;
+
+/// A transport that is ready to be started with a node.
+pub trait Network: Send + 'static {
+    /// The part that sends.
+    type Transport: Transport;
+
+    /// The longest encoded message that it carries.
+    fn message_bytes_max(&self) -> u64 {
+        u64::MAX
+    }
+
+    /// Begins to receive for node `id`, into `inbox`. Called once, inside the runtime.
+    fn start(self, id: NodeId, inbox: Inbox) -> Started<Self::Transport>;
+}
+
+/// A transport that runs.
+pub struct Started<T> {
+    /// The part that sends.
+    pub transport: T,
+    /// A look at its counters.
+    pub stats: Arc<dyn Fn() -> TransportStats + Send + Sync>,
+    /// Once polled: closes everything, and resolves when every task has ended and every socket is closed.
+    pub stop: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl<T> std::fmt::Debug for Started<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Started").finish_non_exhaustive()
+    }
+}
+
+/// Something that a transport has to tell its node.
+#[derive(Debug)]
+pub enum Incoming {
+    /// A message from the peer that the transport has authenticated as its sender.
+    Message(Message, Room),
+    /// The connection to this peer was lost, and with it perhaps what was on the way.
+    Unreachable(NodeId),
+}
+
+/// A message's share of its link's budget; given back when dropped, which a host does once it took the message in.
+#[derive(Debug)]
+pub struct Room(#[expect(dead_code, reason = "held for its drop")] Option<OwnedSemaphorePermit>);
+
+/// The node is gone: nothing is received for it any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the node has stopped")]
+pub struct Closed;
+
+/// Why [`Link::try_deliver`] did not deliver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TryDeliverError {
+    /// The link's budget is used up.
+    #[error("the node has not yet taken in what came before")]
+    Full,
+    /// The node is gone.
+    #[error(transparent)]
+    Closed(#[from] Closed),
+}
+
+type Sink = dyn Fn(Incoming) -> Result<(), Closed> + Send + Sync;
+
+/// The way into a node for whatever transports receive.
+#[derive(Clone)]
+pub struct Inbox(Arc<Sink>);
+
+impl Inbox {
+    /// An inbox that hands everything to `sink`, which must not block: a host's unbounded queue. Budgets are kept
+    /// by [`Link`].
+    pub fn new(sink: impl Fn(Incoming) -> Result<(), Closed> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(sink))
+    }
+
+    /// A way in for one connection, with a budget of its own.
+    #[must_use]
+    pub fn link(&self, budget_bytes: usize) -> Link {
+        let budget_bytes = budget_bytes.clamp(Link::MESSAGE_BYTES_MIN, Semaphore::MAX_PERMITS);
+        Link { inbox: self.clone(), budget: Arc::new(Semaphore::new(budget_bytes)), budget_bytes }
+    }
+
+    /// Tells the node that the connection to `peer` was lost.
+    pub fn unreachable(&self, peer: NodeId) {
+        // A node that is gone need not know.
+        let _ = (self.0)(Incoming::Unreachable(peer));
+    }
+}
+
+impl std::fmt::Debug for Inbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Inbox")
+    }
+}
+
+/// The way into a node for one connection.
+#[derive(Clone, Debug)]
+pub struct Link {
+    inbox: Inbox,
+    budget: Arc<Semaphore>,
+    budget_bytes: usize,
+}
+
+impl Link {
+    /// What the smallest message counts, so that their number is bounded too.
+    const MESSAGE_BYTES_MIN: usize = 1024;
+
+    /// Delivers a message of about `bytes`, once there is room for it.
+    ///
+    /// # Errors
+    /// If the node is gone.
+    pub async fn deliver(&self, message: Message, bytes: usize) -> Result<(), Closed> {
+        let room = Arc::clone(&self.budget).acquire_many_owned(self.cost(bytes)).await.map_err(|_| Closed)?;
+        (self.inbox.0)(Incoming::Message(message, Room(Some(room))))
+    }
+
+    /// Delivers a message of about `bytes` if there is room for it.
+    ///
+    /// # Errors
+    /// If there is none, or the node is gone.
+    pub fn try_deliver(&self, message: Message, bytes: usize) -> Result<(), TryDeliverError> {
+        let room = match Arc::clone(&self.budget).try_acquire_many_owned(self.cost(bytes)) {
+            Ok(room) => room,
+            Err(TryAcquireError::NoPermits) => return Err(TryDeliverError::Full),
+            Err(TryAcquireError::Closed) => return Err(Closed.into()),
+        };
+        Ok((self.inbox.0)(Incoming::Message(message, Room(Some(room))))?)
+    }
+
+    /// A message longer than the whole budget takes all of it, instead of waiting for ever.
+    fn cost(&self, bytes: usize) -> u32 {
+        let cost = bytes.max(Self::MESSAGE_BYTES_MIN).min(self.budget_bytes);
+        u32::try_from(cost).unwrap_or(u32::MAX)
+    }
+}

@@ -1,0 +1,83 @@
+//! What a transport has counted since it was started.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// What a transport has counted since it was started.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub struct TransportStats {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        /// The counters behind [`TransportStats`].
+        #[derive(Debug, Default)]
+        pub(crate) struct Counts {
+            $(pub(crate) $name: Count,)*
+        }
+
+        impl Counts {
+            pub(crate) fn snapshot(&self) -> TransportStats {
+                TransportStats { $($name: self.$name.0.load(Ordering::Relaxed),)* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Messages handed to the network.
+    messages_sent,
+    /// Bytes handed to the network; zero within a process.
+    bytes_sent,
+    /// Messages received.
+    messages_received,
+    /// Bytes received; zero within a process.
+    bytes_received,
+    /// Messages dropped because a queue was full, or the peer unknown, cut off or not connected.
+    messages_dropped,
+    /// Connections made to peers.
+    connects,
+    /// Attempts to connect that failed before the handshake was over.
+    connect_failures,
+    /// Connections to peers that were lost.
+    disconnects,
+    /// Handshakes that a peer refused.
+    refused_by_peers,
+    /// Handshakes refused because the other side speaks another version.
+    refused_version,
+    /// Handshakes refused because the other side is of another cluster.
+    refused_cluster,
+    /// Handshakes refused because another node was meant.
+    refused_target,
+    /// Handshakes refused because the peer is not a member.
+    refused_unknown_peer,
+    /// Handshakes refused because the peer was bootstrapped with another set.
+    refused_bootstrap,
+    /// Connections refused because there are too many.
+    refused_full,
+    /// Connections accepted and lost, or closed for a newer one of the same peer.
+    inbound_closed,
+    /// Connections accepted that failed before the handshake was over.
+    inbound_failures,
+    /// Connections closed because of bytes that are no message.
+    malformed,
+    /// Connections closed because of a frame above the limit.
+    oversized,
+    /// Connections closed because a message named another sender or receiver than the handshake.
+    misaddressed,
+}
+
+/// One counter. Readers need no order between counters.
+#[derive(Debug, Default)]
+pub(crate) struct Count(AtomicU64);
+
+impl Count {
+    pub(crate) fn one(&self) {
+        self.add(1);
+    }
+
+    pub(crate) fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+}

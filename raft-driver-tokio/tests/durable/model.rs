@@ -1,0 +1,280 @@
+//! What a log is, told naively, and the store against it under arbitrary writes, reads and restarts.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use raft_core::host::{LogReader, LogStore};
+use raft_core::{
+    Commands, Entries, EntryRef, HardState, LogId, LogIndex, Membership, NodeId, Term, Write, WriteId,
+};
+use raft_driver_tokio::ClusterId;
+use raft_driver_tokio::storage::{DurableError, DurableLog, DurableReader, Identity};
+use serde::Deserialize;
+use serde::de::IntoDeserializer;
+use serde::de::value::{Error, U64Deserializer};
+
+use crate::disk::Disk;
+
+pub(crate) const IDENTITY: Identity =
+    Identity { cluster: ClusterId::new(0xabcd << 96 | 0x1234), node: NodeId::new(3) };
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Entry {
+    Noop(LogId),
+    Command(LogId, Vec<u8>),
+    Membership(LogId, Membership),
+}
+
+impl Entry {
+    fn id(&self) -> LogId {
+        match self {
+            Self::Noop(id) | Self::Command(id, _) | Self::Membership(id, _) => *id,
+        }
+    }
+}
+
+pub(crate) fn owned(entries: &Entries) -> Vec<Entry> {
+    let owned = entries.iter().map(|entry| match entry {
+        EntryRef::Noop(id) => Entry::Noop(id),
+        EntryRef::Command(id, command) => Entry::Command(id, command.to_vec()),
+        EntryRef::Membership(id, membership) => Entry::Membership(id, (**membership).clone()),
+    });
+    owned.collect()
+}
+
+/// A log as a list.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Model {
+    pub(crate) hard_state: HardState,
+    pub(crate) log: Vec<Entry>,
+}
+
+impl Model {
+    pub(crate) fn apply(&mut self, write: &Write) {
+        self.hard_state = write.hard_state.unwrap_or(self.hard_state);
+        if let Some(first) = write.entries.first() {
+            self.log.retain(|entry| entry.id().index < first.index);
+            self.log.extend(owned(&write.entries));
+        }
+    }
+
+    pub(crate) fn last(&self) -> LogId {
+        self.log.last().map_or(LogId::ZERO, Entry::id)
+    }
+
+    /// What is stored, as a restarted node sees it, if the recovery fits to the entries.
+    pub(crate) fn read(log: &mut DurableLog) -> Result<Self, DurableError> {
+        let recovery = log.recover()?;
+        let entries = read_all(&log.reader())?;
+        let log: Vec<Entry> = entries;
+        let found = Self { hard_state: recovery.hard_state, log };
+        let mut terms: Vec<(Term, LogIndex)> =
+            found.log.iter().map(|entry| (entry.id().term, entry.id().index)).collect();
+        terms.dedup_by_key(|(term, _)| *term);
+        let memberships = found.log.iter().filter_map(|entry| match entry {
+            Entry::Membership(id, membership) => Some((id.index, Arc::new(membership.clone()))),
+            _ => None,
+        });
+        assert_eq!(recovery.last, found.last());
+        assert_eq!(recovery.base, LogId::ZERO);
+        assert_eq!(recovery.terms.iter().map(|run| (run.term, run.first)).collect::<Vec<_>>(), terms);
+        assert_eq!(recovery.memberships, memberships.collect::<Vec<_>>());
+        Ok(found)
+    }
+}
+
+pub(crate) fn read_all(reader: &DurableReader) -> Result<Vec<Entry>, DurableError> {
+    let mut found: Vec<Entry> = Vec::new();
+    loop {
+        let next = LogIndex::new(found.len() as u64 + 1);
+        let entries = reader.read(next, LogIndex::LIMIT, 100_000)?;
+        if entries.is_empty() {
+            return Ok(found);
+        }
+        assert_eq!(entries.first().map(|id| id.index), Some(next));
+        found.extend(owned(&entries));
+    }
+}
+
+pub(crate) fn write(hard_state: Option<HardState>, entries: Entries) -> Write {
+    // Only nodes mint these; a store does not look at them.
+    let number: U64Deserializer<Error> = 1u64.into_deserializer();
+    Write { id: WriteId::deserialize(number).unwrap(), hard_state, entries }
+}
+
+pub(crate) fn id(term: u64, index: u64) -> LogId {
+    LogId::new(Term::new(term), LogIndex::new(index))
+}
+
+/// Commands whose content tells where and when they were written.
+pub(crate) fn commands(first: LogId, count: u64, bytes: usize) -> Entries {
+    let command = |at: u64| {
+        let mut command = format!("{}/{at}/{bytes}.", first).into_bytes();
+        let mut state = first.term.get() << 40 | first.index.get() << 20 | at;
+        while command.len() < bytes {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            command.push((state >> 56) as u8);
+        }
+        command.truncate(bytes);
+        command
+    };
+    Entries::commands(first, &(0..count).map(command).collect::<Commands>())
+}
+
+pub(crate) fn membership(at: LogId, voters: u64) -> Entries {
+    let nodes = (1..=voters).map(|node| (NodeId::new(node), Bytes::from(format!("node-{node}:1"))));
+    Entries::membership(at, Arc::new(Membership::of_voters(nodes.collect())))
+}
+
+pub(crate) fn vote(term: u64, node: u64) -> Option<HardState> {
+    Some(HardState { term: Term::new(term), voted_for: (node > 0).then(|| NodeId::new(node)) })
+}
+
+/// An empty log on a disk.
+pub(crate) fn created() -> Disk {
+    let disk = Disk::default();
+    DurableLog::create_on(disk.layer(), IDENTITY).unwrap();
+    disk
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// Writes in one batch: how far back from the end they begin, whether in a new term, what they are.
+    Write(Vec<(u64, bool, Kind)>),
+    Restart,
+    Read {
+        from: u64,
+        count: u64,
+        bytes_max: u64,
+    },
+}
+
+#[derive(Clone, Debug)]
+enum Kind {
+    HardState,
+    Noop,
+    Commands { count: u64, bytes: usize, votes: bool },
+    Membership(u64),
+    NoopAndCommands(u64),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let size = prop_oneof![4 => 0..400usize, 1 => 3_000..20_000usize];
+    let kind = prop_oneof![
+        2 => Just(Kind::HardState),
+        1 => Just(Kind::Noop),
+        8 => (1..70u64, size, any::<bool>())
+            .prop_map(|(count, bytes, votes)| Kind::Commands { count, bytes, votes }),
+        1 => (1..5u64).prop_map(Kind::Membership),
+        2 => (1..30u64).prop_map(Kind::NoopAndCommands),
+    ];
+    let back = prop_oneof![6 => Just(0), 2 => 0..10u64, 1 => 0..300u64];
+    let one = (back, any::<bool>(), kind);
+    let bytes_max = prop_oneof![Just(0), Just(u64::MAX), 0..50_000u64];
+    vec(
+        prop_oneof![
+            6 => vec(one, 1..4).prop_map(Step::Write),
+            1 => Just(Step::Restart),
+            2 => (0..400u64, 0..200u64, bytes_max)
+                .prop_map(|(from, count, bytes_max)| Step::Read { from, count, bytes_max }),
+        ],
+        1..25,
+    )
+}
+
+/// A write that a node could hand out in this state.
+fn build(model: &Model, back: u64, new_term: bool, kind: &Kind) -> Write {
+    let term = model.hard_state.term.get().max(1) + u64::from(new_term);
+    let first = id(term, (model.last().index.get() + 1).saturating_sub(back).max(1));
+    let hard_state = vote(term, if new_term { 2 } else { 0 });
+    match *kind {
+        Kind::HardState => write(hard_state, Entries::empty()),
+        Kind::Noop => write(hard_state, Entries::noop(first)),
+        Kind::Membership(voters) => write(hard_state, membership(first, voters)),
+        Kind::Commands { count, bytes, votes } => {
+            write(hard_state.filter(|_| votes || new_term), commands(first, count, bytes))
+        }
+        Kind::NoopAndCommands(count) => {
+            let more = commands(id(term, first.index.get() + 1), count, 30);
+            write(hard_state, Entries::join([Entries::noop(first), more]).unwrap())
+        }
+    }
+}
+
+fn run(steps: &[Step]) {
+    let disk = created();
+    let mut log = DurableLog::open_on(disk.layer(), IDENTITY).unwrap();
+    let mut model = Model::default();
+    let mut incarnation = 1;
+    for step in steps {
+        match step {
+            Step::Write(writes) => {
+                let mut batch = Vec::new();
+                for (back, new_term, kind) in writes {
+                    let write = build(&model, *back, *new_term, kind);
+                    model.apply(&write);
+                    batch.push(write);
+                }
+                log.write(&batch).unwrap();
+            }
+            Step::Restart => {
+                drop(log);
+                log = DurableLog::open_on(disk.layer(), IDENTITY).unwrap();
+                incarnation += 1;
+                assert_eq!(log.incarnation(), incarnation);
+                assert_eq!(Model::read(&mut log).unwrap(), model);
+            }
+            Step::Read { from, count, bytes_max } => {
+                let (from, through) = (LogIndex::new(*from), LogIndex::new(from + count));
+                let found = log.reader().read(from, through, *bytes_max).unwrap();
+                let expected: Vec<Entry> = model
+                    .log
+                    .iter()
+                    .filter(|entry| from > LogIndex::ZERO && (from..=through).contains(&entry.id().index))
+                    .cloned()
+                    .collect();
+                assert!(owned(&found).len() <= expected.len());
+                assert_eq!(owned(&found)[..], expected[..owned(&found).len()]);
+                assert!(found.len() <= 1 || found.size_bytes() <= *bytes_max);
+                assert!(!found.is_empty() || expected.is_empty(), "one entry at least");
+                if *bytes_max == u64::MAX {
+                    assert_eq!(owned(&found), expected);
+                }
+            }
+        }
+    }
+    assert_eq!(Model::read(&mut log).unwrap(), model);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_store_is_the_model(steps in steps()) {
+        run(&steps);
+    }
+}
+
+#[test]
+fn readers_go_on_beside_writes_and_need_no_writer() {
+    let disk = created();
+    let mut log = DurableLog::open_on(disk.layer(), IDENTITY).unwrap();
+    let reader = log.reader();
+    assert!(reader.read(LogIndex::FIRST, LogIndex::LIMIT, u64::MAX).unwrap().is_empty());
+    log.write(&[write(vote(1, 1), commands(id(1, 1), 100, 256))]).unwrap();
+    let writer = std::thread::spawn(move || {
+        for at in 1..50 {
+            log.write(&[write(None, commands(id(1, 1 + at * 100), 100, 256))]).unwrap();
+        }
+    });
+    let mut last = 0;
+    while last < 5000 {
+        let found = read_all(&reader).unwrap();
+        assert!(found.len() >= last && found.len().is_multiple_of(100), "whole batches only, and none twice");
+        last = found.len();
+    }
+    writer.join().unwrap();
+    assert_eq!(read_all(&reader.clone()).unwrap().len(), 5000);
+}

@@ -1,0 +1,11 @@
+//! The example's program as users run it: real processes on loopback, real files, `kill -9`.
+//!
+//! Cargo builds examples together with the tests; [`support::binary`] finds the program beside them.
+
+#![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod bad_input;
+mod cluster;
+mod demo;
+mod support;

@@ -1,0 +1,70 @@
+//! Many seeds on many threads, until one fails.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use crate::run;
+use crate::scenario::Options;
+use crate::summary::{Failure, Summary};
+
+/// Which seeds to run, and how.
+#[derive(Clone, Debug)]
+pub struct Campaign {
+    /// The first seed.
+    pub start: u64,
+    /// How many.
+    pub seeds: u64,
+    /// On how many threads.
+    pub jobs: usize,
+    /// What is fixed for every run.
+    pub options: Options,
+}
+
+/// How a campaign ended.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// The figures of the runs that held, added up.
+    pub summary: Summary,
+    /// The failure of the lowest seed that failed. No lower seed fails.
+    pub failure: Option<Failure>,
+}
+
+impl Campaign {
+    /// Runs the seeds in order, and stops at a failure. `progress` is told each run's figures, from any thread.
+    pub fn run(&self, progress: impl Fn(&Summary) + Sync) -> Outcome {
+        let next = AtomicU64::new(0);
+        let stop = AtomicBool::new(false);
+        let outcome = Mutex::new(Outcome::default());
+        let work = || {
+            while !stop.load(Ordering::Relaxed) {
+                // Seeds are begun in order, and what was begun is finished: the lowest failure is the first.
+                let offset = next.fetch_add(1, Ordering::Relaxed);
+                if offset >= self.seeds {
+                    return;
+                }
+                let result = run(self.start.wrapping_add(offset), &self.options);
+                let mut outcome = outcome.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                match result {
+                    Ok(summary) => {
+                        outcome.summary.add(&summary);
+                        progress(&summary);
+                    }
+                    Err(failure) => {
+                        stop.store(true, Ordering::Relaxed);
+                        if outcome.failure.as_ref().is_none_or(|other| failure.seed < other.seed) {
+                            outcome.failure = Some(failure);
+                        }
+                    }
+                }
+            }
+        };
+        thread::scope(|scope| {
+            for _ in 1..self.jobs.max(1) {
+                scope.spawn(work);
+            }
+            work();
+        });
+        outcome.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}

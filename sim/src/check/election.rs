@@ -1,0 +1,209 @@
+//! Election Safety (§5.2) and the votes behind it.
+//!
+//! * At most one leader in a term.
+//! * At most one vote of a node in a term, across restarts: by what it says and by what its disk keeps.
+//! * A vote leaves only when it is durable, and goes only to a candidate whose log is up to date (§5.4.1).
+//! * A leader has durable votes of a majority, its own included.
+
+use std::collections::BTreeMap;
+
+use raft_core::{Body, HardState, LogId, Message, NodeId, Status, Term};
+
+use super::disks::slot;
+use super::{Broken, Check, ensure};
+
+const CHECKER: &str = "election";
+
+/// Who was elected, and by whom.
+#[derive(Debug)]
+pub(crate) struct Election {
+    leaders: BTreeMap<Term, NodeId>,
+    /// Each node's durable votes.
+    votes: Vec<BTreeMap<Term, NodeId>>,
+    /// The last entry that each candidate of a term advertised.
+    candidates: BTreeMap<(Term, NodeId), LogId>,
+}
+
+impl Election {
+    pub(crate) fn new(nodes: usize) -> Self {
+        Self { leaders: BTreeMap::new(), votes: vec![BTreeMap::new(); nodes], candidates: BTreeMap::new() }
+    }
+
+    pub(crate) fn elected(&self) -> u64 {
+        self.leaders.len() as u64
+    }
+
+    fn vote(&self, node: NodeId, term: Term) -> Option<NodeId> {
+        self.votes[slot(node)].get(&term).copied()
+    }
+
+    /// A hard state became durable.
+    pub(crate) fn durable(&mut self, node: NodeId, hard_state: HardState) -> Check {
+        let Some(candidate) = hard_state.voted_for else { return Ok(()) };
+        let before = *self.votes[slot(node)].entry(hard_state.term).or_insert(candidate);
+        ensure!(
+            CHECKER,
+            before == candidate,
+            "n{node} voted for n{before} and for n{candidate} in term {}",
+            hard_state.term
+        );
+        Ok(())
+    }
+
+    /// A node became leader.
+    pub(crate) fn elected_leader(&mut self, status: &Status) -> Check {
+        let (node, term) = (status.id, status.term);
+        if let Some(other) = self.leaders.get(&term) {
+            return Err(Broken::new(CHECKER, format!("n{other} and n{node} both lead term {term}")));
+        }
+        self.leaders.insert(term, node);
+        let votes = self.votes.iter().filter(|votes| votes.get(&term) == Some(&node)).count();
+        ensure!(
+            CHECKER,
+            votes * 2 > self.votes.len(),
+            "n{node} leads term {term} with {votes} durable votes of {}",
+            self.votes.len()
+        );
+        Ok(())
+    }
+
+    /// A node stepped: its vote, or the leader that it knows, may have changed.
+    pub(crate) fn voted(&self, before: &Status, after: &Status) -> Check {
+        let same_term = before.term == after.term;
+        if after.leader != before.leader || !same_term {
+            let known = self.leaders.get(&after.term).copied();
+            ensure!(
+                CHECKER,
+                after.leader.is_none() || after.leader == known,
+                "n{} takes n{:?} for the leader of term {}, which is n{known:?}",
+                after.id,
+                after.leader,
+                after.term
+            );
+        }
+        if after.voted_for == before.voted_for && same_term {
+            return Ok(());
+        }
+        let vote = match after.voted_for {
+            Some(candidate) if candidate != after.id => candidate,
+            None if same_term => {
+                let what = format!("n{} took back its vote in term {}", after.id, after.term);
+                return Err(Broken::new(CHECKER, what));
+            }
+            _ => return Ok(()),
+        };
+        let advertised = self.candidates.get(&(after.term, vote));
+        ensure!(
+            CHECKER,
+            advertised.is_some_and(|last| *last >= before.last),
+            "n{} voted in term {} for n{vote} with a log through {advertised:?}, and has {} itself",
+            after.id,
+            after.term,
+            before.last
+        );
+        Ok(())
+    }
+
+    /// A node was given a message: what a candidate advertises is remembered.
+    pub(crate) fn received(&mut self, message: &Message) {
+        if let Body::RequestVote { last } = message.body {
+            self.candidates.insert((message.term, message.from), last);
+        }
+    }
+
+    /// A node sends a message.
+    pub(crate) fn sent(&self, message: &Message) -> Check {
+        let (from, term) = (message.from, message.term);
+        let vote = match &message.body {
+            Body::RequestVote { .. } => from,
+            Body::RequestVoteReply { granted: true } => message.to,
+            Body::AppendEntries { .. } => {
+                let leader = self.leaders.get(&term);
+                ensure!(
+                    CHECKER,
+                    leader == Some(&from),
+                    "{message:?}, but the leader of that term is {leader:?}"
+                );
+                return Ok(());
+            }
+            _ => return Ok(()),
+        };
+        let durable = self.vote(from, term);
+        ensure!(
+            "persist-before-send",
+            durable == Some(vote),
+            "{message:?}, but n{from}'s durable vote in that term is {durable:?}"
+        );
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{append, hard_state, id, message, node, status};
+    use raft_core::{Entries, RoleKind};
+
+    fn vote(election: &mut Election, voter: u64, term: u64, candidate: u64) -> Check {
+        election.durable(node(voter), hard_state(term, candidate).unwrap())
+    }
+
+    #[test]
+    fn a_second_vote_in_a_term_is_seen_even_after_a_restart() {
+        let mut election = Election::new(3);
+        assert_eq!(vote(&mut election, 1, 2, 3), Ok(()));
+        assert_eq!(vote(&mut election, 1, 2, 0), Ok(()));
+        assert_eq!(vote(&mut election, 1, 3, 2), Ok(()));
+        assert!(vote(&mut election, 1, 2, 2).is_err());
+    }
+
+    #[test]
+    fn a_leader_needs_a_majority_of_durable_votes_and_a_term_of_its_own() {
+        let mut election = Election::new(3);
+        let mut leader = status(1, 2);
+        leader.role = RoleKind::Leader;
+        vote(&mut election, 1, 2, 1).unwrap();
+        assert!(election.elected_leader(&leader).unwrap_err().what.contains("1 durable votes of 3"));
+        let mut election = Election::new(3);
+        vote(&mut election, 1, 2, 1).unwrap();
+        vote(&mut election, 2, 2, 1).unwrap();
+        assert_eq!(election.elected_leader(&leader), Ok(()));
+        leader.id = node(2);
+        assert!(election.elected_leader(&leader).unwrap_err().what.contains("both lead term 2"));
+        assert_eq!(election.sent(&message(1, 2, 2, append(LogId::ZERO, Entries::empty(), 0))), Ok(()));
+        assert!(election.sent(&message(2, 1, 2, append(LogId::ZERO, Entries::empty(), 0))).is_err());
+    }
+
+    #[test]
+    fn a_vote_that_is_not_durable_must_not_leave() {
+        let mut election = Election::new(3);
+        let grant = message(1, 2, 4, Body::RequestVoteReply { granted: true });
+        assert!(election.sent(&grant).is_err());
+        vote(&mut election, 1, 4, 2).unwrap();
+        assert_eq!(election.sent(&grant), Ok(()));
+        assert!(election.sent(&message(1, 3, 4, Body::RequestVoteReply { granted: true })).is_err());
+        assert!(election.sent(&message(1, 3, 4, Body::RequestVote { last: LogId::ZERO })).is_err());
+        assert_eq!(election.sent(&message(1, 3, 4, Body::RequestVoteReply { granted: false })), Ok(()));
+    }
+
+    #[test]
+    fn a_vote_for_a_log_that_is_behind_is_seen() {
+        // Longer but of an older term: comparing indexes alone would grant it.
+        let mut election = Election::new(3);
+        let mut before = status(1, 3);
+        before.last = id(5, 3);
+        let mut after = before;
+        (after.term, after.voted_for) = (crate::testing::term(4), Some(node(2)));
+        assert!(election.voted(&before, &after).is_err());
+        election.received(&message(2, 1, 4, Body::RequestVote { last: id(9, 2) }));
+        assert!(election.voted(&before, &after).unwrap_err().what.contains("has 5@3 itself"));
+        election.received(&message(2, 1, 4, Body::RequestVote { last: id(5, 3) }));
+        assert_eq!(election.voted(&before, &after), Ok(()));
+        let mut back = after;
+        back.voted_for = None;
+        assert!(election.voted(&after, &back).unwrap_err().what.contains("took back"));
+        back.leader = Some(node(3));
+        back.voted_for = after.voted_for;
+        assert!(election.voted(&after, &back).unwrap_err().what.contains("takes n"));
+    }
+}

@@ -1,0 +1,310 @@
+//! What a seed means: the size of the cluster, its limits, its clients, and how bad the world is to it.
+//!
+//! Everything is drawn here, once, before the run begins, so that a scenario can be printed and read.
+
+use std::time::Duration;
+
+use raft_core::{Config, NodeId};
+
+use crate::clock::{MICROSECOND, MILLISECOND, Nanos, SECOND};
+use crate::faults::Fault;
+use crate::network::NetworkModel;
+use crate::rng::{Ppm, Rng};
+
+/// What a caller fixes; the seed decides the rest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// How many nodes. `None`: three or five, by the seed. At most 64.
+    pub nodes: Option<usize>,
+    /// Least simulated time before the faults end, in seconds.
+    pub seconds_min: u64,
+    /// Least number of client operations before the faults end.
+    pub operations_min: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { nodes: None, seconds_min: 40, operations_min: 300 }
+    }
+}
+
+/// How the disks behave.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DiskModel {
+    pub(crate) sync_min: Nanos,
+    pub(crate) sync_more: Nanos,
+    /// How often a sync takes very long, and how long then.
+    pub(crate) stall: Ppm,
+    pub(crate) stall_mean: Nanos,
+    /// How often a finished sync is reported late, or only with the one after it.
+    pub(crate) late_report: Ppm,
+    pub(crate) late_mean: Nanos,
+    /// How long a read takes beyond nothing.
+    pub(crate) read_mean: Nanos,
+    /// How often a crash leaves something behind the cut.
+    pub(crate) wreck: Ppm,
+}
+
+/// How the state machines behave.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct MachineModel {
+    pub(crate) task_mean: Nanos,
+    /// How often a machine saves its state after a task; zero for one that lives in memory.
+    pub(crate) save: Ppm,
+    /// How often an `Applied` waits for the next one.
+    pub(crate) late_report: Ppm,
+}
+
+/// How the driver uses its node.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DriverModel {
+    /// How often actions are left for later after a step.
+    pub(crate) late_poll: Ppm,
+    pub(crate) late_poll_mean: Nanos,
+    /// How often a wake-up comes late.
+    pub(crate) late_wake: Ppm,
+    pub(crate) late_wake_mean: Nanos,
+    /// How often a step is followed by a wake-up that nobody asked for.
+    pub(crate) spurious_wake: Ppm,
+    /// The greatest difference between a local clock and the true one.
+    pub(crate) drift_ppm_max: u64,
+}
+
+/// What the clients do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ClientModel {
+    pub(crate) clients: usize,
+    /// Mean time between one client's requests.
+    pub(crate) think_mean: Nanos,
+    pub(crate) outstanding_max: usize,
+    pub(crate) batch_max: u64,
+    pub(crate) reads: Ppm,
+    pub(crate) keys: u64,
+    pub(crate) padding_max: u64,
+    pub(crate) patience: Nanos,
+    /// How often a client whose patience ends says so; otherwise it walks away.
+    pub(crate) forget: Ppm,
+    /// How often a client asks any node rather than the one it believes to lead.
+    pub(crate) stray: Ppm,
+}
+
+/// What goes wrong.
+#[derive(Clone, Debug)]
+pub(crate) struct FaultModel {
+    /// Mean time between faults; `None` for a calm run.
+    pub(crate) interval_mean: Option<Nanos>,
+    pub(crate) weights: [u64; Fault::ALL.len()],
+    pub(crate) down_mean: Nanos,
+    pub(crate) cut_mean: Nanos,
+    pub(crate) pause_mean: Nanos,
+    /// How often a fault picks the leader as its victim.
+    pub(crate) at_leader: Ppm,
+}
+
+/// Everything that is drawn for a run.
+#[derive(Clone, Debug)]
+pub(crate) struct Scenario {
+    pub(crate) nodes: usize,
+    /// One for each node.
+    pub(crate) configs: Vec<Config>,
+    /// The one node that is bootstrapped; `None`: all of them.
+    pub(crate) bootstrap_only: Option<usize>,
+    pub(crate) duration: Nanos,
+    pub(crate) operations_min: u64,
+    pub(crate) network: NetworkModel,
+    pub(crate) disk: DiskModel,
+    pub(crate) machine: MachineModel,
+    pub(crate) driver: DriverModel,
+    pub(crate) clients: ClientModel,
+    pub(crate) faults: FaultModel,
+}
+
+/// The unit of time in which everything else is measured: a network much slower than the election timeout
+/// would elect nobody, and prove nothing.
+struct Timing {
+    election_min: Nanos,
+    election_max: Nanos,
+    heartbeat: Nanos,
+}
+
+impl Timing {
+    fn draw(rng: &mut Rng) -> Self {
+        let election_min = rng.log_between(60 * MILLISECOND, 500 * MILLISECOND);
+        let election_max = election_min + rng.between(election_min / 2, election_min * 2);
+        let heartbeat = election_min / rng.between(3, 8);
+        Self { election_min, election_max, heartbeat }
+    }
+}
+
+impl Scenario {
+    pub(crate) fn draw(seed: u64, options: &Options) -> Self {
+        let rng = &mut Rng::new(seed, 0);
+        let nodes = options.nodes.unwrap_or_else(|| *rng.pick(&[3, 5])).clamp(1, 64);
+        let timing = Timing::draw(rng);
+        let padding_max = if rng.chance(125_000) { rng.between(64, 2_000) } else { rng.below(64) };
+        Self {
+            nodes,
+            configs: configs(rng, nodes, &timing, padding_max),
+            bootstrap_only: rng.chance(250_000).then(|| rng.index(nodes)),
+            duration: rng.between(options.seconds_min * SECOND, options.seconds_min * SECOND * 5 / 4),
+            operations_min: options.operations_min,
+            network: network(rng, &timing),
+            disk: disk(rng, &timing),
+            machine: machine(rng),
+            driver: driver(rng, &timing),
+            clients: clients(rng, &timing, padding_max),
+            faults: faults(rng, &timing),
+        }
+    }
+}
+
+fn configs(rng: &mut Rng, nodes: usize, timing: &Timing, padding_max: u64) -> Vec<Config> {
+    let mut config = Config::new(NodeId::new(0));
+    config.seed = rng.next();
+    config.election_timeout_min = Duration::from_nanos(timing.election_min);
+    config.election_timeout_max = Duration::from_nanos(timing.election_max);
+    config.heartbeat_interval = Duration::from_nanos(timing.heartbeat);
+    let defaults = config.clone();
+    let mixed = rng.chance(250_000);
+    limits(rng, &mut config, padding_max);
+    (1..=nodes as u64)
+        .map(|id| {
+            if mixed {
+                config = defaults.clone();
+                limits(rng, &mut config, padding_max);
+            }
+            Config { id: NodeId::new(id), ..config.clone() }
+        })
+        .collect()
+}
+
+/// Small limits, each in some runs: what is never reached is never tested.
+fn limits(rng: &mut Rng, config: &mut Config, padding_max: u64) {
+    // No limit is so small that a single command could never pass it.
+    let least = 200 + padding_max;
+    let mut sometimes = |ppm, min: u64, max: u64, limit: &mut u64| {
+        if rng.chance(ppm) {
+            *limit = rng.log_between(min, max);
+        }
+    };
+    sometimes(330_000, least, least * 6, &mut config.tail_bytes_max);
+    sometimes(330_000, 1, 16, &mut config.append_entries_max);
+    sometimes(250_000, 64, 2_000, &mut config.append_bytes_max);
+    sometimes(200_000, least, least * 16, &mut config.inflight_bytes_max);
+    sometimes(250_000, 64, 2_000, &mut config.write_bytes_max);
+    sometimes(150_000, least, least * 16, &mut config.unpersisted_bytes_max);
+    sometimes(250_000, least, least * 16, &mut config.uncommitted_bytes_max);
+    sometimes(150_000, least, least * 16, &mut config.unapplied_bytes_max);
+    sometimes(250_000, 64, 2_000, &mut config.apply_bytes_max);
+    sometimes(125_000, 1, 16, &mut config.pending_proposals_max);
+    sometimes(125_000, 1, 8, &mut config.pending_reads_max);
+    let mut appends = config.inflight_appends_max as u64;
+    sometimes(330_000, 1, 4, &mut appends);
+    config.inflight_appends_max = appends as usize;
+    config.writes_inflight_max = rng.between(1, 4) as usize;
+}
+
+fn network(rng: &mut Rng, timing: &Timing) -> NetworkModel {
+    let lossy = rng.chance(600_000);
+    let straggling = rng.chance(400_000);
+    let mut rate = |on: bool, max: u64| if on { rng.log_between(max / 64, max) as Ppm } else { 0 };
+    let (loss, duplication) = (rate(lossy, 100_000), rate(lossy, 100_000));
+    let straggle = rate(straggling, 50_000);
+    NetworkModel {
+        delay_min: rng.log_between(10 * MICROSECOND, timing.election_min / 40),
+        delay_more: rng.log_between(10 * MICROSECOND, timing.election_min / 20),
+        loss,
+        duplication,
+        straggle,
+        straggle_mean: rng.log_between(timing.heartbeat, timing.election_max * 3),
+        ordered: rng.chance(250_000),
+        abrupt: rng.chance(500_000),
+        encoded: *rng.pick(&[50_000, 200_000, 1_000_000]),
+    }
+}
+
+fn disk(rng: &mut Rng, timing: &Timing) -> DiskModel {
+    let slow = rng.chance(150_000);
+    let sync_max = if slow { timing.election_min } else { timing.election_min / 12 };
+    DiskModel {
+        sync_min: rng.log_between(5 * MICROSECOND, sync_max / 2),
+        sync_more: rng.log_between(5 * MICROSECOND, sync_max / 2),
+        stall: *rng.pick(&[0, 0, 500, 5_000]),
+        stall_mean: rng.log_between(timing.heartbeat, timing.election_max * 3),
+        late_report: *rng.pick(&[0, 20_000, 200_000]),
+        late_mean: rng.log_between(10 * MICROSECOND, timing.heartbeat),
+        read_mean: rng.log_between(MICROSECOND, timing.heartbeat / 2),
+        wreck: *rng.pick(&[0, 300_000]),
+    }
+}
+
+fn machine(rng: &mut Rng) -> MachineModel {
+    MachineModel {
+        task_mean: *rng.pick(&[0, 10 * MICROSECOND, MILLISECOND, 10 * MILLISECOND]),
+        save: *rng.pick(&[0, 0, 30_000, 500_000]),
+        late_report: *rng.pick(&[0, 100_000]),
+    }
+}
+
+fn driver(rng: &mut Rng, timing: &Timing) -> DriverModel {
+    DriverModel {
+        late_poll: *rng.pick(&[0, 20_000, 300_000]),
+        late_poll_mean: rng.log_between(MICROSECOND, timing.heartbeat / 4),
+        late_wake: *rng.pick(&[0, 20_000]),
+        late_wake_mean: rng.log_between(10 * MICROSECOND, timing.election_max),
+        spurious_wake: *rng.pick(&[0, 10_000]),
+        drift_ppm_max: *rng.pick(&[0, 0, 500, 50_000]),
+    }
+}
+
+fn clients(rng: &mut Rng, timing: &Timing, padding_max: u64) -> ClientModel {
+    let clients = rng.between(2, 8);
+    let requests_per_second = rng.log_between(16, 256);
+    ClientModel {
+        clients: clients as usize,
+        think_mean: SECOND * clients / requests_per_second,
+        outstanding_max: rng.between(1, 8) as usize,
+        batch_max: *rng.pick(&[1, 1, 3, 8]),
+        reads: *rng.pick(&[100_000, 300_000, 600_000]),
+        keys: rng.between(1, 6),
+        padding_max,
+        patience: rng.log_between(timing.election_min, timing.election_max * 8),
+        forget: *rng.pick(&[0, 500_000, 900_000]),
+        stray: *rng.pick(&[5_000, 50_000, 300_000]),
+    }
+}
+
+fn faults(rng: &mut Rng, timing: &Timing) -> FaultModel {
+    let calm = rng.chance(80_000);
+    FaultModel {
+        interval_mean: (!calm).then(|| rng.log_between(timing.election_min * 2, 10 * SECOND)),
+        weights: std::array::from_fn(|_| *rng.pick(&[0, 1, 1, 2, 4])),
+        down_mean: rng.log_between(5 * MILLISECOND, 3 * SECOND),
+        cut_mean: rng.log_between(timing.heartbeat, 6 * SECOND),
+        pause_mean: rng.log_between(timing.heartbeat, timing.election_max * 4),
+        at_leader: *rng.pick(&[200_000, 500_000, 900_000]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_scenario_is_valid_and_a_seed_means_one_of_them() {
+        let options = Options::default();
+        let mut sizes = [0; 6];
+        for seed in 0..500 {
+            let scenario = Scenario::draw(seed, &options);
+            sizes[scenario.nodes] += 1;
+            for config in &scenario.configs {
+                assert_eq!(config.validate(), Ok(()), "seed {seed}");
+            }
+            assert!(scenario.duration >= 40 * SECOND);
+            assert_eq!(format!("{scenario:?}"), format!("{:?}", Scenario::draw(seed, &options)));
+        }
+        assert!(sizes[3] > 200 && sizes[5] > 200, "sizes drawn: {sizes:?}");
+        let fixed = Options { nodes: Some(7), ..options };
+        assert_eq!(Scenario::draw(3, &fixed).configs.len(), 7);
+    }
+}

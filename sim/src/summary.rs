@@ -1,0 +1,112 @@
+//! What a run was: its figures if it held, and what broke if it did not.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::rng::fold;
+
+/// The figures of one run, or of many added up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Runs added up here.
+    pub runs: u64,
+    /// Simulated time.
+    pub simulated: Duration,
+    /// Events that nodes took in.
+    pub events: u64,
+    /// Operations that clients began.
+    pub operations: u64,
+    /// Commands that were committed.
+    pub committed: u64,
+    /// Reads that were served.
+    pub reads_served: u64,
+    /// Leaders elected.
+    pub elections: u64,
+    /// Crashes of a node.
+    pub crashes: u64,
+    /// Partitions, cuts and pauses, and disks that stalled.
+    pub disturbances: u64,
+    /// Messages sent.
+    pub messages: u64,
+    /// Messages lost.
+    pub messages_lost: u64,
+    /// Syncs finished.
+    pub syncs: u64,
+    /// Reads of entries that were no longer in memory.
+    pub log_reads: u64,
+    /// Requests that were answered `Busy`.
+    pub busy: u64,
+    /// What happened, as a number: the same seed gives the same. Sums do not depend on the order of the runs.
+    pub digest: u64,
+}
+
+impl Summary {
+    /// Adds another run's figures.
+    pub fn add(&mut self, other: &Self) {
+        self.runs += other.runs;
+        self.simulated += other.simulated;
+        self.events += other.events;
+        self.operations += other.operations;
+        self.committed += other.committed;
+        self.reads_served += other.reads_served;
+        self.elections += other.elections;
+        self.crashes += other.crashes;
+        self.disturbances += other.disturbances;
+        self.messages += other.messages;
+        self.messages_lost += other.messages_lost;
+        self.syncs += other.syncs;
+        self.log_reads += other.log_reads;
+        self.busy += other.busy;
+        self.digest = self.digest.wrapping_add(fold(1, other.digest));
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "simulated    {:.1} s in {} runs", self.simulated.as_secs_f64(), self.runs)?;
+        writeln!(
+            f,
+            "clients      {} operations, {} writes committed, {} reads served, {} times busy",
+            self.operations, self.committed, self.reads_served, self.busy
+        )?;
+        writeln!(
+            f,
+            "cluster      {} events, {} elections, {} messages ({} lost), {} syncs, {} log reads",
+            self.events, self.elections, self.messages, self.messages_lost, self.syncs, self.log_reads
+        )?;
+        writeln!(f, "faults       {} crashes, {} cuts, pauses and stalls", self.crashes, self.disturbances)?;
+        write!(f, "digest       {:016x}", self.digest)
+    }
+}
+
+/// A run in which a rule was broken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct Failure {
+    /// The seed.
+    pub seed: u64,
+    /// The size of the cluster, if the caller had fixed it.
+    pub nodes: Option<usize>,
+    /// When, in simulated time.
+    pub at: Duration,
+    /// Which checker saw it.
+    pub checker: &'static str,
+    /// What it saw.
+    pub what: String,
+}
+
+impl Failure {
+    /// The one command that shows the run again, as protocol lines.
+    #[must_use]
+    pub fn command(&self) -> String {
+        let nodes = self.nodes.map(|nodes| format!(" --nodes {nodes}")).unwrap_or_default();
+        format!("cargo run --release -p raft-sim -- run --seed {}{nodes} --trace", self.seed)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "seed {} at {:.6} s: checker `{}`", self.seed, self.at.as_secs_f64(), self.checker)?;
+        writeln!(f, "  {}", self.what)?;
+        write!(f, "reproduce: {}", self.command())
+    }
+}
