@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 SEEDS ?= 1000
-CI_SEEDS ?= 100
+CI_SEEDS ?= 300
 NODES ?=
 
 .DEFAULT_GOAL := help

@@ -263,14 +263,14 @@ fn clients(rng: &mut Rng, timing: &Timing, padding_max: u64) -> ClientModel {
     ClientModel {
         clients: clients as usize,
         think_mean: SECOND * clients / requests_per_second,
-        outstanding_max: rng.between(1, 8) as usize,
+        outstanding_max: rng.between(1, 16) as usize,
         batch_max: *rng.pick(&[1, 1, 3, 8]),
         reads: *rng.pick(&[100_000, 300_000, 600_000]),
         keys: rng.between(1, 6),
         padding_max,
         patience: rng.log_between(timing.election_min, timing.election_max * 8),
         forget: *rng.pick(&[0, 500_000, 900_000]),
-        stray: *rng.pick(&[5_000, 50_000, 300_000]),
+        stray: *rng.pick(&[5_000, 100_000, 500_000]),
     }
 }
 
