@@ -17,6 +17,8 @@ use crate::terms::TermIndex;
 pub(crate) struct Proposals {
     pending: VecDeque<Pending>,
     count: u64,
+    /// Tickets fall somewhere in `pending`: callers choose them, but most count upwards.
+    unordered: bool,
 }
 
 /// Consecutive tickets for consecutive entries of one term.
@@ -82,6 +84,9 @@ impl Proposals {
                 last.tickets.count = count;
                 return;
             }
+            self.unordered |= tickets.first.get() < last.tickets.range().end;
+        } else {
+            self.unordered = false;
         }
         self.pending.push_back(Pending { tickets, first });
     }
@@ -123,9 +128,17 @@ impl Proposals {
             let range = pending.tickets.range();
             range.start < end && start < range.end
         };
-        let mut at = 0;
+        // Many callers may give up at once: each is looked up, not searched for.
+        let mut at = if self.unordered {
+            0
+        } else {
+            self.pending.partition_point(|pending| pending.tickets.range().end <= start)
+        };
         while let Some(pending) = self.pending.get_mut(at) {
             if !overlaps(pending) {
+                if !self.unordered {
+                    break;
+                }
                 at += 1;
                 continue;
             }
@@ -235,6 +248,19 @@ mod tests {
         proposals.push(tickets(2, 1), id(4, 6));
         let got = outcomes(&mut proposals, |p, out| p.committed(id(2, 6), &log(&[(1, 5), (2, 6)]), out));
         assert_eq!(got, [(2, 1, 's')], "another entry stands at 6; 9 is open");
+    }
+
+    #[test]
+    fn forgetting_finds_tickets_in_any_order() {
+        let mut proposals = Proposals::default();
+        proposals.push(tickets(50, 2), id(2, 5));
+        proposals.push(tickets(10, 2), id(2, 7));
+        proposals.push(tickets(30, 2), id(2, 9));
+        for (first, rest) in [(31, 5), (50, 4), (10, 3)] {
+            let got = outcomes(&mut proposals, |p, out| p.forget(tickets(first, 1), out));
+            assert_eq!((got, proposals.len()), (alloc::vec![(first, 1, '?')], rest));
+        }
+        assert_eq!(outcomes(&mut proposals, |p, out| p.forget(tickets(12, 18), out)), []);
     }
 
     #[test]

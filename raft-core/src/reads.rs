@@ -18,6 +18,8 @@ pub(crate) struct Reads {
     /// How many of `waiting` have their round confirmed.
     confirmed: usize,
     count: u64,
+    /// Tickets fall somewhere in `waiting`: callers choose them, but most count upwards.
+    unordered: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +51,9 @@ impl Reads {
             last.tickets.count = count;
             return;
         }
+        self.unordered &= !self.waiting.is_empty();
+        self.unordered |=
+            self.waiting.back().is_some_and(|last| tickets.first.get() < last.tickets.range().end);
         self.waiting.push_back(Waiting { tickets, round, index });
     }
 
@@ -71,7 +76,14 @@ impl Reads {
     /// The caller no longer waits for these.
     pub(crate) fn forget(&mut self, tickets: Tickets, out: &mut VecDeque<Action>) {
         let gone = tickets.range();
-        for at in (0..self.waiting.len()).rev() {
+        // Many callers may give up at once: each is looked up, not searched for.
+        let candidates = if self.unordered {
+            0..self.waiting.len()
+        } else {
+            self.waiting.partition_point(|read| read.tickets.range().end <= gone.start)
+                ..self.waiting.partition_point(|read| read.tickets.range().start < gone.end)
+        };
+        for at in candidates.rev() {
             let read = self.waiting[at];
             let range = read.tickets.range();
             let (start, end) = (range.start.max(gone.start), range.end.min(gone.end));

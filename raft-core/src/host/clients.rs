@@ -253,7 +253,14 @@ impl<W: Writer, R: Reader, A: Operator> Clients<W, R, A> {
         let writers = self.writers.iter().filter(|(_, writer)| writer.is_abandoned());
         let readers = self.readers.iter().filter(|(_, reader)| reader.is_abandoned());
         let tickets = writers.map(|(ticket, _)| ticket).chain(readers.map(|(ticket, _)| to_node(ticket)));
-        tickets.map(|ticket| Event::Forget { tickets: Tickets::one(ticket) }).collect()
+        let mut ranges: Vec<Tickets> = Vec::new();
+        for ticket in tickets {
+            match ranges.last_mut() {
+                Some(last) if last.range().end == ticket.get() && last.count < u32::MAX => last.count += 1,
+                _ => ranges.push(Tickets::one(ticket)),
+            }
+        }
+        ranges.into_iter().map(|tickets| Event::Forget { tickets }).collect()
     }
 
     /// The node is gone: answers everybody. What was proposed may still be committed by other nodes.

@@ -32,7 +32,8 @@ pub trait LogStore: Send + 'static {
     /// If durability cannot be vouched for.
     fn write(&mut self, batch: &[Write]) -> Result<(), Self::Error>;
 
-    /// A reader that does not queue behind [`write`](Self::write).
+    /// A reader that does not queue behind [`write`](Self::write). It may outlive the last write, and the store
+    /// itself: the directory of a durable store stays locked until its readers are dropped too.
     fn reader(&self) -> Self::Reader;
 }
 

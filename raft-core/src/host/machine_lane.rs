@@ -5,12 +5,33 @@
 //! * Where it runs, and what a panic of the machine means, is the driver's matter. After the first failure the driver
 //!   calls [`MachineLane::stop`] and nothing else.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use super::clients::{Committed, Writer};
+use super::clients::{Committed, Reader, Rejection, Writer};
 use super::state_machine::StateMachine;
 use crate::entry::{Entries, EntryRef};
+
+/// A read on its way to the machine: a closure and where its result goes, whatever their types.
+pub trait Read<M>: Send {
+    /// Reads from the machine and answers.
+    fn serve(self: Box<Self>, machine: &M);
+    /// There is no result.
+    fn reject(self: Box<Self>, rejection: Rejection);
+    /// Whether nobody listens any more.
+    fn is_abandoned(&self) -> bool;
+}
+
+impl<M> Reader for Box<dyn Read<M>> {
+    fn is_abandoned(&self) -> bool {
+        (**self).is_abandoned()
+    }
+
+    fn reject(self, rejection: Rejection) {
+        Read::reject(self, rejection);
+    }
+}
 
 /// A state machine, and the writers that wait for its responses.
 #[derive(Debug)]

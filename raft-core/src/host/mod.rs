@@ -10,7 +10,7 @@ mod waiters;
 
 pub use clients::{Clients, Committed, Operator, Reader, Rejection, Writer};
 pub use log_store::{LogReader, LogSpan, LogStore};
-pub use machine_lane::{LaneError, MachineLane};
+pub use machine_lane::{LaneError, MachineLane, Read};
 pub use state_machine::StateMachine;
 pub use transport::{Transport, message_bytes_needed};
 pub use waiters::Waiters;

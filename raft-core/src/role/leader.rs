@@ -138,6 +138,9 @@ impl Leader {
     /// Bytes that may still be appended before proposals are refused.
     pub(crate) fn room_bytes(&self, shared: &Shared) -> u64 {
         let config = &shared.config;
+        if shared.proposals.len() >= config.pending_proposals_max {
+            return 0;
+        }
         let uncommitted =
             config.uncommitted_bytes_max.saturating_sub(self.backlog.after(shared.commit_index));
         let unapplied = config.unapplied_bytes_max.saturating_sub(self.backlog.bytes());
@@ -153,9 +156,7 @@ impl Leader {
             Some(WriteOutcome::Refused(WriteRefusal::TooLarge { bytes, bytes_max }))
         } else if last.plus(u64::from(tickets.count)) >= LogIndex::LIMIT {
             Some(WriteOutcome::Refused(WriteRefusal::LogFull))
-        } else if self.room_bytes(shared) == 0
-            || shared.proposals.len() >= shared.config.pending_proposals_max
-        {
+        } else if self.room_bytes(shared) == 0 {
             Some(WriteOutcome::Busy)
         } else {
             None

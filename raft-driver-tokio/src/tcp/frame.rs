@@ -1,4 +1,7 @@
 //! Frames: a length in four bytes, little endian, and that many bytes.
+//!
+//! A large frame stays a slice of the buffer that it was received in; a small one is copied, because whoever keeps an
+//! entry of it would keep the whole buffer, whose other bytes no limit counts.
 
 use std::io;
 
@@ -9,11 +12,13 @@ use tokio_util::codec::{Decoder, LengthDelimitedCodec};
 
 /// What is received is cut out of buffers of this size, unless a frame is longer.
 const BUFFER_BYTES: usize = 64 * 1024;
+/// Frames from this size on are not copied: they keep at most eight times their size.
+const SLICED_BYTES_MIN: usize = 8 * 1024;
 /// A buffer with less room than this is replaced.
 const ROOM_BYTES_MIN: usize = 4 * 1024;
 const LENGTH_BYTES: usize = 4;
 
-/// Reads frames; each stays a slice of the buffer that it was received in.
+/// Reads frames.
 #[derive(Debug)]
 pub(crate) struct FrameReader<R> {
     io: R,
@@ -52,7 +57,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     pub(crate) fn buffered(&mut self) -> Result<Option<Bytes>, FrameError> {
         // The codec has one error of its own: the length.
         let frame = self.codec.decode(&mut self.buffer).map_err(|_| FrameError::Oversized)?;
-        Ok(frame.map(BytesMut::freeze))
+        let own = |frame: BytesMut| match frame.len() < SLICED_BYTES_MIN {
+            true => Bytes::copy_from_slice(&frame),
+            false => frame.freeze(),
+        };
+        Ok(frame.map(own))
     }
 
     /// The next frame. Dropping the future loses nothing.

@@ -394,3 +394,17 @@ async fn a_port_in_use_and_a_bad_configuration_are_told() {
     bad.queue_messages_max = 0;
     assert!(matches!(Tcp::bind(LOOPBACK, bad).await, Err(TcpError::Config(_))));
 }
+
+/// An entry that is kept for long must not keep the heartbeats that were received with it.
+#[tokio::test]
+async fn a_small_frame_keeps_nothing_but_itself() {
+    let mut sent = Vec::new();
+    for length in [40, 9_000, 40] {
+        super::frame::append(&mut sent, 1 << 20, |out| out.resize(out.len() + length, 7));
+    }
+    let mut reader = super::frame::FrameReader::new(sent.as_slice(), 1 << 20);
+    for (length, alone) in [(40, true), (9_000, false), (40, true)] {
+        let frame = reader.next().await.unwrap();
+        assert_eq!((frame.len(), frame.is_unique()), (length, alone));
+    }
+}
