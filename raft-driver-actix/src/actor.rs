@@ -18,17 +18,17 @@ use std::task::{self, Poll};
 
 use actix::{Actor, ActorContext, ActorFuture, AsyncContext, Context, Handler, Message, MessageResult};
 use bytes::Bytes;
-use raft_core::host::StateMachine;
+use raft_core::host::{Read, StateMachine};
 use raft_core::{Event, NodeId};
 use raft_driver_tokio::StopReason;
+use raft_driver_tokio::driver::{Timer, guard, trace_stop};
 use raft_driver_tokio::transport::Room;
 use tokio::sync::mpsc;
 
 use crate::admin::{AdminReply, InitWithConfig, Shutdown};
-use crate::messages::{ClientRead, ClientWrite, Deferred, PendingRead, PendingWrite, RaftMessage, Reply};
+use crate::messages::{ClientRead, ClientWrite, Deferred, PendingWrite, RaftMessage, Reply};
 use crate::metrics::{GetMetrics, Publisher, RaftMetrics};
-use crate::storage::guard;
-use crate::turn::{Running, Timer};
+use crate::turn::Running;
 
 /// What one turn takes in at most, about.
 const TURN_EVENTS_MAX: usize = 1024;
@@ -48,7 +48,7 @@ impl Message for Input {
 /// What callers ask for.
 pub(crate) enum Request<S: StateMachine> {
     Write(PendingWrite<S::Response>),
-    Read(Box<dyn PendingRead<S>>),
+    Read(Box<dyn Read<S>>),
     Bootstrap { members: BTreeMap<NodeId, Bytes>, reply: AdminReply },
     Shutdown(Reply<StopReason>),
 }
@@ -133,7 +133,7 @@ impl<S: StateMachine> Raft<S> {
         // Neither a bug of the core nor one of users' transports may leave anybody waiting.
         let turned = guard("node", || running.turn(&mut inbox, timer, publisher));
         drop(inbox);
-        if let Ok(Err(reason)) | Err(reason) = turned {
+        if let Err(reason) = turned.unwrap_or_else(|panicked| Err(panicked.into())) {
             self.halt(reason);
         }
     }
@@ -141,12 +141,8 @@ impl<S: StateMachine> Raft<S> {
     /// Stops the node and tells everybody. What was handed to the lanes is still done, then they end.
     fn halt(&mut self, reason: StopReason) {
         let Some(mut running) = self.running.take() else { return };
-        let id = running.node.status().id.get();
-        if reason.is_orderly() {
-            tracing::info!(id, %reason, "raft.stopped");
-        } else {
-            tracing::error!(id, %reason, "raft.stopped");
-        }
+        let id = running.node.status().id;
+        trace_stop(id, &reason);
         // First, so that whoever is told "stopped" can ask why.
         self.publisher.stop(&running.node, &reason);
         self.reason = Some(reason);
@@ -155,8 +151,8 @@ impl<S: StateMachine> Raft<S> {
             running.stop();
             drop(running);
         });
-        if let Err(reason) = dropped {
-            tracing::error!(id, %reason, "raft.drop");
+        if let Err(panicked) = dropped {
+            tracing::error!(id = id.get(), %panicked, "raft.drop");
         }
         self.inbox.borrow_mut().reject();
     }

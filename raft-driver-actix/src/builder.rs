@@ -1,20 +1,19 @@
 //! Starting a node: recovery, lanes, network and actor are put together here.
 
 use std::collections::VecDeque;
-use std::error::Error;
 use std::sync::Arc;
 
 use actix::{Addr, AsyncContext, Context, Recipient};
-use raft_core::host::{Clients, LogStore, StateMachine, message_bytes_needed};
-use raft_core::{Config, Event, LogId, LogRecovery, Node, Recovery};
+use raft_core::host::{Clients, LogStore, StateMachine};
+use raft_core::{Config, Event};
 use raft_driver_tokio::transport::{Closed, Inbox, Incoming, Network, Started};
-use raft_driver_tokio::{StartError, StopReason};
+use raft_driver_tokio::{Recovered, StartError};
 use tokio::sync::mpsc;
 
 use crate::actor::{Children, Input, Raft};
 use crate::metrics::{Publisher, RaftMetrics};
-use crate::storage::{Reports, guard, log_lane, machine_lane};
-use crate::turn::{Running, Timer};
+use crate::storage::{Reports, log_lane, machine_lane};
+use crate::turn::Running;
 
 /// Starts a node.
 #[derive(Clone, Debug)]
@@ -72,17 +71,28 @@ impl Builder {
         L: LogStore,
         N: Network,
     {
-        self.config.validate().map_err(raft_core::StartError::from)?;
-        let (message_bytes_max, needed_bytes) =
-            (network.message_bytes_max(), message_bytes_needed(&self.config));
-        if needed_bytes > message_bytes_max {
-            return Err(StartError::MessageTooLong { message_bytes_max, needed_bytes });
-        }
-        let (log, machine, recovered, applied) = recover(log, machine).await?;
-        let recovery = Recovery { log: recovered, applied, incarnation: fastrand::u64(..) };
-        let timer = Timer::start();
+        self.start_recovered(Recovered::ask(log, machine).await?, network)
+    }
+
+    /// Starts the node on the current arbiter, on what was recovered and looked at before.
+    ///
+    /// # Errors
+    /// If what was recovered cannot be trusted. Nothing runs then.
+    ///
+    /// # Panics
+    /// Outside an Actix system.
+    pub fn start_recovered<S, L, N>(
+        self,
+        recovered: Recovered<S, L>,
+        network: N,
+    ) -> Result<Addr<Raft<S>>, StartError>
+    where
+        S: StateMachine,
+        L: LogStore,
+        N: Network,
+    {
         let (id, command_bytes_max) = (self.config.id, self.config.command_bytes_max);
-        let node = Node::start(self.config, recovery, timer.now())?;
+        let (node, timer, log, machine) = recovered.node(self.config, network.message_bytes_max())?;
 
         let context = Context::<Raft<S>>::new();
         let address = context.address().downgrade();
@@ -94,8 +104,8 @@ impl Builder {
                 node.do_send(input);
             }
         });
-        let log = log_lane(log, Arc::clone(&reports), &lifeline).map_err(panicked)?;
-        let machine = machine_lane(machine, reports, &lifeline, self.machine_thread).map_err(panicked)?;
+        let log = log_lane(log, Arc::clone(&reports), &lifeline)?;
+        let machine = machine_lane(machine, reports, &lifeline, self.machine_thread)?;
         let inbox = Inbox::new(move |incoming| {
             let node = address.upgrade().ok_or(Closed)?;
             node.do_send(match incoming {
@@ -117,34 +127,5 @@ impl Builder {
         };
         let children = Children { network: Some(stop), lanes };
         Ok(context.run(Raft::new(running, timer, publisher, children, self.mailbox_max)))
-    }
-}
-
-/// Asks store and machine what they hold, where blocking harms nobody.
-async fn recover<S: StateMachine, L: LogStore>(
-    mut log: L,
-    mut machine: S,
-) -> Result<(L, S, LogRecovery, LogId), StartError> {
-    let recovery = tokio::task::spawn_blocking(move || {
-        let found = guard("log store", || log.recover()).map_err(panicked)?;
-        let found = found.map_err(|error| StartError::Log(boxed(error)))?;
-        let applied = guard("state machine", || machine.recover()).map_err(panicked)?;
-        let applied = applied.map_err(|error| StartError::Machine(boxed(error)))?;
-        Ok((log, machine, found, applied))
-    });
-    recovery.await.unwrap_or_else(|error| {
-        // Panics of the calls themselves were caught; this is one of a drop, or the end of the runtime.
-        Err(StartError::Panicked { part: "recovery", message: error.to_string() })
-    })
-}
-
-fn boxed(error: impl Error + Send + Sync + 'static) -> Box<dyn Error + Send + Sync> {
-    Box::new(error)
-}
-
-fn panicked(reason: StopReason) -> StartError {
-    match reason {
-        StopReason::Panicked { part, message } => StartError::Panicked { part, message },
-        other => StartError::Panicked { part: "node", message: other.to_string() },
     }
 }

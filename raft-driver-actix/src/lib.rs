@@ -105,4 +105,6 @@ mod turn;
 pub use actor::Raft;
 pub use builder::Builder;
 #[doc(no_inline)]
-pub use raft_driver_tokio::{AdminError, Certainty, ReadError, StartError, StopReason, WriteError};
+pub use raft_driver_tokio::{
+    AdminError, Certainty, ReadError, Recovered, StartError, StopReason, WriteError,
+};

@@ -14,11 +14,11 @@ use actix::dev::{MessageResponse, OneshotSender};
 use actix::{Actor, Message};
 use bytes::Bytes;
 use raft_core::LogId;
-use raft_core::host::{Reader, Rejection, StateMachine, Writer};
+use raft_core::host::{Read, Rejection, StateMachine, Writer};
+use raft_driver_tokio::driver::guard;
 use raft_driver_tokio::{ReadError, WriteError};
 
 use crate::actor::{Inbox, Raft, Request};
-use crate::storage::guard;
 
 /// When a write is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -207,41 +207,17 @@ impl<R> Writer for PendingWrite<R> {
 
     fn reject(self, rejection: Rejection) {
         let Self { command, reply, .. } = self;
-        reply.answer(Err(match rejection {
-            Rejection::NotLeader { leader, address } => WriteError::NotLeader { leader, address, command },
-            Rejection::Busy => WriteError::Busy { command },
-            Rejection::Superseded => WriteError::Superseded { command },
-            Rejection::Refused(refusal) => WriteError::Refused { refusal, command },
-            Rejection::Stopped => WriteError::Stopped { command },
-            Rejection::Unknown => WriteError::Unknown,
-            Rejection::ResponseLost(id) => WriteError::ResponseLost { id },
-        }));
+        reply.answer(Err(WriteError::new(rejection, command)));
     }
 }
 
 /// A read that waits to be served.
-pub(crate) trait PendingRead<S>: Send {
-    fn serve(self: Box<Self>, machine: &S);
-    fn reject(self: Box<Self>, rejection: Rejection);
-    fn is_abandoned(&self) -> bool;
-}
-
-impl<S> Reader for Box<dyn PendingRead<S>> {
-    fn is_abandoned(&self) -> bool {
-        PendingRead::is_abandoned(&**self)
-    }
-
-    fn reject(self, rejection: Rejection) {
-        PendingRead::reject(self, rejection);
-    }
-}
-
 struct ReadJob<S, T> {
     closure: Box<dyn FnOnce(&S) -> T + Send>,
     reply: Reply<Result<T, ReadError>>,
 }
 
-impl<S, T: Send> PendingRead<S> for ReadJob<S, T> {
+impl<S, T: Send> Read<S> for ReadJob<S, T> {
     fn serve(self: Box<Self>, machine: &S) {
         let Self { closure, reply } = *self;
         if reply.is_abandoned() {
@@ -252,16 +228,7 @@ impl<S, T: Send> PendingRead<S> for ReadJob<S, T> {
     }
 
     fn reject(self: Box<Self>, rejection: Rejection) {
-        self.reply.answer(Err(match rejection {
-            Rejection::NotLeader { leader, address } => ReadError::NotLeader { leader, address },
-            Rejection::Busy => ReadError::Busy,
-            // No read is refused for the other reasons; all that is known is that there is no answer.
-            Rejection::Superseded
-            | Rejection::Refused(_)
-            | Rejection::Stopped
-            | Rejection::Unknown
-            | Rejection::ResponseLost(_) => ReadError::Stopped,
-        }));
+        self.reply.answer(Err(rejection.into()));
     }
 
     fn is_abandoned(&self) -> bool {

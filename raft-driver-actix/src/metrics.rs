@@ -2,33 +2,25 @@
 //!
 //! Listeners hear of a change of role, term, leader or membership, and of the stop: once a turn at most.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use actix::{Message, Recipient};
-use raft_core::{Membership, Node, PeerStatus, Status};
-use raft_driver_tokio::StopReason;
+use raft_core::Node;
+use raft_driver_tokio::driver::guard;
 use raft_driver_tokio::transport::TransportStats;
+use raft_driver_tokio::{Metrics, StopReason};
 
-use crate::storage::guard;
-
-/// A node at a glance. As a message it goes to listeners.
+/// A node at a glance, as a message to listeners.
 #[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct RaftMetrics {
-    /// Role, term, leader, indexes and counters; as they last were if the node has stopped.
-    pub status: Status,
-    /// The configuration in force.
-    pub membership: Arc<Membership>,
-    /// What the leader knows of its peers; empty elsewhere.
-    pub peers: Vec<PeerStatus>,
-    /// What the network has counted.
-    pub transport: TransportStats,
-    /// Writes that wait for their outcome; those that wait for the state machine alone are not among them.
-    pub pending_writes: usize,
-    /// Reads that wait to be served.
-    pub pending_reads: usize,
-    /// Why the node has stopped, if it has.
-    pub stopped: Option<StopReason>,
+pub struct RaftMetrics(pub Metrics);
+
+impl Deref for RaftMetrics {
+    type Target = Metrics;
+
+    fn deref(&self) -> &Metrics {
+        &self.0
+    }
 }
 
 impl Message for RaftMetrics {
@@ -58,16 +50,7 @@ impl Publisher {
         transport: TransportCounters,
         listeners: Vec<Recipient<RaftMetrics>>,
     ) -> Self {
-        let last = RaftMetrics {
-            status: node.status(),
-            membership: Arc::clone(node.membership()),
-            peers: node.peers().collect(),
-            transport: transport(),
-            pending_writes: 0,
-            pending_reads: 0,
-            stopped: None,
-        };
-        Self { last, transport, listeners }
+        Self { last: RaftMetrics(Metrics::new(node, transport())), transport, listeners }
     }
 
     /// Publishes if something changed that listeners must know; `pending` is the number of writes and of reads.
@@ -82,13 +65,7 @@ impl Publisher {
     }
 
     fn refresh(&mut self, node: &Node, pending: (usize, usize)) {
-        let last = &mut self.last;
-        last.status = node.status();
-        last.membership.clone_from(node.membership());
-        last.peers.clear();
-        last.peers.extend(node.peers());
-        last.transport = (self.transport)();
-        (last.pending_writes, last.pending_reads) = pending;
+        self.last.0.update(node, pending, (self.transport)());
     }
 
     fn tell(&self) {
@@ -110,7 +87,7 @@ impl Publisher {
         if guard("node", || self.refresh(node, (0, 0))).is_err() {
             tracing::error!("the node's last status cannot be read");
         }
-        self.last.stopped = Some(reason.clone());
+        self.last.0.stopped = Some(reason.clone());
         self.tell();
     }
 }

@@ -7,48 +7,24 @@
 //! * Whatever is done is reported by `do_send`, past the mailbox's capacity: the core's limits bound it.
 //! * After the first failure, a panic included, a store or machine is not called again, only dropped.
 
-use std::any::Any;
 use std::convert::Infallible;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use actix::{Actor, Addr, Context, Handler, Message, Recipient, SyncArbiter, SyncContext};
-use raft_core::host::{
-    Committed, LaneError, LogSpan, LogStore, MachineLane, Reader, Rejection, StateMachine,
-};
+use raft_core::host::{Committed, LogSpan, LogStore, MachineLane, Read, Rejection, StateMachine};
 use raft_core::{Entries, Event, Write, WriteId};
-use raft_driver_tokio::StopReason;
+use raft_driver_tokio::driver::{LOG_STORE, STATE_MACHINE, apply, discard, guard, read_log, write_log};
+use raft_driver_tokio::{Panicked, StopReason};
 use tokio::sync::mpsc;
 
 use crate::actor::Input;
-use crate::messages::{PendingRead, PendingWrite};
-
-const LOG: &str = "log store";
-const MACHINE: &str = "state machine";
+use crate::messages::PendingWrite;
 
 /// Held by whatever must have ended before the node has.
 pub(crate) type Lifeline = mpsc::Sender<Infallible>;
 
 /// How lanes report to the node; harmless if it is gone.
 pub(crate) type Reports = Arc<dyn Fn(Input) + Send + Sync>;
-
-/// Calls users' code. After a panic whatever it borrowed is not used again, only dropped.
-pub(crate) fn guard<R>(part: &'static str, call: impl FnOnce() -> R) -> Result<R, StopReason> {
-    catch_unwind(AssertUnwindSafe(call))
-        .map_err(|payload| StopReason::Panicked { part, message: said(&*payload) })
-}
-
-fn said(payload: &(dyn Any + Send)) -> String {
-    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
-}
-
-/// Drops what is users' own. It may panic; the node's reason to stop was told already.
-fn discard<T>(part: &'static str, value: T) {
-    if let Err(reason) = guard(part, || drop(value)) {
-        tracing::error!(%reason, "raft.drop");
-    }
-}
 
 // --- the log lane ------------------------------------------------------------------------------------------
 
@@ -67,7 +43,7 @@ pub(crate) fn log_lane<L: LogStore>(
     store: L,
     reports: Reports,
     lifeline: &Lifeline,
-) -> Result<Box<dyn LogLane>, StopReason> {
+) -> Result<Box<dyn LogLane>, Panicked> {
     let reader = store.reader();
     if !L::MAY_BLOCK {
         return Ok(Box::new(Inline { store: Some(store), reader, batch: Vec::new() }));
@@ -88,14 +64,6 @@ pub(crate) fn log_lane<L: LogStore>(
     Ok(Box::new(Threaded { store, reader, reports, lifeline: lifeline.clone() }))
 }
 
-fn write<L: LogStore>(store: &mut L, batch: &[Write]) -> Result<(), StopReason> {
-    guard(LOG, || store.write(batch))?.map_err(|error| StopReason::Log(Arc::new(error)))
-}
-
-fn read<L: LogStore>(reader: &L::Reader, span: LogSpan) -> Result<Event, StopReason> {
-    guard(LOG, || span.read(reader))?.map_err(|error| StopReason::Log(Arc::new(error)))
-}
-
 /// A store in the node's own actor.
 struct Inline<L: LogStore> {
     /// `None` once it has failed, or is being dropped.
@@ -112,19 +80,19 @@ impl<L: LogStore> LogLane for Inline<L> {
     fn flush(&mut self) -> Result<Option<WriteId>, StopReason> {
         let (Some(store), Some(last)) = (&mut self.store, self.batch.last()) else { return Ok(None) };
         let id = last.id;
-        write(store, &self.batch)?;
+        write_log(store, &self.batch)?;
         self.batch.clear();
         Ok(Some(id))
     }
 
     fn read(&mut self, span: LogSpan) -> Result<Option<Event>, StopReason> {
-        read::<L>(&self.reader, span).map(Some)
+        read_log(&self.reader, span).map(Some)
     }
 }
 
 impl<L: LogStore> Drop for Inline<L> {
     fn drop(&mut self) {
-        discard(LOG, self.store.take());
+        discard(LOG_STORE, self.store.take());
     }
 }
 
@@ -150,11 +118,11 @@ impl<L: LogStore> LogLane for Threaded<L> {
             (self.reader.clone(), Arc::clone(&self.reports), self.lifeline.clone());
         // Detached: it reports by itself, and the lifeline is how its end is awaited.
         drop(tokio::task::spawn_blocking(move || {
-            reports(match read::<L>(&reader, span) {
+            reports(match read_log(&reader, span) {
                 Ok(event) => Input::Event(event),
                 Err(reason) => Input::Failed(reason),
             });
-            discard(LOG, reader);
+            discard(LOG_STORE, reader);
             drop(lifeline);
         }));
         Ok(None)
@@ -177,7 +145,7 @@ impl<L: LogStore> Actor for LogActor<L> {
     type Context = SyncContext<Self>;
 
     fn stopped(&mut self, _: &mut Self::Context) {
-        discard(LOG, self.store.take());
+        discard(LOG_STORE, self.store.take());
     }
 }
 
@@ -194,11 +162,11 @@ impl<L: LogStore> Handler<WriteTask> for LogActor<L> {
 
     fn handle(&mut self, WriteTask(task): WriteTask, _: &mut Self::Context) {
         let (Some(store), Some(reports)) = (&mut self.store, &self.reports) else { return };
-        match write(store, std::slice::from_ref(&task)) {
+        match write_log(store, std::slice::from_ref(&task)) {
             Ok(()) => reports(Input::Event(Event::Persisted(task.id))),
             Err(reason) => {
                 reports(Input::Failed(reason));
-                discard(LOG, self.store.take());
+                discard(LOG_STORE, self.store.take());
             }
         }
     }
@@ -211,7 +179,7 @@ pub(crate) enum MachineMessage<S: StateMachine> {
     /// Apply these; the writers' commands are among them or come later.
     Apply { entries: Entries, committed: Vec<Committed<PendingWrite<S::Response>>> },
     /// Answer these from what has been applied.
-    Serve(Vec<Box<dyn PendingRead<S>>>),
+    Serve(Vec<Box<dyn Read<S>>>),
 }
 
 impl<S: StateMachine> Message for MachineMessage<S> {
@@ -224,7 +192,7 @@ pub(crate) fn machine_lane<S: StateMachine>(
     reports: Reports,
     lifeline: &Lifeline,
     on_thread: bool,
-) -> Result<Recipient<MachineMessage<S>>, StopReason> {
+) -> Result<Recipient<MachineMessage<S>>, Panicked> {
     let lane = Lane {
         lane: Some(MachineLane::new(machine)),
         reports: Some(reports),
@@ -255,7 +223,7 @@ impl<S: StateMachine> Lane<S> {
             match message {
                 MachineMessage::Apply { committed, .. } => committed.into_iter().for_each(Committed::lose),
                 MachineMessage::Serve(reads) => {
-                    reads.into_iter().for_each(|read| Reader::reject(read, Rejection::Stopped));
+                    reads.into_iter().for_each(|read| read.reject(Rejection::Stopped));
                 }
             }
             return;
@@ -266,12 +234,7 @@ impl<S: StateMachine> Lane<S> {
                 return reads.into_iter().for_each(|read| read.serve(lane.machine()));
             }
         };
-        let applied = guard(MACHINE, || lane.apply(&entries, committed)).and_then(|applied| {
-            applied.map_err(|error| match error {
-                LaneError::Machine(error) => StopReason::Machine(Arc::new(error)),
-                LaneError::Responses { commands, responses } => StopReason::Responses { commands, responses },
-            })
-        });
+        let applied = apply(lane, &entries, committed);
         match (applied, entries.last()) {
             (Ok(()), Some(last)) => reports(Input::Event(Event::Applied(last.index))),
             (Ok(()), None) => {}
@@ -285,7 +248,7 @@ impl<S: StateMachine> Lane<S> {
 
     fn end(&mut self) {
         if let Some(lane) = self.lane.take() {
-            discard(MACHINE, lane.stop());
+            discard(STATE_MACHINE, lane.stop());
         }
     }
 }

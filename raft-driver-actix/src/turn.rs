@@ -9,61 +9,18 @@
 //! * The first failure of store, state machine or node ends the node. Nothing is retried.
 
 use std::collections::VecDeque;
-use std::pin::Pin;
-use std::task::{Context, Poll};
-use std::time::Duration;
 
 use actix::Recipient;
-use actix::clock::Sleep;
-use raft_core::host::{Clients, LogSpan, Reader, Rejection, StateMachine, Transport, Writer};
-use raft_core::{Action, Event, Instant, LogTask, MachineTask, Node, Notice, RoleKind};
+use raft_core::host::{Clients, LogSpan, Operator, Read, Rejection, StateMachine, Transport, Writer};
+use raft_core::{Action, Event, Instant, LogTask, MachineTask, Node, RoleKind};
 use raft_driver_tokio::StopReason;
+use raft_driver_tokio::driver::{Timer, trace_notice};
 
 use crate::actor::{Inbox, Input, Request};
 use crate::admin::AdminReply;
-use crate::messages::{PendingRead, PendingWrite};
+use crate::messages::PendingWrite;
 use crate::metrics::Publisher;
 use crate::storage::{LogLane, MachineMessage};
-
-/// Time as the node sees it, and its one timer.
-pub(crate) struct Timer {
-    epoch: actix::clock::Instant,
-    /// When `sleep` will fire, if it is armed. Never later than the node's deadline, often earlier: a deadline moves
-    /// with every message, and a spurious wake is cheaper than re-arming a timer each time.
-    armed: Option<Instant>,
-    sleep: Pin<Box<Sleep>>,
-}
-
-impl Timer {
-    pub(crate) fn start() -> Self {
-        let epoch = actix::clock::Instant::now();
-        Self { epoch, armed: None, sleep: Box::pin(actix::clock::sleep(Duration::ZERO)) }
-    }
-
-    pub(crate) fn now(&self) -> Instant {
-        Instant::from_nanos(u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX))
-    }
-
-    /// Whether it has fired since it was armed; if not, the task is woken when it does.
-    pub(crate) fn poll(&mut self, task: &mut Context<'_>) -> Poll<()> {
-        if self.armed.is_none() || self.sleep.as_mut().poll(task).is_pending() {
-            return Poll::Pending;
-        }
-        self.armed = None;
-        Poll::Ready(())
-    }
-
-    fn arm(&mut self, deadline: Option<Instant>) {
-        // Soon enough for a spurious wake, and within what the runtime's clock can name.
-        const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
-        let Some(deadline) = deadline else { return };
-        if self.armed.is_none_or(|armed| deadline < armed) {
-            self.armed = Some(deadline);
-            let ahead = deadline.since(self.now()).min(YEAR);
-            self.sleep.as_mut().reset(actix::clock::Instant::now() + ahead);
-        }
-    }
-}
 
 /// A node that runs. Dropped, it ends its lanes.
 pub(crate) struct Running<S: StateMachine> {
@@ -71,7 +28,7 @@ pub(crate) struct Running<S: StateMachine> {
     pub(crate) log: Box<dyn LogLane>,
     pub(crate) machine: Recipient<MachineMessage<S>>,
     pub(crate) transport: Box<dyn Transport>,
-    pub(crate) clients: Clients<PendingWrite<S::Response>, Box<dyn PendingRead<S>>, AdminReply>,
+    pub(crate) clients: Clients<PendingWrite<S::Response>, Box<dyn Read<S>>, AdminReply>,
     /// Writes that wait for room in the node.
     pub(crate) backlog: VecDeque<PendingWrite<S::Response>>,
     pub(crate) backlog_max: usize,
@@ -86,7 +43,7 @@ impl<S: StateMachine> Running<S> {
         publisher: &mut Publisher,
     ) -> Result<(), StopReason> {
         let now = timer.now();
-        let fired = timer.armed.is_none();
+        let fired = !timer.is_armed();
         while let Some(input) = inbox.inputs.pop_front() {
             match input {
                 Input::Event(event) => self.step(now, event)?,
@@ -194,19 +151,9 @@ impl<S: StateMachine> Running<S> {
                 }
             }
             Action::Peers(membership) => self.transport.peers(&membership),
-            Action::Notify(notice) => self.note(notice),
+            Action::Notify(notice) => trace_notice(self.node.status().id, notice),
         }
         Ok(())
-    }
-
-    fn note(&self, notice: Notice) {
-        let id = self.node.status().id.get();
-        match notice {
-            Notice::Role { role, term } => tracing::info!(id, ?role, %term, "raft.role"),
-            Notice::Leader { leader, term } => tracing::info!(id, ?leader, %term, "raft.leader"),
-            Notice::Membership { index } => tracing::info!(id, %index, "raft.membership"),
-            Notice::Violation { peer, kind } => tracing::error!(id, %peer, ?kind, "raft.violation"),
-        }
     }
 
     /// Tells everybody who waits.
@@ -223,8 +170,8 @@ impl<S: StateMachine> Inbox<S> {
         for request in self.requests.drain(..) {
             match request {
                 Request::Write(write) => write.reject(Rejection::Stopped),
-                Request::Read(read) => Reader::reject(read, Rejection::Stopped),
-                Request::Bootstrap { reply, .. } => raft_core::host::Operator::stopped(reply),
+                Request::Read(read) => read.reject(Rejection::Stopped),
+                Request::Bootstrap { reply, .. } => reply.stopped(),
                 Request::Shutdown(reply) => self.shutdowns.push(reply),
             }
         }

@@ -537,7 +537,7 @@ async fn a_log_store_that_fails_stops_the_node_and_everybody_hears_of_it() {
 
     let stopped = |seen: &Option<RaftMetrics>| seen.as_ref().is_some_and(|seen| seen.stopped.is_some());
     let told = within(metrics.wait_for(stopped)).await.unwrap().clone().unwrap();
-    assert!(matches!(told.stopped, Some(StopReason::Log(error)) if error.to_string() == "the disk is gone"));
+    assert!(matches!(&told.stopped, Some(StopReason::Log(error)) if error.to_string() == "the disk is gone"));
     let asked = raft.send(GetMetrics).await.unwrap();
     assert!(matches!(asked.stopped, Some(StopReason::Log(_))));
 

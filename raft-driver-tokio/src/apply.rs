@@ -4,19 +4,16 @@
 //! * After the first failure the machine is not called again. Whoever still waits is told that the command is
 //!   committed and the response lost.
 
-use std::sync::Arc;
-
-use raft_core::host::{Committed, LaneError, MachineLane, Rejection, StateMachine};
+use raft_core::host::{Committed, MachineLane, Read, Rejection, StateMachine};
 use raft_core::{Entries, Event};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinHandle;
 
-use crate::error::{StartError, StopReason};
-use crate::request::{PendingWrite, Read};
+use crate::driver::{STATE_MACHINE, apply, discard};
+use crate::error::StartError;
+use crate::request::PendingWrite;
 use crate::task::Input;
-use crate::worker::{Worker, guard};
-
-const PART: &str = "state machine";
+use crate::worker::Worker;
 
 /// Tasks taken at once; what was applied is reported once for all of them.
 const BATCH_MAX: usize = 64;
@@ -87,7 +84,7 @@ impl<S: StateMachine> Lane<S> {
         for task in batch.drain(..) {
             match task {
                 LaneTask::Apply { entries, committed } => {
-                    if let Err(reason) = self.apply(&entries, committed) {
+                    if let Err(reason) = apply(&mut self.machine, &entries, committed) {
                         let _ = self.inputs.send(Input::Failed(reason));
                         return false;
                     }
@@ -102,17 +99,6 @@ impl<S: StateMachine> Lane<S> {
         applied.is_none_or(|index| self.inputs.send(Input::Event(Event::Applied(index))).is_ok())
     }
 
-    fn apply(
-        &mut self,
-        entries: &Entries,
-        committed: Vec<Committed<PendingWrite<S::Response>>>,
-    ) -> Result<(), StopReason> {
-        guard(PART, || self.machine.apply(entries, committed))?.map_err(|error| match error {
-            LaneError::Machine(error) => StopReason::Machine(Arc::new(error)),
-            LaneError::Responses { commands, responses } => StopReason::Responses { commands, responses },
-        })
-    }
-
     /// Answers whoever still waits and drops the machine.
     fn finish(self, batch: Vec<LaneTask<S>>, mut tasks: UnboundedReceiver<LaneTask<S>>) {
         let machine = self.machine.stop();
@@ -125,7 +111,6 @@ impl<S: StateMachine> Lane<S> {
                 }
             }
         }
-        // The machine may panic when it is dropped; the node's reason to stop was told already.
-        let _ = guard(PART, move || drop(machine));
+        discard(STATE_MACHINE, machine);
     }
 }

@@ -1,24 +1,24 @@
 //! Starting a node: recovery, lanes, transport and task are put together here, and taken apart when the node stops.
 
-use std::error::Error;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use raft_core::host::{Clients, LogStore, StateMachine, Transport, message_bytes_needed};
-use raft_core::{Config, LogId, LogRecovery, Node, Recovery};
+use raft_core::Config;
+use raft_core::host::{Clients, LogStore, StateMachine, Transport};
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::apply::{self, Runner};
-use crate::error::{StartError, StopReason};
+use crate::driver::Recovered;
+use crate::error::{Panicked, StartError, StopReason};
 use crate::handle::{Life, Raft, Shared};
 use crate::metrics::{self, Metrics, Publisher};
 use crate::storage::LogLane;
-use crate::task::{Clock, Input, NodeTask, Parts, Queues};
+use crate::task::{Input, NodeTask, Parts, Queues};
 use crate::transport::{Closed, Inbox, Incoming, Network, Started};
-use crate::worker::{Worker, guard};
+use crate::worker::Worker;
 
 /// Starts a node.
 #[derive(Clone, Debug)]
@@ -65,14 +65,44 @@ impl Builder {
         L: LogStore,
         N: Network,
     {
-        self.config.validate().map_err(raft_core::StartError::from)?;
-        self.check_message_length(network.message_bytes_max())?;
-        let (log, machine, recovered, applied) = recover(log, machine).await?;
-        let incarnation = fastrand::u64(..);
-        let recovery = Recovery { log: recovered, applied, incarnation };
-        let clock = Clock::start();
+        self.start_recovered(Recovered::ask(log, machine).await?, network)
+    }
+
+    /// Starts the node, within the current runtime, on what was recovered and looked at before.
+    ///
+    /// ```
+    /// # async fn start<S: raft_core::host::StateMachine>(
+    /// #     builder: raft_driver_tokio::Builder,
+    /// #     log: raft_driver_tokio::storage::DurableLog,
+    /// #     machine: S,
+    /// #     network: raft_driver_tokio::tcp::Tcp,
+    /// # ) -> Result<(), Box<dyn std::error::Error>> {
+    /// let recovered = raft_driver_tokio::Recovered::ask(log, machine).await?;
+    /// if recovered.log().memberships.is_empty() {
+    ///     return Err("this directory belongs to no cluster yet".into()); // and no peer heard of it
+    /// }
+    /// let raft = builder.start_recovered(recovered, network)?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// If what was recovered cannot be trusted. Nothing runs then.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    pub fn start_recovered<S, L, N>(
+        self,
+        recovered: Recovered<S, L>,
+        network: N,
+    ) -> Result<Raft<S>, StartError>
+    where
+        S: StateMachine,
+        L: LogStore,
+        N: Network,
+    {
         let (id, command_bytes_max) = (self.config.id, self.config.command_bytes_max);
-        let node = Node::start(self.config, recovery, clock.now())?;
+        let (node, timer, log, machine) = recovered.node(self.config, network.message_bytes_max())?;
 
         let (inputs, input_queue) = mpsc::unbounded_channel();
         let (requests, request_queue) = mpsc::channel(self.queue_max);
@@ -89,7 +119,7 @@ impl Builder {
 
         let task = NodeTask::new(Parts {
             node,
-            clock,
+            timer,
             log,
             machine,
             transport,
@@ -103,43 +133,6 @@ impl Builder {
         tokio::spawn(supervise(task, ends, life_sender, metrics.clone()));
         Ok(Raft::new(Shared { id, writes, requests, inputs, metrics, life, abandoned, transport: stats }))
     }
-
-    /// A message that no transport carries would be sent for ever: refused before anything starts.
-    fn check_message_length(&self, message_bytes_max: u64) -> Result<(), StartError> {
-        let needed_bytes = message_bytes_needed(&self.config);
-        if needed_bytes > message_bytes_max {
-            return Err(StartError::MessageTooLong { message_bytes_max, needed_bytes });
-        }
-        Ok(())
-    }
-}
-
-/// Asks store and machine what they hold, where blocking harms nobody.
-async fn recover<S: StateMachine, L: LogStore>(
-    mut log: L,
-    mut machine: S,
-) -> Result<(L, S, LogRecovery, LogId), StartError> {
-    let recovery = tokio::task::spawn_blocking(move || {
-        let found = guarded("log store", || log.recover())?.map_err(|error| StartError::Log(boxed(error)))?;
-        let applied = guarded("state machine", || machine.recover())?
-            .map_err(|error| StartError::Machine(boxed(error)))?;
-        Ok((log, machine, found, applied))
-    });
-    recovery.await.unwrap_or_else(|error| {
-        // Panics of the calls themselves were caught; this is one of a drop, or the end of the runtime.
-        Err(StartError::Panicked { part: "recovery", message: error.to_string() })
-    })
-}
-
-fn boxed(error: impl Error + Send + Sync + 'static) -> Box<dyn Error + Send + Sync> {
-    Box::new(error)
-}
-
-fn guarded<R>(part: &'static str, call: impl FnOnce() -> R) -> Result<R, StartError> {
-    guard(part, call).map_err(|reason| match reason {
-        StopReason::Panicked { part, message } => StartError::Panicked { part, message },
-        other => StartError::Panicked { part, message: other.to_string() },
-    })
 }
 
 /// Whatever a transport receives goes to the node's own queue.
@@ -171,7 +164,7 @@ async fn supervise<S: StateMachine, L: LogStore, T: Transport>(
     let ran = tokio::spawn(task.run()).await;
     let reason = match ran {
         Ok(()) => None,
-        Err(error) if error.is_panic() => Some(StopReason::panicked("node", &*error.into_panic())),
+        Err(error) if error.is_panic() => Some(Panicked::new("node", &*error.into_panic()).into()),
         Err(_) => Some(StopReason::RuntimeEnded),
     };
     if let Some(reason) = reason {

@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use raft_core::host::Rejection;
 use raft_core::{AdminRefusal, Fatal, LogId, NodeId, WriteRefusal};
 
 /// A command that was committed and applied.
@@ -81,6 +82,20 @@ pub enum WriteError {
 }
 
 impl WriteError {
+    /// What a caller is told whose `command` has this `rejection`.
+    #[must_use]
+    pub fn new(rejection: Rejection, command: Bytes) -> Self {
+        match rejection {
+            Rejection::NotLeader { leader, address } => Self::NotLeader { leader, address, command },
+            Rejection::Busy => Self::Busy { command },
+            Rejection::Superseded => Self::Superseded { command },
+            Rejection::Refused(refusal) => Self::Refused { refusal, command },
+            Rejection::Stopped => Self::Stopped { command },
+            Rejection::Unknown => Self::Unknown,
+            Rejection::ResponseLost(id) => Self::ResponseLost { id },
+        }
+    }
+
     /// What is known about the command.
     #[must_use]
     pub const fn certainty(&self) -> Certainty {
@@ -131,6 +146,21 @@ pub enum ReadError {
     Stopped,
 }
 
+impl From<Rejection> for ReadError {
+    fn from(rejection: Rejection) -> Self {
+        match rejection {
+            Rejection::NotLeader { leader, address } => Self::NotLeader { leader, address },
+            Rejection::Busy => Self::Busy,
+            // No read is refused for the other reasons; all that is known is that there is no answer.
+            Rejection::Superseded
+            | Rejection::Refused(_)
+            | Rejection::Stopped
+            | Rejection::Unknown
+            | Rejection::ResponseLost(_) => Self::Stopped,
+        }
+    }
+}
+
 /// Why an administrative request was not done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AdminError {
@@ -140,6 +170,36 @@ pub enum AdminError {
     /// The node stopped before it answered: done or not, nobody knows.
     #[error("the node has stopped")]
     Stopped,
+}
+
+/// Code panicked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the {part} panicked: {message}")]
+pub struct Panicked {
+    /// Whose.
+    pub part: &'static str,
+    /// What it said.
+    pub message: String,
+}
+
+impl Panicked {
+    pub(crate) fn new(part: &'static str, payload: &(dyn std::any::Any + Send)) -> Self {
+        let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
+        Self { part, message: text.unwrap_or_else(|| "no message".to_owned()) }
+    }
+}
+
+impl From<Panicked> for StopReason {
+    fn from(Panicked { part, message }: Panicked) -> Self {
+        Self::Panicked { part, message }
+    }
+}
+
+impl From<Panicked> for StartError {
+    fn from(Panicked { part, message }: Panicked) -> Self {
+        Self::Panicked { part, message }
+    }
 }
 
 /// Why a node stopped.
@@ -178,15 +238,6 @@ impl StopReason {
     #[must_use]
     pub const fn is_orderly(&self) -> bool {
         matches!(self, Self::Requested | Self::HandlesDropped)
-    }
-
-    pub(crate) fn panicked(part: &'static str, payload: &(dyn std::any::Any + Send)) -> Self {
-        let message = payload
-            .downcast_ref::<&str>()
-            .map(|text| (*text).to_owned())
-            .or_else(|| payload.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "no message".to_owned());
-        Self::Panicked { part, message }
     }
 }
 

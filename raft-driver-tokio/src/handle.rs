@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use raft_core::host::{Rejection, StateMachine};
+use raft_core::host::StateMachine;
 use raft_core::{CommandRef, Commands, LogId, NodeId, Status};
 use tokio::sync::mpsc::{Sender, UnboundedSender};
 use tokio::sync::{oneshot, watch};
@@ -15,7 +15,7 @@ use tokio::sync::{oneshot, watch};
 use crate::error::{AdminError, Applied, ReadError, StopReason, WriteError};
 use crate::metrics::Metrics;
 use crate::request::{
-    AdminReply, Answer, Answers, Batch, NoRead, PendingWrite, ReadJob, Reply, Request, Slot, WriteRequest,
+    AdminReply, Answer, Answers, Batch, PendingWrite, ReadJob, Reply, Request, Slot, WriteRequest,
 };
 use crate::task::Input;
 use crate::transport::TransportStats;
@@ -119,11 +119,7 @@ impl<S: StateMachine> Raft<S> {
         if self.shared.requests.send(read).await.is_err() {
             return Err(ReadError::Stopped);
         }
-        match self.wait(receiver).await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(reason)) => Err(read_error(reason)),
-            Err(_) => Err(ReadError::Stopped),
-        }
+        self.wait(receiver).await.unwrap_or(Err(ReadError::Stopped))
     }
 
     /// Gives a pristine cluster its first configuration: every voter with its address, this node among them. Call
@@ -214,7 +210,7 @@ impl<S: StateMachine> Raft<S> {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(rejected)) => {
                 let (rejection, command) = *rejected;
-                Err(write_error(rejection, command))
+                Err(WriteError::new(rejection, command))
             }
             Err(_) => Err(WriteError::Unknown),
         }
@@ -240,7 +236,7 @@ impl<S: StateMachine> Raft<S> {
         };
         let result = |answer: Option<Answer<T>>| match answer {
             Some(Ok(value)) => Ok(value),
-            Some(Err(rejected)) => Err(write_error(rejected.0, rejected.1)),
+            Some(Err(rejected)) => Err(WriteError::new(rejected.0, rejected.1)),
             None => Err(WriteError::Unknown),
         };
         answers.into_iter().map(result).collect()
@@ -259,30 +255,6 @@ impl<S: StateMachine> Raft<S> {
         let answer = receiver.await;
         waiting.abandoned = None;
         answer
-    }
-}
-
-fn write_error(rejection: Rejection, command: Bytes) -> WriteError {
-    match rejection {
-        Rejection::NotLeader { leader, address } => WriteError::NotLeader { leader, address, command },
-        Rejection::Busy => WriteError::Busy { command },
-        Rejection::Superseded => WriteError::Superseded { command },
-        Rejection::Refused(refusal) => WriteError::Refused { refusal, command },
-        Rejection::Stopped => WriteError::Stopped { command },
-        Rejection::ResponseLost(id) => WriteError::ResponseLost { id },
-        Rejection::Unknown => WriteError::Unknown,
-    }
-}
-
-fn read_error(reason: NoRead) -> ReadError {
-    match reason {
-        NoRead::Rejected(Rejection::NotLeader { leader, address }) => {
-            ReadError::NotLeader { leader, address }
-        }
-        NoRead::Rejected(Rejection::Busy) => ReadError::Busy,
-        // No read is refused for the other reasons; all that is known is that there is no answer.
-        NoRead::Rejected(_) => ReadError::Stopped,
-        NoRead::Panicked => ReadError::Panicked,
     }
 }
 

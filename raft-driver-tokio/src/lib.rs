@@ -99,6 +99,7 @@
 //! | [`storage`] | log stores |
 //! | [`transport`] | [`Channels`](transport::Channels) within a process, and what a transport of your own must offer |
 //! | [`tcp`] | the transport over TCP |
+//! | [`driver`] | parts for a driver of your own |
 //!
 //! # Limits
 //!
@@ -110,6 +111,7 @@
 mod apply;
 mod builder;
 mod cluster;
+pub mod driver;
 mod error;
 mod handle;
 mod metrics;
@@ -122,6 +124,7 @@ mod worker;
 
 pub use builder::Builder;
 pub use cluster::{BootstrapDigest, ClusterId};
-pub use error::{AdminError, Applied, Certainty, ReadError, StartError, StopReason, WriteError};
+pub use driver::Recovered;
+pub use error::{AdminError, Applied, Certainty, Panicked, ReadError, StartError, StopReason, WriteError};
 pub use handle::Raft;
 pub use metrics::Metrics;

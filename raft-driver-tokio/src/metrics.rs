@@ -35,6 +35,30 @@ pub struct Metrics {
 }
 
 impl Metrics {
+    /// For drivers: a node that has just been started.
+    #[must_use]
+    pub fn new(node: &Node, transport: TransportStats) -> Self {
+        Self {
+            status: node.status(),
+            membership: Arc::clone(node.membership()),
+            peers: node.peers().collect(),
+            transport,
+            pending_writes: 0,
+            pending_reads: 0,
+            stopped: None,
+        }
+    }
+
+    /// For drivers: the node as it is now; `pending` is the number of writes and of reads that wait.
+    pub fn update(&mut self, node: &Node, pending: (usize, usize), transport: TransportStats) {
+        self.status = node.status();
+        self.membership.clone_from(node.membership());
+        self.peers.clear();
+        self.peers.extend(node.peers());
+        self.transport = transport;
+        (self.pending_writes, self.pending_reads) = pending;
+    }
+
     /// The leader's address as the membership has it.
     #[must_use]
     pub fn leader_address(&self) -> Option<&Bytes> {
@@ -53,17 +77,9 @@ pub(crate) struct Publisher {
 
 impl Publisher {
     pub(crate) fn new(node: &Node, transport: Arc<dyn Fn() -> TransportStats + Send + Sync>) -> Self {
-        let (status, membership) = (node.status(), Arc::clone(node.membership()));
-        let metrics = Metrics {
-            status,
-            membership: Arc::clone(&membership),
-            peers: node.peers().collect(),
-            transport: transport(),
-            pending_writes: 0,
-            pending_reads: 0,
-            stopped: None,
-        };
-        Self { metrics: watch::Sender::new(metrics), transport, last: status, pending: (0, 0), membership }
+        let metrics = watch::Sender::new(Metrics::new(node, transport()));
+        let (last, membership) = (node.status(), Arc::clone(node.membership()));
+        Self { metrics, transport, last, pending: (0, 0), membership }
     }
 
     pub(crate) fn sender(&self) -> watch::Sender<Metrics> {
@@ -83,14 +99,7 @@ impl Publisher {
         if moved {
             self.membership = Arc::clone(node.membership());
         }
-        self.metrics.send_modify(|metrics| {
-            metrics.status = status;
-            metrics.membership.clone_from(&self.membership);
-            metrics.peers.clear();
-            metrics.peers.extend(node.peers());
-            metrics.transport = (self.transport)();
-            (metrics.pending_writes, metrics.pending_reads) = pending;
-        });
+        self.metrics.send_modify(|metrics| metrics.update(node, pending, (self.transport)()));
     }
 
     /// The last publication.

@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use raft_core::host::{Operator, Reader, Rejection, Writer};
+use raft_core::host::{Operator, Read, Rejection, Writer};
 use raft_core::{AdminOutcome, Commands, LogId, NodeId, Status};
 use tokio::sync::oneshot;
 
-use crate::error::{AdminError, Applied};
-use crate::worker::guard;
+use crate::driver::guard;
+use crate::error::{AdminError, Applied, ReadError};
 
 /// A rejected command comes back. Boxed: the common answer is a short one.
 pub(crate) type Answer<T> = Result<T, Box<(Rejection, Bytes)>>;
@@ -220,33 +220,9 @@ impl<T> Drop for Part<T> {
 }
 
 /// A read: a closure and where its result goes.
-pub(crate) trait Read<S>: Send {
-    fn serve(self: Box<Self>, machine: &S);
-    fn reject(self: Box<Self>, rejection: Rejection);
-    fn is_abandoned(&self) -> bool;
-}
-
-impl<S> Reader for Box<dyn Read<S>> {
-    fn is_abandoned(&self) -> bool {
-        (**self).is_abandoned()
-    }
-
-    fn reject(self, rejection: Rejection) {
-        Read::reject(self, rejection);
-    }
-}
-
-/// Why a read has no result.
-#[derive(Debug)]
-pub(crate) enum NoRead {
-    Rejected(Rejection),
-    Panicked,
-}
-
-/// The one implementation of [`Read`].
 pub(crate) struct ReadJob<F, T> {
     pub(crate) closure: F,
-    pub(crate) reply: oneshot::Sender<Result<T, NoRead>>,
+    pub(crate) reply: oneshot::Sender<Result<T, ReadError>>,
 }
 
 impl<S, T, F> Read<S> for ReadJob<F, T>
@@ -260,12 +236,12 @@ where
             return;
         }
         // A reader that panics harms only its caller: it had no more than a shared reference.
-        let result = guard("read", || closure(machine)).map_err(|_| NoRead::Panicked);
+        let result = guard("read", || closure(machine)).map_err(|_| ReadError::Panicked);
         let _ = reply.send(result);
     }
 
     fn reject(self: Box<Self>, rejection: Rejection) {
-        let _ = self.reply.send(Err(NoRead::Rejected(rejection)));
+        let _ = self.reply.send(Err(rejection.into()));
     }
 
     fn is_abandoned(&self) -> bool {

@@ -11,23 +11,23 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use raft_core::host::{Clients, LogSpan, LogStore, Operator, Rejection, StateMachine, Transport, Writer};
-use raft_core::{Action, Event, Instant, LogTask, MachineTask, Message, Node, Notice, RoleKind};
+use raft_core::host::{
+    Clients, LogSpan, LogStore, Operator, Read, Rejection, StateMachine, Transport, Writer,
+};
+use raft_core::{Action, Event, Instant, LogTask, MachineTask, Message, Node, RoleKind};
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender};
 use tokio::sync::watch;
-use tokio::time::Sleep;
 
 use crate::apply::LaneTask;
+use crate::driver::{Timer, trace_notice, trace_stop};
 use crate::error::StopReason;
 use crate::handle::Life;
 use crate::metrics::Publisher;
-use crate::request::{AdminReply, PendingWrite, Read, Request, WriteRequest};
+use crate::request::{AdminReply, PendingWrite, Request, WriteRequest};
 use crate::storage::LogLane;
 use crate::transport::Room;
 
@@ -42,29 +42,6 @@ pub(crate) enum Input {
     Receive(Message, Room),
     Failed(StopReason),
     Stop,
-}
-
-/// Time as the node sees it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Clock {
-    epoch: tokio::time::Instant,
-}
-
-impl Clock {
-    pub(crate) fn start() -> Self {
-        Self { epoch: tokio::time::Instant::now() }
-    }
-
-    pub(crate) fn now(self) -> Instant {
-        Instant::from_nanos(u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX))
-    }
-
-    /// The runtime's name of an instant; a year from now at most, which is soon enough for a spurious wake.
-    fn resolve(self, at: Instant) -> tokio::time::Instant {
-        const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
-        let ahead = at.since(self.now()).min(YEAR);
-        tokio::time::Instant::now() + ahead
-    }
 }
 
 /// Where requests come from.
@@ -91,7 +68,7 @@ pub(crate) type Waiting<S> =
 /// A node and everything around it.
 pub(crate) struct NodeTask<S: StateMachine, L: LogStore, T> {
     node: Node,
-    clock: Clock,
+    timer: Timer,
     log: LogLane<L>,
     machine: UnboundedSender<LaneTask<S>>,
     transport: T,
@@ -102,16 +79,12 @@ pub(crate) struct NodeTask<S: StateMachine, L: LogStore, T> {
     life: Arc<watch::Sender<Life>>,
     /// How many callers dropped their future since the last look.
     abandoned: Arc<AtomicUsize>,
-    /// When `sleep` will fire, if it is armed. Never later than the node's deadline, often earlier: a deadline
-    /// moves with every message, and a spurious wake is cheaper than re-arming a timer each time.
-    armed: Option<Instant>,
-    sleep: Pin<Box<Sleep>>,
 }
 
 /// What a [`NodeTask`] is made of.
 pub(crate) struct Parts<S: StateMachine, L: LogStore, T> {
     pub(crate) node: Node,
-    pub(crate) clock: Clock,
+    pub(crate) timer: Timer,
     pub(crate) log: LogLane<L>,
     pub(crate) machine: UnboundedSender<LaneTask<S>>,
     pub(crate) transport: T,
@@ -124,11 +97,11 @@ pub(crate) struct Parts<S: StateMachine, L: LogStore, T> {
 
 impl<S: StateMachine, L: LogStore, T: Transport> NodeTask<S, L, T> {
     pub(crate) fn new(parts: Parts<S, L, T>) -> Self {
-        let Parts { node, clock, log, machine, transport, clients, queues, publisher, life, abandoned } =
+        let Parts { node, timer, log, machine, transport, clients, queues, publisher, life, abandoned } =
             parts;
         Self {
             node,
-            clock,
+            timer,
             log,
             machine,
             transport,
@@ -144,8 +117,6 @@ impl<S: StateMachine, L: LogStore, T: Transport> NodeTask<S, L, T> {
             publisher,
             life,
             abandoned,
-            armed: None,
-            sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
         }
     }
 
@@ -176,10 +147,7 @@ impl<S: StateMachine, L: LogStore, T: Transport> NodeTask<S, L, T> {
             ready |= !arrived.backlog.is_empty()
                 || queues.writes.poll_recv_many(cx, &mut arrived.writes, TURN_EVENTS_MAX).is_ready();
         }
-        if self.armed.is_some() && self.sleep.as_mut().poll(cx).is_ready() {
-            self.armed = None;
-            ready = true;
-        }
+        ready |= self.timer.poll(cx).is_ready();
         if ready { Poll::Ready(()) } else { Poll::Pending }
     }
 
@@ -187,7 +155,7 @@ impl<S: StateMachine, L: LogStore, T: Transport> NodeTask<S, L, T> {
         if self.arrived.handles_dropped {
             return Err(StopReason::HandlesDropped);
         }
-        let now = self.clock.now();
+        let now = self.timer.now();
         for input in self.arrived.inputs.drain(..) {
             match input {
                 Input::Event(event) => step(&mut self.node, now, event)?,
@@ -204,11 +172,11 @@ impl<S: StateMachine, L: LogStore, T: Transport> NodeTask<S, L, T> {
         if self.node.deadline().is_some_and(|deadline| deadline <= now) {
             step(&mut self.node, now, Event::Wake)?;
         }
-        if self.armed.is_none() {
+        if !self.timer.is_armed() {
             self.forget(now)?;
         }
         self.drain(now)?;
-        self.arm();
+        self.timer.arm(self.node.deadline());
         let (writes, reads) = self.clients.pending();
         self.publisher.publish(&self.node, (writes + self.arrived.backlog.len(), reads), asked);
         Ok(())
@@ -305,37 +273,14 @@ impl<S: StateMachine, L: LogStore, T: Transport> NodeTask<S, L, T> {
                 }
             }
             Action::Peers(membership) => self.transport.peers(&membership),
-            Action::Notify(notice) => self.note(notice),
+            Action::Notify(notice) => trace_notice(self.node.status().id, notice),
         }
         Ok(())
     }
 
-    fn note(&self, notice: Notice) {
-        let id = self.node.status().id.get();
-        match notice {
-            Notice::Role { role, term } => tracing::info!(id, ?role, %term, "raft.role"),
-            Notice::Leader { leader, term } => tracing::info!(id, ?leader, %term, "raft.leader"),
-            Notice::Membership { index } => tracing::info!(id, %index, "raft.membership"),
-            Notice::Violation { peer, kind } => tracing::error!(id, %peer, ?kind, "raft.violation"),
-        }
-    }
-
-    fn arm(&mut self) {
-        let Some(deadline) = self.node.deadline() else { return };
-        if self.armed.is_none_or(|armed| deadline < armed) {
-            self.armed = Some(deadline);
-            self.sleep.as_mut().reset(self.clock.resolve(deadline));
-        }
-    }
-
     /// Tells everybody who waits. Dropping the rest ends the lanes.
     fn stop(mut self, reason: StopReason) {
-        let id = self.node.status().id.get();
-        if reason.is_orderly() {
-            tracing::info!(id, %reason, "raft.stopped");
-        } else {
-            tracing::error!(id, %reason, "raft.stopped");
-        }
+        trace_stop(self.node.status().id, &reason);
         self.life.send_modify(|life| life.reason = Some(reason.clone()));
         self.publisher.stopped(&reason);
         let Self { queues: Queues { requests, writes, .. }, arrived, clients, .. } = &mut self;

@@ -1,14 +1,13 @@
-//! Threads beside the node's task, and calls into users' code that may panic.
+//! Threads beside the node's task.
 //!
 //! A worker thread says when it is about to end, after it has dropped all that it owned, so that waiting for it
 //! blocks nobody.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::JoinHandle;
 
 use tokio::sync::oneshot;
 
-use crate::error::{StartError, StopReason};
+use crate::error::StartError;
 
 /// A thread that can be awaited.
 #[derive(Debug)]
@@ -44,9 +43,4 @@ impl Worker {
             tracing::error!("a thread of the node panicked while it ended");
         }
     }
-}
-
-/// Calls users' code. After a panic whatever it borrowed is not used again, only dropped.
-pub(crate) fn guard<R>(part: &'static str, call: impl FnOnce() -> R) -> Result<R, StopReason> {
-    catch_unwind(AssertUnwindSafe(call)).map_err(|payload| StopReason::panicked(part, &*payload))
 }

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use raft_core::host::LogStore;
 use raft_core::{AdminRefusal, Config, LogId, NodeId};
 use raft_driver_tokio::storage::{DurableLog, Identity, OpenError};
 use raft_driver_tokio::tcp::{Refusal, Refused, Tcp, TcpConfig, TcpError};
-use raft_driver_tokio::{AdminError, BootstrapDigest, Builder, ClusterId, Raft, StartError, StopReason};
+use raft_driver_tokio::{
+    AdminError, BootstrapDigest, Builder, ClusterId, Raft, Recovered, StartError, StopReason,
+};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -65,14 +66,18 @@ async fn serve(options: Serve, peers: Peers) -> Result<(), Failure> {
         TcpError::Config(_) => Failure::other(&error),
     })?;
     let refusals = tcp.refusals();
-    let (log, pristine) = open_log(&options, &peers)?;
+    let log = open_log(&options)?;
 
     let machine = Machine::default();
     let glance = machine.glance();
-    let raft = Builder::new(config(&options))
-        .start(log, machine, tcp)
-        .await
-        .map_err(|error| cannot_start(&options, &error))?;
+    let cannot_start = |error| cannot_start(&options, &error);
+    let recovered = Recovered::ask(log, machine).await.map_err(cannot_start)?;
+    // Before a peer hears from this node.
+    if let Some((_, membership)) = recovered.log().memberships.last() {
+        same_members(&options, &membership.nodes, &peers.members)?;
+    }
+    let pristine = recovered.log().last == LogId::ZERO;
+    let raft = Builder::new(config(&options)).start_recovered(recovered, tcp).map_err(cannot_start)?;
     let front = Front::new(raft.clone(), glance, peers.http.clone());
     let clients = CancellationToken::new();
     let served = tokio::spawn(accept(http, Arc::new(front), clients.clone()));
@@ -110,20 +115,13 @@ async fn serve(options: Serve, peers: Peers) -> Result<(), Failure> {
     }
 }
 
-/// The log, and whether this is the node's first start.
-fn open_log(options: &Serve, peers: &Peers) -> Result<(DurableLog, bool), Failure> {
+fn open_log(options: &Serve) -> Result<DurableLog, Failure> {
     let identity = Identity { cluster: ClusterId::new(options.cluster), node: options.id };
-    let mut log = DurableLog::open(&options.data, identity).map_err(|error| {
+    DurableLog::open(&options.data, identity).map_err(|error| {
         let kind = if matches!(error, OpenError::InUse { .. }) { Kind::DataInUse } else { Kind::Data };
         // What to do is in the error's own words.
         Failure::new(kind, chain(&error), "")
-    })?;
-    // Read once more when the node starts, but then its peers hear from it already.
-    let found = log.recover().map_err(|error| damaged(options, &error))?;
-    if let Some((_, membership)) = found.memberships.last() {
-        same_members(options, &membership.nodes, &peers.members)?;
-    }
-    Ok((log, found.last == LogId::ZERO))
+    })
 }
 
 /// Members that are not those of the data would vote and count in a cluster that is none of theirs.
@@ -151,17 +149,13 @@ fn same_members(
     ))
 }
 
-fn damaged(options: &Serve, error: &dyn std::error::Error) -> Failure {
-    Failure::new(
-        Kind::Data,
-        format!("{} cannot be used: {}", options.data.display(), chain(error)),
-        "keep it as it is for inspection, and replace this node by one of a new id with an empty directory",
-    )
-}
-
 fn cannot_start(options: &Serve, error: &StartError) -> Failure {
     match error {
-        StartError::Log(_) | StartError::Machine(_) | StartError::Node(_) => damaged(options, error),
+        StartError::Log(_) | StartError::Machine(_) | StartError::Node(_) => Failure::new(
+            Kind::Data,
+            format!("{} cannot be used: {}", options.data.display(), chain(error)),
+            "keep it as it is for inspection, and replace this node by one of a new id with an empty directory",
+        ),
         _ => Failure::other(format!("the node cannot be started: {}", chain(error))),
     }
 }

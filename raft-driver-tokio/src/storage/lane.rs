@@ -6,7 +6,6 @@
 //! * Reads never queue behind an fsync: they have threads of the runtime's blocking pool, or run inline.
 //! * After the first failure the store is not called again.
 
-use std::sync::Arc;
 use std::sync::mpsc;
 
 use raft_core::host::{LogSpan, LogStore};
@@ -14,11 +13,10 @@ use raft_core::{Event, Write, WriteId};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::task::TaskTracker;
 
+use crate::driver::{LOG_STORE, discard, read_log, write_log};
 use crate::error::{StartError, StopReason};
 use crate::task::Input;
-use crate::worker::{Worker, guard};
-
-const PART: &str = "log store";
+use crate::worker::Worker;
 
 /// A log store and where it runs.
 #[derive(Debug)]
@@ -68,7 +66,7 @@ impl<L: LogStore> LogLane<L> {
     pub(crate) fn flush(&mut self) -> Result<Option<WriteId>, StopReason> {
         let Writes::Inline { store, batch } = &mut self.writes else { return Ok(None) };
         let Some(last) = batch.last().map(|write| write.id) else { return Ok(None) };
-        write(store, batch)?;
+        write_log(store, batch)?;
         batch.clear();
         Ok(Some(last))
     }
@@ -76,11 +74,11 @@ impl<L: LogStore> LogLane<L> {
     /// Reads entries: returns the event, or sees to it that it comes later.
     pub(crate) fn read(&mut self, span: LogSpan) -> Result<Option<Event>, StopReason> {
         if !L::MAY_BLOCK {
-            return read::<L>(&self.reader, span).map(Some);
+            return read_log(&self.reader, span).map(Some);
         }
         let (reader, inputs) = (self.reader.clone(), self.inputs.clone());
         self.reads.spawn_blocking(move || {
-            let input = match read::<L>(&reader, span) {
+            let input = match read_log(&reader, span) {
                 Ok(event) => Input::Event(event),
                 Err(reason) => Input::Failed(reason),
             };
@@ -89,14 +87,6 @@ impl<L: LogStore> LogLane<L> {
         });
         Ok(None)
     }
-}
-
-fn write<L: LogStore>(store: &mut L, batch: &[Write]) -> Result<(), StopReason> {
-    guard(PART, || store.write(batch))?.map_err(|error| StopReason::Log(Arc::new(error)))
-}
-
-fn read<L: LogStore>(reader: &L::Reader, span: LogSpan) -> Result<Event, StopReason> {
-    guard(PART, || span.read(reader))?.map_err(|error| StopReason::Log(Arc::new(error)))
 }
 
 /// The thread of a store that may block.
@@ -109,7 +99,7 @@ fn run<L: LogStore>(mut store: L, writes: &mpsc::Receiver<Write>, reports: &Unbo
             last = next.id;
             batch.push(next);
         }
-        let (input, failed) = match write(&mut store, &batch) {
+        let (input, failed) = match write_log(&mut store, &batch) {
             Ok(()) => (Input::Event(Event::Persisted(last)), false),
             Err(reason) => (Input::Failed(reason), true),
         };
@@ -118,6 +108,5 @@ fn run<L: LogStore>(mut store: L, writes: &mpsc::Receiver<Write>, reports: &Unbo
         }
         batch.clear();
     }
-    // The store may panic once more when it is dropped; the reason was told already.
-    let _ = guard(PART, move || drop(store));
+    discard(LOG_STORE, store);
 }
