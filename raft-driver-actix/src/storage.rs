@@ -11,9 +11,11 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use actix::{Actor, Addr, Context, Handler, Message, Recipient, SyncArbiter, SyncContext};
-use raft_core::host::{Committed, LogSpan, LogStore, MachineLane, Read, Rejection, StateMachine};
+use raft_core::host::{Committed, LogSpan, LogStore, MachineLane, Read, StateMachine};
 use raft_core::{Entries, Event, Write, WriteId};
-use raft_driver_tokio::driver::{LOG_STORE, STATE_MACHINE, apply, discard, guard, read_log, write_log};
+use raft_driver_tokio::driver::{
+    LOG_STORE, STATE_MACHINE, apply, discard, guard, read_log, reject_reads, serve, write_log,
+};
 use raft_driver_tokio::{Panicked, StopReason};
 use tokio::sync::mpsc;
 
@@ -222,17 +224,13 @@ impl<S: StateMachine> Lane<S> {
         let (Some(lane), Some(reports)) = (&mut self.lane, &self.reports) else {
             match message {
                 MachineMessage::Apply { committed, .. } => committed.into_iter().for_each(Committed::lose),
-                MachineMessage::Serve(reads) => {
-                    reads.into_iter().for_each(|read| read.reject(Rejection::Stopped));
-                }
+                MachineMessage::Serve(reads) => reject_reads(reads),
             }
             return;
         };
         let (entries, committed) = match message {
             MachineMessage::Apply { entries, committed } => (entries, committed),
-            MachineMessage::Serve(reads) => {
-                return reads.into_iter().for_each(|read| read.serve(lane.machine()));
-            }
+            MachineMessage::Serve(reads) => return serve(reads, lane.machine()),
         };
         let applied = apply(lane, &entries, committed);
         match (applied, entries.last()) {

@@ -4,12 +4,12 @@
 //! * After the first failure the machine is not called again. Whoever still waits is told that the command is
 //!   committed and the response lost.
 
-use raft_core::host::{Committed, MachineLane, Read, Rejection, StateMachine};
+use raft_core::host::{Committed, MachineLane, Read, StateMachine};
 use raft_core::{Entries, Event};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinHandle;
 
-use crate::driver::{STATE_MACHINE, apply, discard};
+use crate::driver::{STATE_MACHINE, apply, discard, reject_reads, serve};
 use crate::error::StartError;
 use crate::request::PendingWrite;
 use crate::task::Input;
@@ -81,22 +81,26 @@ impl<S: StateMachine> Lane<S> {
     /// Performs a batch and reports. Returns whether to go on.
     fn run(&mut self, batch: &mut Vec<LaneTask<S>>) -> bool {
         let mut applied = None;
-        for task in batch.drain(..) {
+        let mut tasks = std::mem::take(batch).into_iter();
+        while let Some(task) = tasks.next() {
             match task {
                 LaneTask::Apply { entries, committed } => {
                     if let Err(reason) = apply(&mut self.machine, &entries, committed) {
                         let _ = self.inputs.send(Input::Failed(reason));
+                        // Who waits behind it is answered by `finish`.
+                        batch.extend(tasks);
                         return false;
                     }
                     applied = entries.last().map(|last| last.index).or(applied);
                 }
-                LaneTask::Serve(reads) => {
-                    reads.into_iter().for_each(|read| read.serve(self.machine.machine()));
-                }
+                LaneTask::Serve(reads) => serve(reads, self.machine.machine()),
             }
         }
-        // A node that is gone needs no report; its lane ends when the queue is empty.
-        applied.is_none_or(|index| self.inputs.send(Input::Event(Event::Applied(index))).is_ok())
+        if let Some(index) = applied {
+            // A node that is gone needs no report; its lane ends when the queue is empty.
+            let _ = self.inputs.send(Input::Event(Event::Applied(index)));
+        }
+        true
     }
 
     /// Answers whoever still waits and drops the machine.
@@ -106,9 +110,7 @@ impl<S: StateMachine> Lane<S> {
         for task in batch.into_iter().chain(std::iter::from_fn(|| tasks.try_recv().ok())) {
             match task {
                 LaneTask::Apply { committed, .. } => committed.into_iter().for_each(Committed::lose),
-                LaneTask::Serve(reads) => {
-                    reads.into_iter().for_each(|read| read.reject(Rejection::Stopped));
-                }
+                LaneTask::Serve(reads) => reject_reads(reads),
             }
         }
         discard(STATE_MACHINE, machine);

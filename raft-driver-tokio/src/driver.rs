@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use raft_core::host::{
-    Committed, LaneError, LogReader, LogSpan, LogStore, MachineLane, StateMachine, Writer,
+    Committed, LaneError, LogReader, LogSpan, LogStore, MachineLane, Read, Rejection, StateMachine, Writer,
     message_bytes_needed,
 };
 use raft_core::{Config, Entries, Event, Instant, LogId, LogRecovery, Node, NodeId, Notice, Recovery, Write};
@@ -37,6 +37,25 @@ pub fn guard<R>(part: &'static str, call: impl FnOnce() -> R) -> Result<R, Panic
 pub fn discard<T>(part: &'static str, value: T) {
     if let Err(panicked) = guard(part, || drop(value)) {
         tracing::error!(%panicked, "raft.drop");
+    }
+}
+
+/// Answers reads from the machine. A reader that panics, in its closure or in a drop, harms only its caller: it had
+/// no more than a shared reference.
+pub fn serve<S>(reads: Vec<Box<dyn Read<S>>>, machine: &S) {
+    for read in reads {
+        if let Err(panicked) = guard("read", || read.serve(machine)) {
+            tracing::error!(%panicked, "raft.read");
+        }
+    }
+}
+
+/// Answers reads of a machine that is gone.
+pub fn reject_reads<S>(reads: Vec<Box<dyn Read<S>>>) {
+    for read in reads {
+        if let Err(panicked) = guard("read", || read.reject(Rejection::Stopped)) {
+            tracing::error!(%panicked, "raft.read");
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender};
 use tokio::sync::watch;
 
 use crate::apply::LaneTask;
-use crate::driver::{Timer, trace_notice, trace_stop};
+use crate::driver::{Timer, guard, reject_reads, trace_notice, trace_stop};
 use crate::error::StopReason;
 use crate::handle::Life;
 use crate::metrics::Publisher;
@@ -124,7 +124,8 @@ impl<S: StateMachine, L: LogStore, T: Transport> NodeTask<S, L, T> {
     pub(crate) async fn run(mut self) {
         let reason = loop {
             // The first turn comes before anything arrived: a node that was just started has actions.
-            if let Err(reason) = self.turn() {
+            let turned = guard("node", || self.turn());
+            if let Err(reason) = turned.unwrap_or_else(|panicked| Err(panicked.into())) {
                 break reason;
             }
             poll_fn(|cx| self.poll_arrived(cx)).await;
@@ -238,6 +239,7 @@ impl<S: StateMachine, L: LogStore, T: Transport> NodeTask<S, L, T> {
         if self.abandoned.swap(0, Ordering::Relaxed) == 0 {
             return Ok(());
         }
+        self.arrived.backlog.retain(|write| !write.is_abandoned());
         self.clients.abandoned().into_iter().try_for_each(|event| step(&mut self.node, now, event))
     }
 
@@ -279,27 +281,45 @@ impl<S: StateMachine, L: LogStore, T: Transport> NodeTask<S, L, T> {
     }
 
     /// Tells everybody who waits. Dropping the rest ends the lanes.
-    fn stop(mut self, reason: StopReason) {
+    fn stop(self, reason: StopReason) {
         trace_stop(self.node.status().id, &reason);
         self.life.send_modify(|life| life.reason = Some(reason.clone()));
         self.publisher.stopped(&reason);
-        let Self { queues: Queues { requests, writes, .. }, arrived, clients, .. } = &mut self;
-        clients.stop();
-        writes.close();
-        let left = std::iter::from_fn(|| writes.try_recv().ok());
-        let Arrived { requests: taken, writes: unexpanded, backlog, .. } = arrived;
-        unexpanded.drain(..).chain(left).for_each(|request| request.expand(backlog));
-        backlog.drain(..).for_each(|write| write.reject(Rejection::Stopped));
-        requests.close();
-        let left = std::iter::from_fn(|| requests.try_recv().ok());
-        for request in taken.drain(..).chain(left) {
-            match request {
-                Request::Read(read) => read.reject(Rejection::Stopped),
-                Request::Bootstrap { reply, .. } | Request::Campaign { reply } => reply.stopped(),
-                // A dropped reply is an answer: the node is gone.
-                Request::Status(_) | Request::Publish => {}
-            }
+        let Self { queues: Queues { mut requests, mut writes, .. }, arrived, mut clients, .. } = self;
+        // Closures of readers are dropped here: users' code.
+        if let Err(panicked) = guard("read", || clients.stop()) {
+            tracing::error!(%panicked, "raft.read");
         }
+        let Arrived { requests: taken, writes: unexpanded, mut backlog, .. } = arrived;
+        unexpanded.into_iter().for_each(|request| request.expand(&mut backlog));
+        backlog.into_iter().for_each(|write| write.reject(Rejection::Stopped));
+        taken.into_iter().for_each(refuse);
+        writes.close();
+        requests.close();
+        // Whoever holds a place in a closed queue may still put a request there: the queues are emptied until the last
+        // of them has, which nothing else waits for.
+        tokio::spawn(async move {
+            while let Some(request) = writes.recv().await {
+                let mut backlog = VecDeque::new();
+                request.expand(&mut backlog);
+                backlog.into_iter().for_each(|write| write.reject(Rejection::Stopped));
+            }
+        });
+        tokio::spawn(async move {
+            while let Some(request) = requests.recv().await {
+                refuse(request);
+            }
+        });
+    }
+}
+
+/// Answers a request to a node that is gone.
+fn refuse<S>(request: Request<S>) {
+    match request {
+        Request::Read(read) => reject_reads(vec![read]),
+        Request::Bootstrap { reply, .. } | Request::Campaign { reply } => reply.stopped(),
+        // A dropped reply is an answer: the node is gone.
+        Request::Status(_) | Request::Publish => {}
     }
 }
 

@@ -272,7 +272,7 @@ async fn a_dropped_write_frees_its_place() {
 }
 
 #[tokio::test]
-async fn beyond_the_limit_on_proposals_a_node_is_busy() {
+async fn beyond_the_limit_on_proposals_callers_wait() {
     let mut config = config(1);
     config.pending_proposals_max = 4;
     let (raft, control) = held_up(Builder::new(config)).await;
@@ -283,9 +283,15 @@ async fn beyond_the_limit_on_proposals_a_node_is_busy() {
         writers.spawn(async move { raft.write("taken").await });
         within(metrics.wait_for(|metrics| metrics.pending_writes == number)).await.unwrap();
     }
-    let busy = within(raft.write("refused")).await;
-    assert_eq!(busy, Err(WriteError::Busy { command: Bytes::from("refused") }));
+    let mut beyond = pin!(raft.write("beyond"));
+    assert!(matches!(beyond.as_mut().poll(&mut Context::from_waker(Waker::noop())), Poll::Pending));
+    for _ in 0..2 {
+        within(raft.status()).await.unwrap();
+    }
+    assert!(matches!(beyond.as_mut().poll(&mut Context::from_waker(Waker::noop())), Poll::Pending));
+    assert_eq!(raft.metrics().borrow().pending_writes, 4, "it was not taken in");
     control.release();
+    within(beyond).await.unwrap();
     for result in within(writers.join_all()).await {
         result.unwrap();
     }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use raft_core::{AdminRefusal, Config, LogId, NodeId};
@@ -27,6 +27,9 @@ use crate::machine::{COMMAND_BYTES_MAX, Machine};
 use crate::report::line;
 use crate::stop::{asked_to_stop, stdin_closed};
 
+/// How long a refusal counts: several times the longest pause between two attempts to connect.
+const REFUSAL_FRESH: Duration = Duration::from_secs(15);
+
 /// How long a shutdown waits for the node.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
@@ -45,7 +48,10 @@ pub(crate) fn run(options: Serve) -> Result<(), Failure> {
     };
     let runtime = runtime.worker_threads(options.threads.into()).enable_all().build();
     let runtime = runtime.map_err(|error| Failure::other(format!("no runtime: {error}")))?;
-    runtime.block_on(serve(options, peers))
+    let ended = runtime.block_on(serve(options, peers));
+    // A read of a disk that hangs must not keep the process.
+    runtime.shutdown_background();
+    ended
 }
 
 async fn serve(options: Serve, peers: Peers) -> Result<(), Failure> {
@@ -83,13 +89,19 @@ async fn serve(options: Serve, peers: Peers) -> Result<(), Failure> {
     let served = tokio::spawn(accept(http, Arc::new(front), clients.clone()));
 
     let run = async {
-        if pristine {
-            bootstrap(&raft, &options, &peers).await?;
-        }
-        let text =
-            format!("node {} serves http://{}, other nodes at {}", options.id, options.http, options.raft);
-        line("ready", text);
+        let begin = async {
+            if pristine {
+                bootstrap(&raft, &options, &peers).await?;
+            }
+            let text = format!(
+                "node {} serves http://{}, other nodes at {}",
+                options.id, options.http, options.raft
+            );
+            line("ready", text);
+            std::future::pending::<Result<(), Failure>>().await
+        };
         tokio::select! {
+            failed = begin => failed,
             signal = stop => {
                 tracing::info!(signal, "shutting down");
                 Ok(())
@@ -198,7 +210,7 @@ async fn refused_by_majority(
     options: &Serve,
     peers: &Peers,
 ) -> Failure {
-    let mut by: BTreeMap<NodeId, Refusal> = BTreeMap::new();
+    let mut by: BTreeMap<NodeId, (Refusal, Instant)> = BTreeMap::new();
     let members = peers.members.len();
     while refusals.changed().await.is_ok() {
         let Some(refused) = refusals.borrow_and_update().clone() else { continue };
@@ -207,10 +219,12 @@ async fn refused_by_majority(
         {
             continue;
         }
-        by.insert(refused.peer, refused.refusal);
+        by.insert(refused.peer, (refused.refusal, Instant::now()));
+        // Whoever still refuses says so at each of this node's attempts; others were mended meanwhile.
+        by.retain(|_, (_, at)| at.elapsed() < REFUSAL_FRESH);
         let led = raft.status().await.is_some_and(|status| status.leader.is_some());
         if !led && members - by.len() < members / 2 + 1 {
-            let peers = by.iter().map(|(peer, refusal)| format!("node {peer}: {refusal}"));
+            let peers = by.iter().map(|(peer, (refusal, _))| format!("node {peer}: {refusal}"));
             let advice = match refused.refusal {
                 Refusal::Bootstrap => format!(
                     "give every node the same --peer list; then remove {}, which holds no data yet if this node \
