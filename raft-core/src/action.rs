@@ -245,7 +245,8 @@ pub enum Violation {
     SecondLeader(Term),
     /// A committed entry replaced by another (Leader Completeness, §5.4).
     CommittedEntryChanged(LogIndex),
-    /// A peer no longer holds what it acknowledged as durable.
+    /// A peer no longer holds what it acknowledged as durable: its disk was replaced, emptied or rolled back. Stop
+    /// that node.
     AcknowledgedEntryLost(LogIndex),
 }
 

@@ -72,7 +72,8 @@ impl<S: StateMachine> Raft<S> {
 
     /// Proposes a command and returns when it is committed and applied here, with the state machine's response.
     ///
-    /// Waits while the node has no room for more commands.
+    /// Waits while the node has no room for more commands, and as long as no majority can be reached: put a time-out
+    /// around it. If the future is dropped, the outcome is unknown.
     ///
     /// # Errors
     /// [`WriteError`] says what is known about the command; one that did not happen comes back in it.
@@ -163,7 +164,8 @@ impl<S: StateMachine> Raft<S> {
         (self.shared.transport)()
     }
 
-    /// Waits until this node knows a leader. `None` if `limit` passes before, or the node stops.
+    /// Waits until this node knows a leader. `None` if `limit` passes before, or the node stops. A node that was never
+    /// bootstrapped has none.
     pub async fn wait_for_leader(&self, limit: Duration) -> Option<NodeId> {
         let mut metrics = self.metrics();
         let seen = metrics.wait_for(|metrics| metrics.status.leader.is_some() || metrics.stopped.is_some());

@@ -47,7 +47,7 @@
 //!
 //! // Write where the leader is; a command that did not happen comes back.
 //! let mut at = 0;
-//! let mut command = "hello".into();
+//! let mut command = bytes::Bytes::from("hello");
 //! let applied = loop {
 //!     match nodes[at].write(command).await {
 //!         Ok(applied) => break applied,
@@ -68,6 +68,44 @@
 //! for raft in nodes {
 //!     raft.shutdown().await; // resolves when tasks and threads have ended, and files are closed
 //! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # A server that keeps its data
+//!
+//! The same with a log on disk and peers over TCP. Call `bootstrap` with the same set at each start, on one node or on
+//! all: again is harmless. Clients find the leader by [`WriteError::NotLeader`], or wait for one.
+//!
+//! ```no_run
+//! # use raft_core::{Config, Entries, EntryRef, NodeId};
+//! # use raft_core::host::StateMachine;
+//! use raft_driver_tokio::storage::{DurableLog, Identity};
+//! use raft_driver_tokio::tcp::{Tcp, TcpConfig};
+//! use raft_driver_tokio::{BootstrapDigest, Builder, ClusterId};
+//! # #[derive(Default)]
+//! # struct Total(u64);
+//! # impl StateMachine for Total {
+//! #     type Response = u64;
+//! #     type Error = std::convert::Infallible;
+//! #     fn apply(&mut self, entries: &Entries, responses: &mut Vec<u64>) -> Result<(), Self::Error> {
+//! #         responses.extend(entries.iter().filter(|entry| matches!(entry, EntryRef::Command(..))).map(|_| 0));
+//! #         Ok(())
+//! #     }
+//! # }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let (cluster, node) = (ClusterId::new(7), NodeId::new(1));
+//! // The address of each member is where it listens, or where it is reached.
+//! let members = [(node, "127.0.0.1:7101".into()), (NodeId::new(2), "127.0.0.1:7102".into())].into();
+//!
+//! let log = DurableLog::open("/var/lib/total-1", Identity { cluster, node })?;
+//! // Peers that were given another set are refused.
+//! let config = TcpConfig { bootstrap: Some(BootstrapDigest::of(&members)), ..TcpConfig::new(cluster) };
+//! let network = Tcp::bind("127.0.0.1:7101", config).await?;
+//! let raft = Builder::new(Config::new(node)).start(log, Total::default(), network).await?;
+//! raft.bootstrap(members).await?;
 //! # Ok(())
 //! # }
 //! ```

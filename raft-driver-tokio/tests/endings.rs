@@ -1,6 +1,8 @@
 //! How a node ends, and what becomes of those who wait: everything that was handed over is done, everybody is told
 //! the truth, and nobody waits for ever.
 
+#![allow(clippy::unwrap_used, reason = "a test says by failing what it expected")]
+
 mod common;
 
 use std::sync::{Arc, Mutex, mpsc};

@@ -9,6 +9,10 @@ mod cli;
 mod client;
 #[path = "../examples/kv/failure.rs"]
 mod failure;
+#[path = "../examples/kv/http.rs"]
+mod http;
+#[path = "../examples/kv/listen.rs"]
+mod listen;
 #[path = "../examples/kv/load.rs"]
 mod load;
 #[path = "../examples/kv/machine.rs"]

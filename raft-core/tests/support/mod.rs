@@ -2,12 +2,13 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use raft_core::{
-    Action, Body, Commands, Config, Entries, Event, HardState, Instant, LogId, LogIndex, LogRecovery,
-    LogScan, LogTask, MachineTask, Message, Node, NodeId, Notice, Recovery, Response, RoleKind, Term, Ticket,
-    Tickets, Write,
+    Action, Body, Commands, Config, Entries, Event, HardState, Instant, LogId, LogIndex, LogReadError,
+    LogRecovery, LogScan, LogTask, MachineTask, Membership, Message, Node, NodeId, Notice, ReadId,
+    ReadOutcome, Recovery, Response, RoleKind, Term, Ticket, Tickets, Write, WriteOutcome,
 };
 
 pub fn n(id: u64) -> NodeId {
@@ -26,6 +27,24 @@ pub fn members(ids: impl IntoIterator<Item = u64>) -> BTreeMap<NodeId, Bytes> {
     ids.into_iter().map(|id| (n(id), Bytes::from(format!("n{id}")))).collect()
 }
 
+/// A read of the log that a node has asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct LogRead {
+    pub read: ReadId,
+    pub from: LogIndex,
+    pub through: LogIndex,
+    pub bytes_max: u64,
+}
+
+impl LogRead {
+    /// What a log answers.
+    pub fn answer(&self, log: &Entries) -> Event {
+        let found = log.slice(self.from, self.through).prefix(self.bytes_max);
+        let starts = found.first().is_some_and(|first| first.index == self.from);
+        Event::LogRead { read: self.read, result: if starts { Ok(found) } else { Err(LogReadError::Gone) } }
+    }
+}
+
 /// A server: its node, its disk, and what came out of the node and was not taken by the test.
 pub struct Server {
     pub node: Node,
@@ -39,6 +58,13 @@ pub struct Server {
     pub applied: Vec<(LogId, Vec<u8>)>,
     pub applied_index: LogIndex,
     pub served: Vec<Tickets>,
+    /// Through where entries had been applied before each of `served`.
+    pub served_after: Vec<LogIndex>,
+    /// Applied and not reported.
+    pub unreported: VecDeque<Entries>,
+    /// Reads of the log that were not answered.
+    pub log_reads: VecDeque<LogRead>,
+    pub peers: Vec<Arc<Membership>>,
     pub responses: Vec<Response>,
     pub notices: Vec<Notice>,
     pub incarnation: u64,
@@ -55,6 +81,10 @@ impl Server {
             applied: Vec::new(),
             applied_index: LogIndex::ZERO,
             served: Vec::new(),
+            served_after: Vec::new(),
+            unreported: VecDeque::new(),
+            log_reads: VecDeque::new(),
+            peers: Vec::new(),
             responses: Vec::new(),
             notices: Vec::new(),
             incarnation: 1,
@@ -66,6 +96,8 @@ impl Server {
     /// Loses what was not synced and begins anew, the state machine empty.
     pub fn restart(&mut self, now: Instant) {
         self.unsynced.clear();
+        self.unreported.clear();
+        self.log_reads.clear();
         self.incarnation += 1;
         self.node = start(&self.config, self.hard_state, &self.log, self.incarnation, now);
         self.applied.clear();
@@ -78,6 +110,26 @@ impl Server {
             let kept = self.log.slice(at(1), first.index.prev());
             self.log = Entries::join([kept, write.entries.clone()]).expect("writes leave no gap");
         }
+    }
+
+    /// The outcomes of writes: first ticket, count, outcome.
+    pub fn write_outcomes(&self) -> Vec<(u64, u32, WriteOutcome)> {
+        let writes = self.responses.iter().filter_map(|response| match response {
+            Response::Write { tickets, outcome } => {
+                Some((tickets.first.get(), tickets.count, outcome.clone()))
+            }
+            _ => None,
+        });
+        writes.collect()
+    }
+
+    /// The outcomes of reads that were not served.
+    pub fn read_outcomes(&self) -> Vec<(Tickets, ReadOutcome)> {
+        let reads = self.responses.iter().filter_map(|response| match response {
+            Response::Read { tickets, outcome } => Some((*tickets, outcome.clone())),
+            _ => None,
+        });
+        reads.collect()
     }
 
     pub fn terms(&self) -> Vec<u64> {
@@ -106,6 +158,14 @@ pub struct Cluster {
     pub wire: VecDeque<Message>,
     /// Servers whose writes wait for [`Cluster::sync`].
     pub slow_disks: Vec<u64>,
+    /// Servers whose state machines apply without saying so, until [`Cluster::report_applied`].
+    pub slow_machines: Vec<u64>,
+    /// Servers whose reads of the log wait for [`Cluster::answer_reads`].
+    pub slow_reads: Vec<u64>,
+    /// Everything that was handed out, if it is to be kept.
+    pub trace: Option<Vec<(u64, Action)>>,
+    /// What happens to a node between each event and what it causes.
+    pub after_step: fn(&mut Node),
     /// Messages to and from these are lost.
     pub cut: Vec<u64>,
     next_ticket: u64,
@@ -125,7 +185,27 @@ impl Cluster {
             (id, Server::new(config, HardState::default(), Entries::empty(), now))
         });
         let servers = servers.collect();
-        Self { servers, now, wire: VecDeque::new(), slow_disks: Vec::new(), cut: Vec::new(), next_ticket: 1 }
+        Self {
+            servers,
+            now,
+            wire: VecDeque::new(),
+            slow_disks: Vec::new(),
+            slow_machines: Vec::new(),
+            slow_reads: Vec::new(),
+            trace: None,
+            after_step: |_| {},
+            cut: Vec::new(),
+            next_ticket: 1,
+        }
+    }
+
+    /// Server 1 of `size`, alone in the middle of a life: its log has these terms.
+    pub fn veteran(size: u64, hard_state: HardState, terms: &[u64], adjust: impl Fn(&mut Config)) -> Self {
+        let mut cluster = Self::with(1, &adjust);
+        let config = cluster.servers[&1].config.clone();
+        cluster.servers.insert(1, Server::new(config, hard_state, log(size, terms), Instant::ZERO));
+        cluster.poll(1);
+        cluster
     }
 
     /// Bootstrapped servers with server 1 as leader, its no-op committed.
@@ -148,18 +228,24 @@ impl Cluster {
     pub fn step(&mut self, server: u64, event: Event) {
         let node = &mut self.servers.get_mut(&server).expect("a server of the cluster").node;
         node.step(self.now, event).expect("the driver keeps its duties");
+        (self.after_step)(node);
         self.poll(server);
     }
 
     /// Performs whatever the node hands out.
     pub fn poll(&mut self, server: u64) {
-        loop {
+        for _ in 0..10_000 {
             let cut = self.cut.contains(&server);
             let slow = self.slow_disks.contains(&server);
+            let slow_machine = self.slow_machines.contains(&server);
+            let slow_reads = self.slow_reads.contains(&server);
             let now = self.now;
             let host = self.servers.get_mut(&server).expect("a server of the cluster");
             let mut done = Vec::new();
             while let Some(action) = host.node.poll_action() {
+                if let Some(trace) = &mut self.trace {
+                    trace.push((server, action.clone()));
+                }
                 match action {
                     Action::Send(message) => {
                         if !cut && !self.cut.contains(&message.to.get()) {
@@ -168,6 +254,7 @@ impl Cluster {
                     }
                     Action::Log(LogTask::Write(write)) if slow => host.unsynced.push_back(write),
                     Action::Log(LogTask::Write(write)) => {
+                        assert!(host.unsynced.is_empty(), "the log lane is performed in order");
                         host.store(&write);
                         done.push(Event::Persisted(write.id));
                     }
@@ -179,15 +266,26 @@ impl Cluster {
                                 host.applied.push((id, command.to_vec()));
                             }
                         }
-                        done.push(Event::Applied(host.applied_index));
+                        if slow_machine {
+                            host.unreported.push_back(entries);
+                        } else {
+                            done.push(Event::Applied(host.applied_index));
+                        }
                     }
-                    Action::Machine(MachineTask::Serve(tickets)) => host.served.push(tickets),
+                    Action::Machine(MachineTask::Serve(tickets)) => {
+                        host.served.push(tickets);
+                        host.served_after.push(host.applied_index);
+                    }
                     Action::Respond(response) => host.responses.push(response),
                     Action::ReadLog { read, from, through, bytes_max } => {
-                        let result = Ok(host.log.slice(from, through).prefix(bytes_max));
-                        done.push(Event::LogRead { read, result });
+                        let asked = LogRead { read, from, through, bytes_max };
+                        if slow_reads {
+                            host.log_reads.push_back(asked);
+                        } else {
+                            done.push(asked.answer(&host.log));
+                        }
                     }
-                    Action::Peers(_) => {}
+                    Action::Peers(membership) => host.peers.push(membership),
                     Action::Notify(notice) => host.notices.push(notice),
                 }
             }
@@ -196,8 +294,10 @@ impl Cluster {
             }
             for event in done {
                 host.node.step(now, event).expect("the driver keeps its duties");
+                (self.after_step)(&mut host.node);
             }
         }
+        panic!("a node that is never done");
     }
 
     /// Makes every write of a slow disk durable.
@@ -209,6 +309,41 @@ impl Cluster {
             self.step(server, Event::Persisted(write.id));
         }
         panic!("a disk that is never done");
+    }
+
+    /// Makes the oldest write of a slow disk durable.
+    pub fn sync_one(&mut self, server: u64) {
+        let host = self.servers.get_mut(&server).expect("a server of the cluster");
+        if let Some(write) = host.unsynced.pop_front() {
+            host.store(&write);
+            self.step(server, Event::Persisted(write.id));
+        }
+    }
+
+    /// Makes everything durable, and every disk fast again.
+    pub fn hurry_disks(&mut self) {
+        for server in self.slow_disks.clone() {
+            self.sync(server);
+        }
+        self.slow_disks.clear();
+    }
+
+    /// Reports everything that a slow state machine has applied so far.
+    pub fn report_applied(&mut self, server: u64) {
+        let host = self.servers.get_mut(&server).expect("a server of the cluster");
+        let last = host.unreported.drain(..).next_back().and_then(|entries| entries.last());
+        if let Some(last) = last {
+            self.step(server, Event::Applied(last.index));
+        }
+    }
+
+    /// Answers the reads of the log that wait, from what is on disk now.
+    pub fn answer_reads(&mut self, server: u64) {
+        let host = self.servers.get_mut(&server).expect("a server of the cluster");
+        for asked in core::mem::take(&mut host.log_reads) {
+            let answer = asked.answer(&self.servers[&server].log);
+            self.step(server, answer);
+        }
     }
 
     /// Delivers every message, and those that they cause, until there is none.

@@ -12,13 +12,13 @@ use raft_core::NodeId;
 use crate::failure::{Failure, Kind};
 
 const EXAMPLES: &str = "\
-Three nodes on one machine, each in a terminal of its own:
-  P='--peer 1=127.0.0.1:7101@127.0.0.1:8101
-     --peer 2=127.0.0.1:7102@127.0.0.1:8102
-     --peer 3=127.0.0.1:7103@127.0.0.1:8103'
-  kv serve --id 1 --raft 127.0.0.1:7101 --http 127.0.0.1:8101 --data /tmp/kv1 $P
-  kv serve --id 2 --raft 127.0.0.1:7102 --http 127.0.0.1:8102 --data /tmp/kv2 $P
-  kv serve --id 3 --raft 127.0.0.1:7103 --http 127.0.0.1:8103 --data /tmp/kv3 $P
+Three nodes on one machine, each in a terminal of its own; the --peer list is the same for all:
+  kv serve --id 1 --raft 127.0.0.1:7101 --http 127.0.0.1:8101 --data /tmp/kv-1 \\
+      --peer 1=127.0.0.1:7101@127.0.0.1:8101 \\
+      --peer 2=127.0.0.1:7102@127.0.0.1:8102 \\
+      --peer 3=127.0.0.1:7103@127.0.0.1:8103
+  kv serve --id 2 --raft 127.0.0.1:7102 --http 127.0.0.1:8102 --data /tmp/kv-2 --peer ...
+  kv serve --id 3 --raft 127.0.0.1:7103 --http 127.0.0.1:8103 --data /tmp/kv-3 --peer ...
 Then:
   curl -L -X PUT --data-binary hello http://127.0.0.1:8101/kv/greeting
   curl -L http://127.0.0.1:8102/kv/greeting
@@ -36,13 +36,14 @@ HTTP (versions 1.1 and 2):
   Keys are percent-decoded, 1 to 1024 bytes. A node that does not lead answers 307 to the
   leader's HTTP address (known from the '@HTTP' of --peer), or 503 with Retry-After where none
   is known. A 307, a 4xx and a 503 mean: did not happen. Any other 5xx says in its body what is
-  known; \"unknown\" means that the write may happen or not.
+  known; \"unknown\" means that the write may happen or not. What has no outcome after 10 s is
+  answered 504.
 
 Exit codes:
   0  shut down as asked (SIGTERM, Ctrl-C)   4  another process has the data directory
   1  anything else                          5  an address cannot be listened on
   2  arguments                              6  the peers have another list or cluster
-  3  data directory damaged or foreign      7  the node stopped while it ran";
+  3  data directory unusable or foreign     7  the node stopped while it ran";
 
 /// A replicated key-value store over HTTP that survives `kill -9`.
 #[derive(Debug, Parser)]
@@ -69,7 +70,7 @@ pub(crate) struct Serve {
     /// This node's number, from 1 on, unique in its cluster for ever. Never give it to another disk.
     #[arg(long, value_name = "N", value_parser = parse_id)]
     pub(crate) id: NodeId,
-    /// Listen here for the other nodes.
+    /// Listen here for the other nodes; with the port of this node's own --peer.
     #[arg(long, value_name = "HOST:PORT", value_parser = parse_address)]
     pub(crate) raft: String,
     /// Listen here for clients.

@@ -2,7 +2,8 @@
 //!
 //! * 200 means committed and applied here. 307, 4xx and 503 mean that the write did not happen and never will;
 //!   any other 5xx says in its body what is known.
-//! * Every request ends within [`REQUEST_LIMIT`]; what is in flight fits into [`IN_FLIGHT_BYTES_MAX`].
+//! * Every request ends within [`REQUEST_LIMIT`]; what is in flight fits into [`IN_FLIGHT_BYTES_MAX`], an answer
+//!   until it was sent.
 //! * A value that is read is shared with the map.
 
 use std::collections::BTreeMap;
@@ -10,7 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::body::{Body, Incoming};
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
 use hyper::{Request, Response, StatusCode, Uri};
@@ -18,19 +18,20 @@ use raft_core::{NodeId, RoleKind, WriteRefusal};
 use raft_driver_tokio::{Applied, Raft, ReadError, WriteError};
 use serde::Serialize;
 use serde_json::json;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use crate::machine::{self, Glance, Machine, Outcome, VALUE_BYTES_MAX};
 use crate::request::{Refusal, Route, read_put, route};
 
 /// The longest that a client waits for an answer.
-const REQUEST_LIMIT: Duration = Duration::from_secs(10);
-/// What all requests in flight may hold together: 8,192 without a body, 126 with the longest.
-const IN_FLIGHT_BYTES_MAX: usize = 128 * 1024 * 1024;
-/// What a request counts beside its body.
+pub(crate) const REQUEST_LIMIT: Duration = Duration::from_secs(10);
+/// What all requests and answers in flight may hold together: 8,192 without a body, 126 with the longest.
+pub(crate) const IN_FLIGHT_BYTES_MAX: usize = 128 * 1024 * 1024;
+/// What a request counts beside its body, and what a short answer counts.
 const REQUEST_BYTES: usize = 16 * 1024;
 
-pub(crate) type Answer = Response<Full<Bytes>>;
+pub(crate) type Answer = Response<Bytes>;
 
 /// What answers need.
 pub(crate) struct Front {
@@ -38,30 +39,54 @@ pub(crate) struct Front {
     glance: Glance,
     /// Where clients reach whom.
     http: BTreeMap<NodeId, String>,
-    in_flight: Semaphore,
+    pub(crate) in_flight: Arc<Semaphore>,
+    pub(crate) request_limit: Duration,
 }
 
 impl Front {
     pub(crate) fn new(raft: Raft<Machine>, glance: Glance, http: BTreeMap<NodeId, String>) -> Self {
-        Self { raft, glance, http, in_flight: Semaphore::new(IN_FLIGHT_BYTES_MAX) }
+        let in_flight = Arc::new(Semaphore::new(IN_FLIGHT_BYTES_MAX));
+        Self { raft, glance, http, in_flight, request_limit: REQUEST_LIMIT }
     }
 
-    /// Answers one request.
-    pub(crate) async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Answer {
+    /// Answers one request. What comes with the answer is to be kept until it was sent.
+    pub(crate) async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+    ) -> (Answer, Option<OwnedSemaphorePermit>) {
         let body_bytes = request.body().size_hint().exact().unwrap_or(u64::MAX);
         let cost_bytes =
             REQUEST_BYTES + usize::try_from(body_bytes).unwrap_or(usize::MAX).min(VALUE_BYTES_MAX);
-        let cost_bytes = u32::try_from(cost_bytes).expect("a little more than a value");
-        let Ok(_permit) = self.in_flight.try_acquire_many(cost_bytes) else {
-            return unavailable("too much is in flight; the request was not performed");
+        let Some(mut permit) = self.acquire(cost_bytes) else {
+            return (unavailable("too much is in flight; the request was not performed"), None);
         };
-        let route = match route(request.method(), request.uri()) {
-            Ok(route) => route,
-            Err(refusal) => return refused(&refusal),
+        let answer = match route(request.method(), request.uri()) {
+            Ok(route) => self.serve_in_time(route, request).await,
+            Err(refusal) => refused(&refusal),
         };
+        // From here on it is the answer that counts. A write's is never longer than what it holds already.
+        let answer_bytes = REQUEST_BYTES.max(answer.body().len());
+        match answer_bytes.checked_sub(permit.num_permits()) {
+            Some(0) => {}
+            None => drop(permit.split(permit.num_permits() - answer_bytes)),
+            Some(more_bytes) => match self.acquire(more_bytes) {
+                Some(more) => permit.merge(more),
+                None => return (unavailable("too much is in flight; try again"), Some(permit)),
+            },
+        }
+        (answer, Some(permit))
+    }
+
+    fn acquire(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let bytes = u32::try_from(bytes).ok()?;
+        Arc::clone(&self.in_flight).try_acquire_many_owned(bytes).ok()
+    }
+
+    async fn serve_in_time(&self, route: Route, request: Request<Incoming>) -> Answer {
+        let deadline = Instant::now() + self.request_limit;
         let write = matches!(route, Route::Put(_) | Route::Delete(_));
         let (parts, body) = request.into_parts();
-        match tokio::time::timeout(REQUEST_LIMIT, self.serve(route, &parts.uri, body)).await {
+        match tokio::time::timeout_at(deadline, self.serve(route, &parts.uri, body, deadline)).await {
             Ok(answer) => answer,
             Err(_) if write => unknown(
                 StatusCode::GATEWAY_TIMEOUT,
@@ -74,11 +99,17 @@ impl Front {
         }
     }
 
-    async fn serve(&self, route: Route, uri: &Uri, body: Incoming) -> Answer {
+    async fn serve(&self, route: Route, uri: &Uri, body: Incoming, deadline: Instant) -> Answer {
         match route {
-            Route::Put(key) => match read_put(&key, body).await {
-                Ok(command) => self.write(command, uri).await,
-                Err(refusal) => refused(&refusal),
+            // Two limits of the same length, and this one is asked first: until the body is there, nothing was
+            // proposed.
+            Route::Put(key) => match tokio::time::timeout_at(deadline, read_put(&key, body)).await {
+                Ok(Ok(command)) => self.write(command, uri).await,
+                Ok(Err(refusal)) => refused(&refusal),
+                Err(_) => problem(
+                    StatusCode::REQUEST_TIMEOUT,
+                    "the body did not arrive in time; the write did not happen",
+                ),
             },
             Route::Delete(key) => self.write(machine::delete(&key), uri).await,
             Route::Get(key) => match self.raft.read(move |machine: &Machine| machine.get(&key)).await {
@@ -248,7 +279,7 @@ fn unavailable(what: &str) -> Answer {
 }
 
 fn with(status: StatusCode, body: Bytes, name: HeaderName, value: HeaderValue) -> Answer {
-    let mut answer = Response::new(Full::new(body));
+    let mut answer = Response::new(body);
     *answer.status_mut() = status;
     answer.headers_mut().insert(name, value);
     answer

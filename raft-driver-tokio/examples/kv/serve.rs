@@ -71,6 +71,22 @@ async fn serve(options: Serve, peers: Peers) -> Result<(), Failure> {
         TcpError::Bind { error, .. } => no_address("--raft", &options.raft, error),
         TcpError::Config(_) => Failure::other(&error),
     })?;
+    for (flag, listens, reached) in [
+        ("--raft", &options.raft, own.map(|address| String::from_utf8_lossy(address).into_owned())),
+        ("--http", &options.http, peers.http.get(&options.id).cloned()),
+    ] {
+        let port = |address: &str| address.rsplit_once(':').map(|(_, port)| port.to_owned());
+        if let Some(reached) = reached
+            && port(listens) != port(&reached)
+        {
+            tracing::warn!(
+                flag,
+                listens,
+                reached,
+                "this node listens on another port than --peer tells the others"
+            );
+        }
+    }
     let refusals = tcp.refusals();
     let log = open_log(&options)?;
 

@@ -92,23 +92,31 @@ impl Dialer {
         let (id, peer, counts) = (shared.identity.node, self.peer, &shared.counts);
         let mut pause = shared.config.backoff_min;
         let mut told = None;
+        // Changes are told once; a peer that stays away is not news.
+        let mut reached = true;
         loop {
             match self.connect().await {
                 Ok((reader, writer)) => {
                     counts.connects.one();
                     told = None;
-                    tracing::debug!(%id, %peer, "raft.tcp.connected");
+                    reached = true;
+                    tracing::info!(%id, %peer, "raft.tcp.connected");
                     let since = Instant::now();
                     let End::Lost(error) = self.pump(reader, writer).await else { return };
                     counts.disconnects.one();
-                    tracing::debug!(%id, %peer, %error, "raft.tcp.lost");
+                    tracing::info!(%id, %peer, %error, "raft.tcp.lost");
                     if since.elapsed() >= GOOD {
                         pause = shared.config.backoff_min;
                     }
                 }
                 Err(error) => {
                     counts.connect_failures.one();
-                    tracing::debug!(%id, %peer, address = self.address, %error, "raft.tcp.unreachable");
+                    let address = &self.address;
+                    if std::mem::take(&mut reached) {
+                        tracing::info!(%id, %peer, address, %error, "raft.tcp.unreachable");
+                    } else {
+                        tracing::debug!(%id, %peer, address, %error, "raft.tcp.unreachable");
+                    }
                     if let NoConnection::Refused { refusal, by_peer } = error {
                         let address = self.address.clone();
                         shared.refused(Refused { peer, address, by_peer, refusal }, told != Some(refusal));

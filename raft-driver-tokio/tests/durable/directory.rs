@@ -108,9 +108,9 @@ fn a_creation_that_a_crash_interrupted_begins_anew_or_is_finished() {
     for len in [0, 1, 30] {
         fs::write(&mark, &whole[..len]).unwrap();
         assert_eq!(open(dir.path()).unwrap(), model);
-        assert_eq!(fs::read(&mark).unwrap(), whole);
+        assert_eq!(fs::read(&mark).unwrap()[..40], whole[..40]);
     }
-    fs::write(&mark, vec![0; whole.len()]).unwrap();
+    fs::write(&mark, [0; 40]).unwrap();
     assert_eq!(open(dir.path()).unwrap(), model);
     fs::remove_file(&mark).unwrap();
     assert_eq!(open(dir.path()).unwrap(), model);
@@ -149,4 +149,81 @@ fn a_file_in_place_of_the_directory_is_refused() {
     let path = dir.path().join("file");
     fs::write(&path, b"x").unwrap();
     assert!(matches!(open(&path), Err(OpenError::Io { .. })));
+}
+
+#[test]
+fn an_older_copy_of_the_log_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = fill(dir.path());
+    let log = dir.path().join("raft-log");
+    let mut copies = vec![fs::read(&log).unwrap()];
+    for _ in 0..6 {
+        assert_eq!(open(dir.path()).unwrap(), model);
+        copies.push(fs::read(&log).unwrap());
+    }
+    let newest = copies.pop().unwrap();
+    for (opened, copy) in copies.iter().enumerate() {
+        fs::write(&log, copy).unwrap();
+        for _ in 0..2 {
+            let error = open(dir.path()).unwrap_err();
+            assert!(matches!(error, OpenError::RolledBack { .. }), "{opened}: {error}");
+        }
+    }
+    // An older copy that was written to elsewhere: more writes, fewer starts.
+    let elsewhere = tempfile::tempdir().unwrap();
+    fs::write(elsewhere.path().join("raft-log"), &copies[0]).unwrap();
+    let mut other = DurableLog::open(elsewhere.path(), IDENTITY).unwrap();
+    for term in 2..40 {
+        other.write(&[write(vote(term, 2), commands(id(term, 501 + term), 0, 0))]).unwrap();
+    }
+    drop(other);
+    fs::copy(elsewhere.path().join("raft-log"), &log).unwrap();
+    let error = open(dir.path()).unwrap_err();
+    assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
+
+    fs::write(&log, newest).unwrap();
+    assert_eq!(open(dir.path()).unwrap(), model);
+}
+
+#[test]
+fn a_start_that_a_crash_interrupted_leaves_the_directory_usable() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = fill(dir.path());
+    let mark = dir.path().join("raft-identity");
+    let cut = |before: &[u8], cut: usize| {
+        let mut torn = fs::read(&mark).unwrap();
+        let old = |at: usize| before.get(at).copied().unwrap_or(0);
+        let slot = [512, 1024]
+            .into_iter()
+            .find(|slot| (*slot..slot + 20).any(|at| torn.get(at).is_some_and(|byte| *byte != old(at))));
+        let slot = slot.expect("each start writes a slot");
+        for (at, byte) in torn.iter_mut().enumerate().take(slot + 20).skip(slot + cut) {
+            *byte = old(at);
+        }
+        fs::write(&mark, torn).unwrap();
+    };
+    // From the very first slot on, again and again: the log has counted each start, its slot was cut off.
+    let whole = fs::read(&mark).unwrap();
+    cut(&whole[..40], 7);
+    for bytes in 0..20 {
+        let before = fs::read(&mark).unwrap();
+        assert_eq!(open(dir.path()).unwrap(), model, "{bytes}");
+        cut(&before, bytes);
+    }
+    assert_eq!(open(dir.path()).unwrap(), model);
+    for bytes in [19, 3, 0, 12, 8] {
+        let before = fs::read(&mark).unwrap();
+        assert_eq!(open(dir.path()).unwrap(), model, "{bytes}");
+        cut(&before, bytes);
+    }
+    for _ in 0..2 {
+        assert_eq!(open(dir.path()).unwrap(), model);
+    }
+    // Rot in both: nothing is known any more.
+    let mut rotten = fs::read(&mark).unwrap();
+    rotten[512] ^= 1;
+    rotten[1024] ^= 1;
+    fs::write(&mark, rotten).unwrap();
+    let error = open(dir.path()).unwrap_err();
+    assert!(matches!(error, OpenError::Damaged { .. }), "{error}");
 }

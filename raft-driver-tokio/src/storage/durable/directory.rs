@@ -2,7 +2,7 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | `raft-identity` | whose directory this is; locked while the store is open |
+//! | `raft-identity` | whose directory this is, and how far its log was; locked while the store is open |
 //! | `raft-log` | the log |
 //! | `raft-log.new` | a log that is being created; of no meaning |
 //!
@@ -10,6 +10,16 @@
 //! log, complete, as `raft-log.new`; its renaming to `raft-log`; the content of `raft-identity`. So a crash at any
 //! point leaves either nothing that was ever used (and it begins anew) or a complete log. Once `raft-identity` has
 //! content a log must be there: if it is missing, the node has lost its memory and must not start.
+//!
+//! Every run that finds `raft-identity` without content syncs all that leads to the directory, whoever created it: an
+//! earlier run may have been killed before it could.
+//!
+//! # How far the log was
+//!
+//! Bytes 512.. and 1024.. of `raft-identity` are two slots: sequence and number of the start in 8 bytes each, little
+//! endian, and their CRC-32 in 4. Each start writes one, by turns, when the log itself has counted that start and is
+//! synced. So a crash at any point leaves the slots behind the log by one start at most, never ahead of it, and a
+//! log that is behind them is another one.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -25,14 +35,42 @@ const IDENTITY_FILE: &str = "raft-identity";
 const LOG_FILE: &str = "raft-log";
 const NEW_LOG_FILE: &str = "raft-log.new";
 
-/// Held for as long as the store is open: no second opener gets in.
-#[derive(Debug)]
-pub(super) struct DirectoryLock(#[expect(dead_code, reason = "closing the file unlocks it")] File);
+const SLOT_AT: [u64; 2] = [512, 1024];
+const SLOT_BYTES: usize = 20;
+
+/// How far a log was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Reached {
+    /// Of the last commit.
+    pub(super) sequence: u64,
+    /// How many times it was opened.
+    pub(super) incarnation: u64,
+}
+
+impl Reached {
+    fn encode(self) -> [u8; SLOT_BYTES] {
+        let mut out = [0; SLOT_BYTES];
+        out[..8].copy_from_slice(&self.sequence.to_le_bytes());
+        out[8..16].copy_from_slice(&self.incarnation.to_le_bytes());
+        let sum = crc32fast::hash(&out[..16]);
+        out[16..].copy_from_slice(&sum.to_le_bytes());
+        out
+    }
+
+    fn decode(raw: [u8; SLOT_BYTES]) -> Option<Self> {
+        let (sequence, rest) = raw.split_first_chunk::<8>()?;
+        let (incarnation, sum) = rest.split_first_chunk::<8>()?;
+        (crc32fast::hash(&raw[..16]).to_le_bytes() == *sum).then(|| Self {
+            sequence: u64::from_le_bytes(*sequence),
+            incarnation: u64::from_le_bytes(*incarnation),
+        })
+    }
+}
 
 /// A locked directory with a log in it.
 #[derive(Debug)]
 pub(super) struct Opened {
-    pub(super) lock: DirectoryLock,
+    pub(super) marker: Marker,
     pub(super) log: Arc<dyn FileLayer>,
     pub(super) log_path: PathBuf,
 }
@@ -48,6 +86,9 @@ pub(super) fn open(
     let mut marker = Marker::lock(dir)?;
     let mark = marker.check(identity)?;
     let log_path = dir.join(LOG_FILE);
+    if mark != Mark::Complete {
+        sync_ancestors(dir)?;
+    }
     let exists = log_path.try_exists().map_err(OpenError::io("look for", &log_path))?;
     if exists {
         let log = open_file(&log_path, false)?;
@@ -61,7 +102,7 @@ pub(super) fn open(
             sync_directory(dir)?;
             marker.write(identity)?;
         }
-        return Ok(Opened { lock: DirectoryLock(marker.file), log, log_path });
+        return Ok(Opened { marker, log, log_path });
     }
     if mark != Mark::Empty {
         return Err(OpenError::Missing { path: log_path });
@@ -74,7 +115,7 @@ pub(super) fn open(
     fs::rename(&new_path, &log_path).map_err(OpenError::io("rename", &new_path))?;
     sync_directory(dir)?;
     marker.write(identity)?;
-    Ok(Opened { lock: DirectoryLock(marker.file), log: open_file(&log_path, false)?, log_path })
+    Ok(Opened { marker, log: open_file(&log_path, false)?, log_path })
 }
 
 fn open_file(path: &Path, is_new: bool) -> Result<Arc<dyn FileLayer>, OpenError> {
@@ -88,15 +129,34 @@ fn open_file(path: &Path, is_new: bool) -> Result<Arc<dyn FileLayer>, OpenError>
     Ok(Arc::new(OsFile(file)))
 }
 
-/// Creates the directory and what leads to it. Each is durable in the one above it.
+/// Creates the directory and what leads to it, durable only after [`sync_ancestors`].
 fn create_directory(dir: &Path) -> Result<(), OpenError> {
-    let missing: Vec<&Path> =
-        dir.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.is_dir()).collect();
-    fs::create_dir_all(dir).map_err(OpenError::io("create the directory", dir))?;
-    for path in missing {
-        match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => sync_directory(parent)?,
-            _ => sync_directory(Path::new("."))?,
+    let above = dir.ancestors().skip(1).find(|path| path.as_os_str().is_empty() || path.is_dir());
+    if cfg!(unix) && !dir.is_dir() {
+        // What cannot be synced is not created either: the next run could not tell who did.
+        let above = above.filter(|path| !path.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(above).map_err(OpenError::io("open the directory", above))?;
+    }
+    fs::create_dir_all(dir).map_err(OpenError::io("create the directory", dir))
+}
+
+/// Makes the names that lead to the directory durable, up to the root.
+fn sync_ancestors(dir: &Path) -> Result<(), OpenError> {
+    // Symbolic links: it is the directory's own name that must stay.
+    let dir = fs::canonicalize(dir).map_err(OpenError::io("find the directory", dir))?;
+    for above in dir.ancestors().skip(1) {
+        match sync_directory(above) {
+            // Nothing was created there by this library, see `create_directory`; or nothing can be, on a file
+            // system that is only read.
+            Err(OpenError::Io { source, .. })
+                if matches!(
+                    source.kind(),
+                    io::ErrorKind::PermissionDenied
+                        | io::ErrorKind::InvalidInput
+                        | io::ErrorKind::Unsupported
+                        | io::ErrorKind::ReadOnlyFilesystem
+                ) => {}
+            other => other?,
         }
     }
     Ok(())
@@ -104,6 +164,8 @@ fn create_directory(dir: &Path) -> Result<(), OpenError> {
 
 /// Makes the names in a directory durable.
 fn sync_directory(dir: &Path) -> Result<(), OpenError> {
+    #[cfg(test)]
+    tests::SYNCED.with_borrow_mut(|synced| synced.push(dir.to_owned()));
     // Elsewhere directories cannot be opened as files, and names are durable with the file.
     if cfg!(unix) {
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(OpenError::io("sync the directory", dir))?;
@@ -122,8 +184,10 @@ enum Mark {
     Complete,
 }
 
-/// The file that says whose directory this is.
-struct Marker {
+/// The file that says whose directory this is, and how far its log was. Held for as long as the store is open: no
+/// second opener gets in.
+#[derive(Debug)]
+pub(super) struct Marker {
     file: File,
     path: PathBuf,
     content: Vec<u8>,
@@ -162,10 +226,103 @@ impl Marker {
     }
 
     fn write(&mut self, identity: &Identity) -> Result<(), OpenError> {
+        self.write_at(0, &identity.encode(IDENTITY_MAGIC))
+    }
+
+    /// The slots, and which of them is the newest that is whole.
+    fn slots(&self) -> ([[u8; SLOT_BYTES]; 2], Option<(Reached, usize)>) {
+        let slots = SLOT_AT.map(|at| {
+            let raw = self.content.get(at as usize..).unwrap_or_default();
+            let mut slot = [0; SLOT_BYTES];
+            let bytes = raw.len().min(SLOT_BYTES);
+            slot[..bytes].copy_from_slice(&raw[..bytes]);
+            slot
+        });
+        let whole = slots.iter().enumerate();
+        let newest = whole.filter_map(|(slot, raw)| Some((Reached::decode(*raw)?, slot))).max();
+        (slots, newest)
+    }
+
+    /// How far the log was at the latest start that came to its end. None: it never did.
+    pub(super) fn reached(&self) -> Result<Option<Reached>, OpenError> {
+        let (slots, newest) = self.slots();
+        // A crash tears one of them at most, and what was never written is zeros.
+        if newest.is_none() && slots.iter().all(|slot| *slot != [0; SLOT_BYTES]) {
+            let what = "both of its slots are".into();
+            return Err(OpenError::Damaged { path: self.path.clone(), what });
+        }
+        Ok(newest.map(|(reached, _)| reached))
+    }
+
+    /// To be called once, when the log is durable that far.
+    pub(super) fn set_reached(&mut self, reached: Reached) -> Result<(), OpenError> {
+        // Never into the newest one that is whole: it holds if this write is torn, however many were before. And
+        // never into one that was never written while another one is torn: zeros are no excuse for both.
+        let (slots, newest) = self.slots();
+        let slot = match newest {
+            Some((_, slot)) => 1 - slot,
+            None => usize::from(slots[0] == [0; SLOT_BYTES] && slots[1] != [0; SLOT_BYTES]),
+        };
+        self.write_at(SLOT_AT[slot], &reached.encode())
+    }
+
+    fn write_at(&mut self, at: u64, bytes: &[u8]) -> Result<(), OpenError> {
         self.file
-            .seek(SeekFrom::Start(0))
-            .and_then(|_| self.file.write_all(&identity.encode(IDENTITY_MAGIC)))
+            .seek(SeekFrom::Start(at))
+            .and_then(|_| self.file.write_all(bytes))
             .and_then(|()| self.file.sync_all())
             .map_err(OpenError::io("write", &self.path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use raft_core::NodeId;
+
+    use super::*;
+    use crate::ClusterId;
+    use crate::storage::DurableLog;
+
+    thread_local! {
+        /// The directories that this thread has synced.
+        pub(super) static SYNCED: RefCell<Vec<PathBuf>> = const { RefCell::new(Vec::new()) };
+    }
+
+    #[test]
+    fn the_directory_is_durable_in_its_parent_whoever_created_it() {
+        let identity = Identity { cluster: ClusterId::new(1), node: NodeId::new(1) };
+        let parent = tempfile::tempdir().unwrap();
+        let above = fs::canonicalize(parent.path()).unwrap();
+        let dir = above.join("a/b");
+        // What a run leaves that was killed before it synced anything.
+        fs::create_dir_all(&dir).unwrap();
+        drop(DurableLog::open(&dir, identity).unwrap());
+        let synced = SYNCED.take();
+        for path in [&above, &above.join("a"), &dir] {
+            assert!(synced.contains(path), "{}", path.display());
+        }
+        // Also if it was killed between the renaming and the mark.
+        fs::write(dir.join(IDENTITY_FILE), b"").unwrap();
+        drop(DurableLog::open(&dir, identity).unwrap());
+        assert!(SYNCED.take().contains(&above.join("a")));
+        // Once that is over, starts do not pay for it.
+        drop(DurableLog::open(&dir, identity).unwrap());
+        assert_eq!(SYNCED.take(), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn a_torn_slot_is_none() {
+        let before = Reached { sequence: 258, incarnation: 3 };
+        let after = Reached { sequence: 770, incarnation: 5 };
+        assert_eq!(Reached::decode(before.encode()), Some(before));
+        assert_eq!(Reached::decode([0; SLOT_BYTES]), None);
+        for cut in 1..SLOT_BYTES {
+            let mut torn = before.encode();
+            torn[..cut].copy_from_slice(&after.encode()[..cut]);
+            let found = Reached::decode(torn);
+            assert!(found.is_none() || found == Some(before) || found == Some(after), "{cut}: {found:?}");
+        }
     }
 }

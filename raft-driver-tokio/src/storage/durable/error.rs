@@ -80,7 +80,8 @@ pub enum OpenError {
         /// What was noticed.
         what: String,
     },
-    /// Writes that were durable are gone: the newest ones are damaged, or an older copy of the file was put back.
+    /// Writes that were durable are gone: the newest ones are damaged, or a copy of the file was put back that is
+    /// older than the latest start.
     #[error("{} has lost writes: it ends at write {found}, but write {witnessed} was durable; remove this node from the cluster and add it under a new id in an empty directory", path.display())]
     RolledBack {
         /// The file.

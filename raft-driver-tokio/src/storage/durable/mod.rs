@@ -46,6 +46,10 @@
 //!
 //! * Directories that were deleted as a whole look like those of a new node. Never start a node that had one again
 //!   under the same id.
+//! * An older copy of the log alone is refused if it was made before the latest start, see
+//!   [`OpenError::RolledBack`]. One made after that start is not noticed, nor are older copies of both files, nor of
+//!   the whole disk, nor an older log whose `raft-identity` was removed: never start a node from a backup or an
+//!   older image of its disk.
 //! * If power is lost *and* the pages of the very last commit rot, the start comes back one commit short: nothing
 //!   on the disk tells this from a commit that the loss of power interrupted. Without a loss of power, or one commit
 //!   earlier, it is noticed: see [`OpenError::RolledBack`].
@@ -71,7 +75,7 @@ use raft_core::host::{LogReader, LogStore};
 use raft_core::{Entries, HardState, LogId, LogIndex, LogRecovery, LogScan, Write};
 use redb::{AccessGuard, Database, ReadableDatabase, ReadableTable, StorageError, Table};
 
-use directory::DirectoryLock;
+use directory::{Marker, Reached};
 pub use error::{DurableError, OpenError};
 use file::FirstPage;
 pub use file::{FileLayer, Identity};
@@ -116,7 +120,7 @@ pub struct DurableReader(Arc<Shared>);
 struct Shared {
     database: Database,
     failed: OnceLock<Arc<str>>,
-    _lock: Option<DirectoryLock>,
+    _marker: Option<Marker>,
 }
 
 impl fmt::Debug for Shared {
@@ -166,7 +170,7 @@ impl DurableLog {
     /// Whatever is there and cannot be used as it is: see [`OpenError`].
     pub fn open(dir: impl AsRef<Path>, identity: Identity) -> Result<Self, OpenError> {
         let opened = directory::open(dir.as_ref(), &identity, |file, path| create(file, &identity, path))?;
-        open(opened.log, identity, &opened.log_path, Some(opened.lock))
+        open(opened.log, identity, &opened.log_path, Some(opened.marker))
     }
 
     /// Creates an empty log in an empty file of another kind than the operating system's. If this fails, or a crash
@@ -186,7 +190,8 @@ impl DurableLog {
         open(file, identity, Path::new(CUSTOM), None)
     }
 
-    /// How many times this log was opened, this time included: what [`Recovery`](raft_core::Recovery) needs.
+    /// How many times this log was opened, this time included: what
+    /// [`Recovery`](raft_core::Recovery) needs if you drive the core yourself; the builder does not ask for it.
     #[must_use]
     pub fn incarnation(&self) -> u64 {
         self.incarnation
@@ -223,7 +228,7 @@ fn open(
     file: Arc<dyn FileLayer>,
     identity: Identity,
     path: &Path,
-    lock: Option<DirectoryLock>,
+    mut marker: Option<Marker>,
 ) -> Result<DurableLog, OpenError> {
     let first_page = FirstPage::open(file, &identity, path)?;
     let Some(witnessed) = first_page.witness().map_err(OpenError::io("read", path))? else {
@@ -239,12 +244,27 @@ fn open(
     if stamp.sequence < witnessed {
         return Err(OpenError::RolledBack { path: path.to_owned(), found: stamp.sequence, witnessed });
     }
+    if let Some(reached) = marker.as_ref().map(Marker::reached).transpose()?.flatten() {
+        let witnessed = reached.sequence;
+        if stamp.sequence < witnessed {
+            return Err(OpenError::RolledBack { path: path.to_owned(), found: stamp.sequence, witnessed });
+        }
+        // Another copy, which was written to elsewhere.
+        if incarnation < reached.incarnation {
+            let what = format!("it was opened {incarnation} times, and {} are known", reached.incarnation);
+            return Err(OpenError::Damaged { path: path.to_owned(), what });
+        }
+    }
     // Counting this start makes everything found durable, also what a killed process had left in caches.
     stamp.sequence += 1;
     let incarnation = incarnation + 1;
     caught(|| put_meta(&mut database, stamp, incarnation)).map_err(OpenError::of(path))?;
     first_page.set_witness(stamp.sequence).map_err(OpenError::io("write", path))?;
-    let shared = Arc::new(Shared { database, failed: OnceLock::new(), _lock: lock });
+    if let Some(marker) = &mut marker {
+        // After the log: it must never lag behind what the marker says.
+        marker.set_reached(Reached { sequence: stamp.sequence, incarnation })?;
+    }
+    let shared = Arc::new(Shared { database, failed: OnceLock::new(), _marker: marker });
     Ok(DurableLog { shared, first_page, incarnation, stamp, last, buffer: Vec::new() })
 }
 
