@@ -67,7 +67,7 @@
 //!
 //! # What the application brings
 //!
-//! * A [`StateMachine`](raft_core::host::StateMachine): the same runs in the simulator and on Tokio.
+//! * A [`StateMachine`](raft_core::host::StateMachine): the same runs on Tokio.
 //! * A [`LogStore`](raft_core::host::LogStore). One that may block gets a thread of its own, as an actor in a
 //!   `SyncContext`; one that does not runs inline.
 //! * A [`Network`](raft_driver_tokio::transport::Network): one of those that `raft-driver-tokio` ships, since Actix runs

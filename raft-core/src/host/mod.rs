@@ -1,5 +1,5 @@
-//! What a user implements, as signatures without IO, so that one implementation serves the simulator and
-//! every driver; and the parts that drivers share because they need no IO.
+//! What a user implements, as signatures without IO, so that one implementation serves every driver; and the
+//! parts that drivers share because they need no IO.
 
 mod clients;
 mod log_store;
