@@ -6,7 +6,7 @@ CI_SEEDS ?= 300
 NODES ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test ci fmt lint doc sim mutants bench
+.PHONY: help run test ci fmt lint doc sim mutants bench no-std wasm embed
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1 /' | awk '{cmd=$$1" "$$2; $$1="";$$2=""; printf "  %-14s%s\n", cmd, $$0}'
@@ -17,11 +17,13 @@ run: ## Three real processes on loopback: elect, write, kill -9, recover, read e
 test: ## All tests, documentation examples included
 	$(CARGO) test --workspace --all-features
 
-ci: ## What has to pass: format, lints, documentation, tests, a fixed set of simulated seeds
+ci: ## What has to pass: format, lints, documentation, no std in the core, tests, a fixed set of simulated seeds
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --all-features --no-deps
+	$(MAKE) no-std
 	$(MAKE) test
+	$(MAKE) embed
 	$(MAKE) sim SEEDS=$(CI_SEEDS)
 
 fmt: ## Format the code
@@ -42,3 +44,33 @@ mutants: ## Plant every bug under sim/mutants and show that the simulator catche
 bench: ## Measure: the core's hot path (time and allocations per entry), the durable log store against a plain file
 	$(CARGO) bench -p raft-core --bench hot_path
 	$(CARGO) bench -p raft-driver-tokio --bench durable
+
+embed: ## Three servers on plain threads and channels, with nothing but the core and std
+	$(CARGO) run -p raft-core --example embed
+
+NO_STD := raft-core/tests/no_std
+OUT = $(or $(CARGO_TARGET_DIR),target)
+
+no-std: ## Show that nothing brings std into the core: compiles a library with a panic handler of its own
+	cp Cargo.lock $(NO_STD)/Cargo.lock
+	$(CARGO) build --manifest-path $(NO_STD)/Cargo.toml --target-dir $(OUT)/no-std
+
+WASM := wasm32-unknown-unknown
+DEBIAN_RUSTC := /usr/bin/rustc
+# The oldest compiler that the workspace allows, and whether Debian's is as new.
+RUST_MIN = $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+DEBIAN_RUST = $(shell $(DEBIAN_RUSTC) --version 2>/dev/null | cut -d' ' -f2)
+DEBIAN_FITS = $(shell printf '%s\n' '$(RUST_MIN)' '$(DEBIAN_RUST)' | sort -VC && ls /usr/src/rustc-*/library/Cargo.toml 2>/dev/null && command -v wasm-ld)
+
+wasm: ## Build the core for WebAssembly, with the toolchain's own target or with Debian's rustc-web
+	@if [ -d "$$(rustc --print target-libdir --target $(WASM) 2>/dev/null)" ]; then \
+	  set -x; $(CARGO) build -p raft-core --target $(WASM); \
+	elif [ -n "$(DEBIAN_FITS)" ]; then \
+	  set -x; RUSTC=$(DEBIAN_RUSTC) RUSTC_BOOTSTRAP=1 CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER=wasm-ld \
+	    $(CARGO) build -p raft-core --target $(WASM) -Zbuild-std=std,panic_abort; \
+	else \
+	  echo "Nothing here compiles for $(WASM) with Rust $(RUST_MIN) or later. Install one of:"; \
+	  echo "  rustup target add $(WASM)"; \
+	  echo "  apt-get install rustc-web rust-web-src lld    (found: Rust $(or $(DEBIAN_RUST),none))"; \
+	  exit 1; \
+	fi

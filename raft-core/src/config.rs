@@ -48,6 +48,19 @@ pub struct Config {
     /// Bytes of recent entries kept in memory; older ones are read from the log store. Default 8 MiB. Entries
     /// that are not durable are kept beyond it.
     pub tail_bytes_max: u64,
+    /// When a snapshot is taken without being asked for (§7). Default: once 64 MiB of entries were applied since the
+    /// last one.
+    pub snapshot_policy: SnapshotPolicy,
+    /// Bytes in one `InstallSnapshot`. Default 1 MiB.
+    pub snapshot_chunk_bytes: u64,
+    /// Entries that a snapshot replaces and that stay in the log all the same, so that slow followers need no
+    /// snapshot. Default 10,000.
+    pub compaction_margin_entries: u64,
+    /// A membership change is given up when its new voters make no progress for this long. Default 30 s.
+    pub catch_up_timeout: Duration,
+    /// Lets a leader serve reads by its lease (thesis §6.4.1). Default `None`: clocks are not relied on. Must be the
+    /// same on all nodes, and `election_timeout_min` too.
+    pub lease: Option<Lease>,
     /// Proposals waiting for their outcome; at the limit proposals are `Busy`. Default 1,048,576.
     pub pending_proposals_max: u64,
     /// Reads waiting for their round; at the limit reads are `Busy`. Default 1,048,576.
@@ -78,6 +91,11 @@ impl Config {
             unapplied_bytes_max: 64 * MIB,
             apply_bytes_max: 4 * MIB,
             tail_bytes_max: 8 * MIB,
+            snapshot_policy: SnapshotPolicy::LogBytes(64 * MIB),
+            snapshot_chunk_bytes: MIB,
+            compaction_margin_entries: 10_000,
+            catch_up_timeout: Duration::from_secs(30),
+            lease: None,
             pending_proposals_max: MIB,
             pending_reads_max: MIB,
         }
@@ -107,6 +125,7 @@ impl Config {
             ("unapplied_bytes_max", self.unapplied_bytes_max, u64::MAX),
             ("apply_bytes_max", self.apply_bytes_max, 1 << 30),
             ("tail_bytes_max", self.tail_bytes_max, u64::MAX),
+            ("snapshot_chunk_bytes", self.snapshot_chunk_bytes, 1 << 30),
             ("pending_proposals_max", self.pending_proposals_max, 1 << 40),
             ("pending_reads_max", self.pending_reads_max, 1 << 40),
         ];
@@ -118,6 +137,39 @@ impl Config {
                 return Err(ConfigError::TooLarge(name, max));
             }
         }
+        match self.snapshot_policy {
+            SnapshotPolicy::LogsSinceLast(0) | SnapshotPolicy::LogBytes(0) => {
+                return Err(ConfigError::Zero("snapshot_policy"));
+            }
+            _ => {}
+        }
+        if self.catch_up_timeout.is_zero() {
+            return Err(ConfigError::Zero("catch_up_timeout"));
+        }
+        if self.lease.is_some_and(|lease| lease.clock_drift_ppm_max >= 1_000_000) {
+            return Err(ConfigError::TooLarge("clock_drift_ppm_max", 999_999));
+        }
         Ok(())
     }
+}
+
+/// When a snapshot is taken without being asked for (§7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum SnapshotPolicy {
+    /// Only on demand: the log grows for ever.
+    Never,
+    /// Once this many entries were applied since the last one.
+    LogsSinceLast(u64),
+    /// Once this many bytes of entries were applied since the last one.
+    LogBytes(u64),
+}
+
+/// How far clocks are relied on for lease reads (thesis §6.4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct Lease {
+    /// How much faster or slower than true time any node's clock may run, in parts per million. Quartz is within
+    /// 100; a bound that does not hold makes lease reads stale.
+    pub clock_drift_ppm_max: u32,
 }

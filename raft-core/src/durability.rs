@@ -10,7 +10,7 @@ use alloc::collections::VecDeque;
 
 use crate::action::HardState;
 use crate::error::Fatal;
-use crate::ids::{LogIndex, WriteId};
+use crate::ids::{LogId, LogIndex, WriteId};
 use crate::time::Instant;
 
 #[derive(Clone, Debug)]
@@ -23,6 +23,8 @@ pub(crate) struct Durability {
     /// Through where the log has been handed to the store.
     handed: LogIndex,
     durable: LogIndex,
+    /// The next write drops the whole log first.
+    reset_to: Option<LogId>,
     inflight: VecDeque<InFlight>,
     next_id: u64,
 }
@@ -46,6 +48,7 @@ impl Durability {
             hard_durable: hard_state,
             handed: last,
             durable: last,
+            reset_to: None,
             inflight: VecDeque::new(),
             next_id: 1,
         }
@@ -100,6 +103,22 @@ impl Durability {
         }
     }
 
+    /// The whole log is about to be replaced by what a snapshot holds through `base`. Nothing of the log is durable until
+    /// the write that does it is.
+    pub(crate) fn reset(&mut self, base: LogId) {
+        self.durable = LogIndex::ZERO;
+        for write in &mut self.inflight {
+            write.through = None;
+        }
+        self.handed = base.index;
+        self.reset_to = Some(base);
+    }
+
+    /// Where the next write must let the log begin anew, if anywhere.
+    pub(crate) fn unwritten_reset(&self) -> Option<LogId> {
+        self.reset_to
+    }
+
     /// Records a write of the unwritten hard state and of entries through `through`.
     pub(crate) fn hand_out(&mut self, through: Option<LogIndex>, now: Instant) -> WriteId {
         let id = WriteId::mint(self.next_id);
@@ -107,6 +126,8 @@ impl Durability {
         let hard_state = self.unwritten_hard_state();
         self.hard_handed = self.hard_state;
         self.handed = through.unwrap_or(self.handed);
+        let reset = self.reset_to.take().map(|base| base.index);
+        let through = through.or(reset);
         self.inflight.push_back(InFlight { id, since: now, hard_state, through });
         id
     }
@@ -157,6 +178,20 @@ mod tests {
         let mut disk = Durability::new(HardState::default(), index(9));
         disk.overwrite(index(4));
         assert_eq!((disk.durable(), disk.unwritten()), (index(3), index(4)));
+    }
+
+    #[test]
+    fn a_reset_counts_only_when_it_is_reported_itself() {
+        let mut disk = Durability::new(HardState::default(), index(3));
+        let before = disk.hand_out(Some(index(8)), Instant::ZERO);
+        disk.reset(LogId::new(Term::new(2), index(20)));
+        assert_eq!(disk.unwritten(), index(21));
+        let reset = disk.hand_out(None, Instant::ZERO);
+        assert_eq!(disk.unwritten_reset(), None);
+        disk.persisted(before).expect("it was handed out");
+        assert_eq!(disk.durable(), LogIndex::ZERO, "that log is gone");
+        disk.persisted(reset).expect("it was handed out");
+        assert_eq!(disk.durable(), index(20));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::ids::{LogId, LogIndex, ReadId, Term, WriteId};
 use crate::membership::MembershipError;
+use crate::snapshot::SnapshotMetaError;
 
 /// The driver broke a duty, and the node can no longer vouch for anything. Sticky: every later `step` returns
 /// it again. Drop the node and start it anew from its store.
@@ -14,6 +15,9 @@ pub enum Fatal {
     /// `Applied` beyond what was handed out.
     #[error("index {0} was reported applied but only entries through {1} were handed out")]
     UnknownApplied(LogIndex, LogIndex),
+    /// `SnapshotTaken` without a `TakeSnapshot`, or of another snapshot.
+    #[error("a snapshot was reported that was never asked for")]
+    UnknownSnapshot,
     /// The log store returned other entries than it was given, or none where durable ones must be.
     #[error("read {0:?} of the log did not return the durable entries from index {1}")]
     LogMismatch(ReadId, LogIndex),
@@ -63,6 +67,17 @@ pub enum StartError {
     /// The log begins behind compacted entries, and there is no snapshot of them.
     #[error("the log begins after {0}, and there is no snapshot of what came before")]
     MissingSnapshot(LogId),
+    /// The snapshot cannot be what it says.
+    #[error("snapshot: {0}")]
+    Snapshot(#[from] SnapshotMetaError),
+    /// The hard state is older than the snapshot: it was lost or rolled back.
+    #[error("the hard state is of term {hard_state}, but the snapshot is of {last}")]
+    HardStateBehindSnapshot {
+        /// The recovered term.
+        hard_state: Term,
+        /// The snapshot's last entry.
+        last: LogId,
+    },
     /// A configuration in the log cannot be used.
     #[error("membership at index {0}: {1}")]
     Membership(LogIndex, MembershipError),

@@ -1,11 +1,15 @@
 //! What a driver tells a node. Deliberately exhaustive: a driver that forgets one does not compile.
 
+use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
 use bytes::Bytes;
 
 use crate::entry::{Commands, Entries};
 use crate::ids::{LogIndex, NodeId, ReadId, Ticket, Tickets, WriteId};
+use crate::membership::MembershipChange;
 use crate::message::Message;
+use crate::snapshot::{SnapshotError, SnapshotId, SnapshotMeta};
 
 /// Something that happened outside the node.
 #[derive(Clone, Debug, PartialEq)]
@@ -17,7 +21,8 @@ pub enum Event {
     Receive(Message),
     /// This write and all before it are durable: after fsync. Cumulative.
     Persisted(WriteId),
-    /// The state machine holds every entry through this index. Cumulative.
+    /// The state machine holds every entry through this index. Cumulative; after a
+    /// [`MachineTask::Restore`](crate::MachineTask::Restore), the snapshot's last index.
     Applied(LogIndex),
     /// The outcome of [`Action::ReadLog`](crate::Action::ReadLog).
     LogRead {
@@ -42,6 +47,53 @@ pub enum Event {
         tickets: Tickets,
         /// What they must see.
         consistency: ReadConsistency,
+    },
+    /// Changes who takes part (§6). The outcome comes when the last configuration of the change is committed.
+    ChangeMembership {
+        /// Echoed in the outcome.
+        ticket: Ticket,
+        /// What to change.
+        change: Box<MembershipChange>,
+    },
+    /// Hands the leadership to another voter (thesis §3.10).
+    TransferLeadership {
+        /// Echoed in the outcome.
+        ticket: Ticket,
+        /// To whom; `None` for the voter whose log is longest.
+        to: Option<NodeId>,
+    },
+    /// This server is about to stop: if it leads, it hands over first and then follows, so that nobody waits for an
+    /// election timeout.
+    StepDown {
+        /// Echoed in the outcome. `Done`, `Transferred` and `TimedOut` say that it does not lead.
+        ticket: Ticket,
+    },
+    /// An operator wants a snapshot of the state machine now (§7).
+    TakeSnapshot {
+        /// Echoed in the outcome, once the snapshot is durable.
+        ticket: Ticket,
+    },
+    /// The outcome of [`MachineTask::TakeSnapshot`](crate::MachineTask::TakeSnapshot): complete and durable, with its
+    /// size and digest filled in; or why there is none.
+    SnapshotTaken(Result<Arc<SnapshotMeta>, SnapshotError>),
+    /// The outcome of [`SnapshotTask::Read`](crate::SnapshotTask::Read).
+    SnapshotChunkRead {
+        /// Of which snapshot.
+        id: SnapshotId,
+        /// From where.
+        offset: u64,
+        /// Its bytes from there on, at least one unless the snapshot ends there.
+        result: Result<Bytes, SnapshotError>,
+    },
+    /// The outcome of [`SnapshotTask::Write`](crate::SnapshotTask::Write). For the last chunk it also means: complete,
+    /// its size and digest as announced, and durable.
+    SnapshotChunkWritten {
+        /// Of which snapshot.
+        id: SnapshotId,
+        /// From where.
+        offset: u64,
+        /// Why it was not kept.
+        result: Result<(), SnapshotError>,
     },
     /// Gives a pristine cluster its first configuration. Safe on all of its nodes at once, with the same set.
     Bootstrap {
@@ -68,8 +120,12 @@ pub enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum ReadConsistency {
-    /// Every write that was answered before the read began (thesis §6.4, ReadIndex).
+    /// Every write that was answered before the read began, proved by a round of messages (thesis §6.4, ReadIndex).
+    /// Also at followers and learners, who ask their leader.
     Linearizable,
+    /// The same, proved by the leader's lease instead where there is one (thesis §6.4.1): no message, but it relies on
+    /// the clocks as far as [`Config::lease`](crate::Config::lease) says. Without a lease, as `Linearizable`.
+    Lease,
 }
 
 /// Why a log store did not return what was asked for. A store that fails must not say this: then the driver
@@ -77,7 +133,7 @@ pub enum ReadConsistency {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum LogReadError {
-    /// The first entry asked for is not in the store: truncated since the question was asked.
+    /// The first entry asked for is not in the store: truncated or compacted since the question was asked.
     #[error("the entries are no longer in the log")]
     Gone,
 }

@@ -216,6 +216,18 @@ impl Tickets {
         self.first.0..self.first.0.saturating_add(self.count as u64)
     }
 
+    /// What lies before `other`, what they have in common, and what lies behind.
+    pub(crate) fn cut(self, other: Self) -> (Option<Self>, Option<Self>, Option<Self>) {
+        let (own, other) = (self.range(), other.range());
+        let part = |from: u64, to: u64| {
+            let count = u32::try_from(to.saturating_sub(from)).ok().filter(|count| *count > 0)?;
+            Some(Self::new(Ticket(from), count))
+        };
+        let start = other.start.clamp(own.start, own.end);
+        let end = other.end.clamp(start, own.end);
+        (part(own.start, start), part(start, end), part(end, own.end))
+    }
+
     /// Each ticket in turn.
     pub fn iter(self) -> impl Iterator<Item = Ticket> {
         self.range().map(Ticket)

@@ -15,11 +15,11 @@
 //! **If you can see it, you may do it.** An action is handed out only when performing it at once is safe: a
 //! message that depends on a disk write stays inside until that write is reported durable. So disk, network and
 //! state machine run beside each other, and there is no order between them to get wrong. Order exists only within
-//! a *lane*: [`Action::Log`] for the log store and [`Action::Machine`] for the state machine. A driver has four
-//! duties:
+//! a *lane*: [`Action::Log`] for the log store, [`Action::Machine`] for the state machine, and what writes or drops
+//! snapshots. A driver has four duties:
 //!
 //! 1. Perform the log lane in order, and report [`Event::Persisted`] only after fsync. One report may stand for
-//!    many writes.
+//!    many writes. Report a snapshot, or its last chunk, only when it is complete, checked and durable.
 //! 2. Perform the machine lane in order.
 //! 3. Read `now` *after* the event (or the last of a batch) was taken in; it never runs backwards. Only
 //!    [`Event::Wake`] fires timers.
@@ -35,12 +35,14 @@
 //! ```
 //! use raft_core::{
 //!     Action, Config, Entries, Event, Instant, LogId, LogRecovery, LogTask, MachineTask, Node, NodeId, Recovery,
-//!     Response, Ticket, WriteOutcome,
+//!     Response, SnapshotPolicy, Ticket, WriteOutcome,
 //! };
 //!
 //! let id = NodeId::new(1);
-//! let recovery = Recovery { log: LogRecovery::default(), applied: LogId::ZERO, incarnation: 1 };
-//! let mut node = Node::start(Config::new(id), recovery, Instant::ZERO)?;
+//! let config = Config { snapshot_policy: SnapshotPolicy::Never, ..Config::new(id) };
+//! let log = LogRecovery::default();
+//! let recovery = Recovery { log, snapshot: None, applied: LogId::ZERO, incarnation: 1 };
+//! let mut node = Node::start(config, recovery, Instant::ZERO)?;
 //!
 //! let mut disk: Vec<Entries> = Vec::new(); // a real one also keeps the hard state, and replaces suffixes
 //! let mut events = std::collections::VecDeque::from([
@@ -66,6 +68,11 @@
 //!             }
 //!             Action::Send(message) => println!("{message:?}"), // nobody else is here
 //!             Action::ReadLog { .. } => unreachable!("the log is shorter than the tail in memory"),
+//!             Action::Log(LogTask::Compact { .. })
+//!             | Action::Snapshot(_)
+//!             | Action::Machine(MachineTask::Restore(_) | MachineTask::TakeSnapshot(_)) => {
+//!                 unreachable!("nobody takes a snapshot here")
+//!             }
 //!             Action::Machine(MachineTask::Serve(_)) | Action::Respond(_) => {}
 //!             Action::Peers(_) | Action::Notify(_) => {}
 //!         }
@@ -78,8 +85,9 @@
 //! # What is here
 //!
 //! Elections with pre-vote, check-quorum and leader stickiness; pipelined replication; durability by write ids;
-//! batched proposals, each with exactly one outcome; linearizable reads at the leader; recovery from headers. What
-//! is not here yet: membership changes, snapshots and compaction, leadership transfer, lease and follower reads.
+//! batched proposals, each with exactly one outcome; membership changes from any set to any set by joint consensus,
+//! with learners; snapshots, compaction and their transfer in chunks; linearizable reads at every member, by ReadIndex or
+//! by lease; transfer of the leadership; recovery from headers. A cluster on plain threads is in `examples/embed.rs`.
 //!
 //! Sections (§) are those of the extended Raft paper, "thesis §" those of Ongaro's dissertation.
 #![no_std]
@@ -90,6 +98,7 @@ extern crate alloc;
 extern crate std;
 
 mod action;
+mod change;
 mod config;
 mod durability;
 mod entry;
@@ -97,36 +106,41 @@ mod error;
 mod event;
 pub mod host;
 mod ids;
+mod lease;
 mod log;
 mod membership;
 mod message;
 mod node;
 mod progress;
 mod proposals;
+mod questions;
 mod quorum;
 mod reads;
 mod recovery;
 mod rng;
 mod role;
+mod snapshot;
 mod state;
 mod status;
 mod terms;
 mod time;
 mod timers;
+mod transfer;
 pub mod wire;
 
 pub use action::{
     Action, AdminOutcome, AdminRefusal, HardState, LogTask, MachineTask, Notice, ReadOutcome, Response,
-    RoleKind, Violation, Write, WriteOutcome, WriteRefusal,
+    RoleKind, SnapshotTask, Violation, Write, WriteOutcome, WriteRefusal,
 };
-pub use config::Config;
+pub use config::{Config, Lease, SnapshotPolicy};
 pub use entry::{CommandPacker, CommandRef, Commands, Entries, EntryRef, NotConsecutive};
 pub use error::{ConfigError, Fatal, StartError};
 pub use event::{Event, LogReadError, ReadConsistency};
 pub use ids::{LogId, LogIndex, NodeId, ReadId, Term, Ticket, Tickets, WriteId};
-pub use membership::{Membership, MembershipError, Target};
-pub use message::{Body, Conflict, Message};
+pub use membership::{Membership, MembershipChange, MembershipError, Target};
+pub use message::{Body, Conflict, InstallProgress, Message, QuestionId};
 pub use node::Node;
-pub use recovery::{LogRecovery, LogScan, Recovery, ScanError, TermRun};
+pub use recovery::{LogRecovery, LogScan, Recovery, ScanError};
+pub use snapshot::{SnapshotError, SnapshotId, SnapshotMeta, SnapshotMetaError, TermRun};
 pub use status::{Counters, PeerStatus, ReplicationState, Status};
 pub use time::Instant;

@@ -14,6 +14,7 @@ use crate::error::StartError;
 use crate::ids::{LogId, LogIndex, Term};
 use crate::membership::Membership;
 use crate::recovery::LogRecovery;
+use crate::snapshot::{SnapshotMeta, TermRun};
 use crate::terms::TermIndex;
 
 #[derive(Clone, Debug)]
@@ -21,18 +22,25 @@ use crate::terms::TermIndex;
 pub(crate) struct Log {
     pub(crate) terms: TermIndex,
     tail: Tail,
+    /// The configurations in the log, after the one that was in force at its base.
     memberships: Vec<(LogIndex, Arc<Membership>)>,
     /// In force while the log holds no configuration.
     nobody: Arc<Membership>,
 }
 
 impl Log {
-    /// The log that a store holds, its payloads all there; refused if it contradicts itself, the hard state, or what
-    /// the state machine has applied: then something was lost or rolled back (TRAPS 7, 29).
-    pub(crate) fn recover(found: LogRecovery, applied: LogId) -> Result<Self, StartError> {
+    /// The log that a store holds, its payloads all there; refused if it contradicts itself, the hard state, the
+    /// snapshot, or what the state machine has applied: then something was lost or rolled back (TRAPS 7, 29).
+    ///
+    /// Also whether the log must be replaced by the snapshot, which was complete before the log knew of it (TRAP 41).
+    pub(crate) fn recover(
+        found: LogRecovery,
+        snapshot: Option<&SnapshotMeta>,
+        applied: LogId,
+    ) -> Result<(Self, bool), StartError> {
         let LogRecovery { hard_state, base, last, terms, memberships } = found;
         let terms = TermIndex::new(base, terms, last).ok_or(StartError::BadTerms { base, last })?;
-        if base != LogId::ZERO {
+        if base != LogId::ZERO && snapshot.is_none_or(|snapshot| snapshot.id.last.index < base.index) {
             return Err(StartError::MissingSnapshot(base));
         }
         if hard_state.term >= Term::LIMIT {
@@ -40,11 +48,6 @@ impl Log {
         }
         if hard_state.term < last.term {
             return Err(StartError::HardStateBehindLog { hard_state: hard_state.term, last });
-        }
-        match terms.term(applied.index) {
-            None => return Err(StartError::AppliedBeyondLog { applied, last }),
-            Some(term) if term != applied.term => return Err(StartError::AppliedDiffers { applied, term }),
-            Some(_) => {}
         }
         let mut before = base.index;
         for (index, membership) in &memberships {
@@ -54,7 +57,57 @@ impl Log {
             membership.validate().map_err(|error| StartError::Membership(*index, error))?;
             before = *index;
         }
-        Ok(Self { terms, tail: Tail::default(), memberships, nobody: Arc::default() })
+        let mut log = Self { terms, tail: Tail::default(), memberships, nobody: Arc::default() };
+        let mut replaced = false;
+        if let Some(snapshot) = snapshot {
+            snapshot.validate()?;
+            let id = snapshot.id.last;
+            if hard_state.term < id.term {
+                return Err(StartError::HardStateBehindSnapshot { hard_state: hard_state.term, last: id });
+            }
+            replaced = log.term(id.index) != Some(id.term);
+            if replaced {
+                log.reset(snapshot);
+            } else {
+                log.terms.remember(&snapshot.terms);
+                log.memberships.retain(|(index, _)| *index > id.index);
+                log.memberships.insert(0, (snapshot.membership_index, Arc::clone(&snapshot.membership)));
+            }
+        }
+        // What the snapshot replaces need not be looked at: the machine gets all of it again.
+        let last = log.last();
+        match log.term(applied.index) {
+            None if applied.index > last.index => Err(StartError::AppliedBeyondLog { applied, last }),
+            Some(term) if term != applied.term => Err(StartError::AppliedDiffers { applied, term }),
+            _ => Ok((log, replaced)),
+        }
+    }
+
+    /// Drops entries through `through`, which a snapshot holds (§7). The configuration in force there stays known.
+    pub(crate) fn compact(&mut self, through: LogId) {
+        self.terms.compact(through);
+        let later = self.memberships.partition_point(|(index, _)| *index <= through.index);
+        self.memberships.drain(..later.saturating_sub(1));
+    }
+
+    /// Replaces everything by what a snapshot holds (§7).
+    pub(crate) fn reset(&mut self, snapshot: &SnapshotMeta) {
+        self.terms.reset(snapshot.id.last, &snapshot.terms);
+        self.tail = Tail::default();
+        self.memberships.clear();
+        self.memberships.push((snapshot.membership_index, Arc::clone(&snapshot.membership)));
+    }
+
+    /// The configuration in force as of the entry at `index`, and where it stands.
+    pub(crate) fn membership_as_of(&self, index: LogIndex) -> Option<(LogIndex, &Arc<Membership>)> {
+        let later = self.memberships.partition_point(|(at, _)| *at <= index);
+        let (at, membership) = self.memberships.get(later.checked_sub(1)?)?;
+        Some((*at, membership))
+    }
+
+    /// The runs of equal terms that a snapshot through `index` tells of.
+    pub(crate) fn history(&self, index: LogIndex) -> Arc<[TermRun]> {
+        self.terms.history(index).into()
     }
 
     pub(crate) fn last(&self) -> LogId {

@@ -20,6 +20,49 @@ pub struct Target {
     pub learners: BTreeSet<NodeId>,
 }
 
+impl Target {
+    /// Whether `node` is wanted, as voter or learner.
+    #[must_use]
+    pub fn contains(&self, node: NodeId) -> bool {
+        self.voters.contains(&node) || self.learners.contains(&node)
+    }
+}
+
+/// What to change about who takes part (§6). One change at a time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum MembershipChange {
+    /// Arrive at exactly these voters and learners, from whatever there is.
+    Set {
+        /// Where to arrive.
+        target: Target,
+        /// The addresses of those who are new, and of those that moved.
+        addresses: BTreeMap<NodeId, Bytes>,
+    },
+    /// Arrive at what there is with these differences. A node named here may be a member already: a learner among
+    /// `voters` is promoted, a voter among `learners` demoted.
+    Update {
+        /// Who is to vote.
+        voters: BTreeSet<NodeId>,
+        /// Who is to receive the log without a vote, for as long as nobody changes it.
+        learners: BTreeSet<NodeId>,
+        /// Who is to leave.
+        remove: BTreeSet<NodeId>,
+        /// The addresses of those who are new, and of those that moved.
+        addresses: BTreeMap<NodeId, Bytes>,
+    },
+    /// Give up the change in progress. While new voters catch up: at any leader. Once the joint configuration is in the
+    /// log: only at the leader that appended it, in that same term, before it is committed.
+    Cancel,
+    /// A member is reached elsewhere.
+    SetAddress {
+        /// Who.
+        node: NodeId,
+        /// Where.
+        address: Bytes,
+    },
+}
+
 /// A cluster configuration (§6).
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -32,7 +75,7 @@ pub struct Membership {
     pub learners: BTreeSet<NodeId>,
     /// Voters that become learners when the joint phase ends.
     pub learners_next: BTreeSet<NodeId>,
-    /// The change in progress, if any.
+    /// The change in progress, if any. Whoever it names receives the log already.
     pub intent: Option<Target>,
     /// The address of every node named above, in whatever form the transport uses.
     pub nodes: BTreeMap<NodeId, Bytes>,
@@ -51,16 +94,32 @@ impl Membership {
         self.voters.contains(&node) || self.outgoing.contains(&node)
     }
 
-    /// Whether `node` receives the log, as voter or learner.
+    /// Whether two sets must agree: the joint phase of a change (§6).
+    #[must_use]
+    pub fn is_joint(&self) -> bool {
+        !self.outgoing.is_empty()
+    }
+
+    /// Whether no change is in progress.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.intent.is_none() && !self.is_joint()
+    }
+
+    /// Whether `node` receives the log: as voter, as learner, or because the change in progress names it.
     #[must_use]
     pub fn contains(&self, node: NodeId) -> bool {
-        self.is_voter(node) || self.learners.contains(&node)
+        self.is_voter(node)
+            || self.learners.contains(&node)
+            || self.intent.as_ref().is_some_and(|intent| intent.contains(node))
     }
 
     /// Every member once, in order.
     #[must_use]
     pub fn members(&self) -> BTreeSet<NodeId> {
-        [&self.voters, &self.outgoing, &self.learners].into_iter().flatten().copied().collect()
+        let intent = self.intent.iter().flat_map(|intent| intent.voters.union(&intent.learners));
+        let sets = [&self.voters, &self.outgoing, &self.learners];
+        sets.into_iter().flatten().chain(intent).copied().collect()
     }
 
     /// Whether `node` alone decides: its own durable write commits.
@@ -82,6 +141,14 @@ impl Membership {
         }
         if let Some(node) = self.learners_next.iter().find(|node| !self.outgoing.contains(node)) {
             return Err(MembershipError::NotOutgoing(*node));
+        }
+        if let Some(intent) = &self.intent {
+            if intent.voters.is_empty() {
+                return Err(MembershipError::NoVoters);
+            }
+            if let Some(node) = intent.voters.intersection(&intent.learners).next() {
+                return Err(MembershipError::LearnerVotes(*node));
+            }
         }
         let members = self.members();
         if let Some(node) = members.iter().find(|node| !self.nodes.contains_key(node)) {

@@ -2,10 +2,13 @@
 //!
 //! A message may be lost, duplicated, delayed and reordered. Nothing in one can panic a node.
 
+use alloc::sync::Arc;
+use bytes::Bytes;
 use core::fmt;
 
 use crate::entry::{BlockBody, Entries};
 use crate::ids::{LogId, LogIndex, NodeId, Term};
+use crate::snapshot::{SnapshotId, SnapshotMeta};
 
 /// A message between two nodes.
 #[derive(Clone, PartialEq)]
@@ -29,6 +32,8 @@ pub enum Body {
     RequestVote {
         /// The candidate's last entry (§5.4.1).
         last: LogId,
+        /// The leader itself asked for this election (thesis §3.10), so a live leader is no reason to refuse.
+        transfer: bool,
     },
     /// The answer to [`Body::RequestVote`] of the message's term.
     RequestVoteReply {
@@ -68,6 +73,66 @@ pub enum Body {
         /// from a sender that answers a leader of an earlier term: it confirms nothing.
         round: u64,
     },
+    /// A part of a snapshot, for a follower that lacks entries which the leader no longer has, or for which the
+    /// snapshot is less work (§7).
+    InstallSnapshot {
+        /// Of which snapshot.
+        meta: Arc<SnapshotMeta>,
+        /// Where in it `data` begins.
+        offset: u64,
+        /// Its bytes from there on. Empty and not `done`: a heartbeat, which asks how far the receiver is.
+        data: Bytes,
+        /// Whether the snapshot ends with `data`.
+        done: bool,
+        /// As in [`Body::AppendEntries`].
+        round: u64,
+    },
+    /// The answer to [`Body::InstallSnapshot`] of the message's term.
+    InstallSnapshotReply {
+        /// Of which snapshot.
+        id: SnapshotId,
+        /// How far its receiver is.
+        progress: InstallProgress,
+        /// As in [`Body::AppendEntriesReply`].
+        round: u64,
+    },
+    /// The leader hands over: campaign at once (thesis §3.10).
+    TimeoutNow,
+    /// A member without the leadership wants to serve reads: which index must it have applied (thesis §6.4)?
+    ReadIndex {
+        /// Names the question among those of its sender.
+        id: QuestionId,
+    },
+    /// The answer to [`Body::ReadIndex`].
+    ReadIndexReply {
+        /// The question.
+        id: QuestionId,
+        /// Through where the sender's state machine must be before it serves; `None` if the question could not be
+        /// answered and should not be repeated.
+        index: Option<LogIndex>,
+    },
+}
+
+/// Names a question of one life of a server: an answer to an earlier life answers nothing (TRAP 55).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub struct QuestionId {
+    /// The server's [`incarnation`](crate::Recovery::incarnation).
+    pub incarnation: u64,
+    /// Counts the questions of that life.
+    pub seq: u64,
+}
+
+/// How far the receiver of a snapshot is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub enum InstallProgress {
+    /// It has the bytes before this offset and wants those from there on.
+    Wants(u64),
+    /// It is busy with what it has got.
+    Busy,
+    /// It needs nothing more: its log is known to equal the leader's through this index, durably.
+    Installed(LogIndex),
 }
 
 /// The consistency check of §5.3 failed.
@@ -92,6 +157,11 @@ impl Body {
             Self::PreVoteReply { .. } => "PreVoteReply",
             Self::AppendEntries { .. } => "AppendEntries",
             Self::AppendEntriesReply { .. } => "AppendEntriesReply",
+            Self::InstallSnapshot { .. } => "InstallSnapshot",
+            Self::InstallSnapshotReply { .. } => "InstallSnapshotReply",
+            Self::TimeoutNow => "TimeoutNow",
+            Self::ReadIndex { .. } => "ReadIndex",
+            Self::ReadIndexReply { .. } => "ReadIndexReply",
         }
     }
 }
@@ -109,7 +179,7 @@ impl Message {
             |id: LogId| id.index < LogIndex::LIMIT && (id.index == LogIndex::ZERO) == (id.term == Term::ZERO);
         let sound = match &self.body {
             // A candidate's log ends before its new term.
-            Body::RequestVote { last } => elected && possible(*last) && last.term < term,
+            Body::RequestVote { last, .. } => elected && possible(*last) && last.term < term,
             Body::PreVote { proposed, last } => {
                 term.next() == Some(*proposed)
                     && *proposed > Term::BOOTSTRAP
@@ -129,9 +199,30 @@ impl Message {
                 });
                 elected && possible(*prev) && prev.term <= term && counted && follows && fits && memberships
             }
-            Body::AppendEntriesReply { .. } | Body::RequestVoteReply { .. } | Body::PreVoteReply { .. } => {
-                true
+            Body::InstallSnapshot { meta, offset, data, done, round } => {
+                let end = offset.checked_add(data.len() as u64);
+                let within = end.is_some_and(|end| end <= meta.size_bytes);
+                let ends = end == Some(meta.size_bytes);
+                // Only an empty snapshot ends with an empty chunk (TRAP 43).
+                let part = match (data.is_empty(), *done) {
+                    (true, true) => meta.size_bytes == 0,
+                    (true, false) => true,
+                    (false, done) => done == ends,
+                };
+                elected
+                    && *round > 0
+                    && within
+                    && part
+                    && meta.id.last.term <= term
+                    && meta.validate().is_ok()
             }
+            Body::TimeoutNow => elected,
+            Body::ReadIndexReply { index, .. } => index.is_none_or(|index| index < LogIndex::LIMIT),
+            Body::ReadIndex { .. }
+            | Body::AppendEntriesReply { .. }
+            | Body::InstallSnapshotReply { .. }
+            | Body::RequestVoteReply { .. }
+            | Body::PreVoteReply { .. } => true,
         };
         !sound
     }
@@ -149,7 +240,9 @@ impl fmt::Debug for Body {
         f.write_str(self.name())?;
         let verdict = |granted: &bool| if *granted { "granted" } else { "refused" };
         match self {
-            Self::RequestVote { last } => write!(f, " last={last}"),
+            Self::RequestVote { last, transfer } => {
+                write!(f, " last={last}{}", if *transfer { " transfer" } else { "" })
+            }
             Self::RequestVoteReply { granted } => write!(f, " {}", verdict(granted)),
             Self::PreVote { proposed, last } => write!(f, " proposed={proposed} last={last}"),
             Self::PreVoteReply { proposed, granted } => {
@@ -163,6 +256,28 @@ impl fmt::Debug for Body {
             }
             Self::AppendEntriesReply { result: Err(conflict), round } => {
                 write!(f, " conflict at {} hint={} round={round}", conflict.prev, conflict.hint)
+            }
+            Self::InstallSnapshot { meta, offset, data, done, round } => {
+                let end = offset.saturating_add(data.len() as u64);
+                let last = if *done { " done" } else { "" };
+                write!(f, " {} bytes {offset}..{end} of {}{last} round={round}", meta.id, meta.size_bytes)
+            }
+            Self::InstallSnapshotReply { id, progress, round } => {
+                write!(f, " {id} ")?;
+                match progress {
+                    InstallProgress::Wants(offset) => write!(f, "wants={offset}")?,
+                    InstallProgress::Busy => f.write_str("busy")?,
+                    InstallProgress::Installed(index) => write!(f, "match={index}")?,
+                }
+                write!(f, " round={round}")
+            }
+            Self::TimeoutNow => Ok(()),
+            Self::ReadIndex { id } => write!(f, " question={}.{}", id.incarnation, id.seq),
+            Self::ReadIndexReply { id, index: Some(index) } => {
+                write!(f, " question={}.{} index={index}", id.incarnation, id.seq)
+            }
+            Self::ReadIndexReply { id, index: None } => {
+                write!(f, " question={}.{} refused", id.incarnation, id.seq)
             }
         }
     }

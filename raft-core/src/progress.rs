@@ -2,19 +2,25 @@
 //!
 //! * `match_index < next_index`, and `match_index` only rises: it comes from durable acknowledgements alone,
 //!   never from a hint or from what was sent (TRAPS 20, 39).
+//! * Snapshot: entries cannot help, or would be more work (§7); see [`Sending`].
 //! * Probe: one message at a time, repeated by heartbeats. Replicate: optimistic, within a window of messages
 //!   and bytes. Every heartbeat carries `prev = next_index - 1`, so the loss of a whole window is noticed by the
 //!   next heartbeat (TRAP 30).
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use core::time::Duration;
 
 use crate::config::Config;
 use crate::entry::Entries;
 use crate::ids::{LogId, LogIndex, NodeId, ReadId};
 use crate::message::Conflict;
+use crate::snapshot::SnapshotMeta;
 use crate::status::{PeerStatus, ReplicationState};
 use crate::terms::TermIndex;
 use crate::time::Instant;
+use crate::transfer::Sending;
 
 #[derive(Clone, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -27,6 +33,14 @@ pub(crate) struct Progress {
     paused: bool,
     inflight: VecDeque<(LogIndex, u64)>,
     inflight_bytes: u64,
+    /// The snapshot on its way, in state Snapshot.
+    sending: Option<Box<Sending>>,
+    /// The round in which it was added: what it said before is of an earlier life as a member (TRAP 28).
+    added: u64,
+    /// How it catches up before it votes.
+    catch_up: CatchUp,
+    /// It left the membership, and is told so.
+    pub(crate) leaving: bool,
     /// The greatest round that it confirmed.
     round: u64,
     /// The leader's round when `match_index` was last raised: only answers to later rounds are younger than that.
@@ -53,6 +67,16 @@ struct Lost {
     found: u64,
 }
 
+/// Rounds of replication by which it is seen that a server keeps up (thesis §4.2.1): each round ends at what the log
+/// was when it began, and one that was shorter than an election timeout is good enough.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+struct CatchUp {
+    goal: LogIndex,
+    since: Instant,
+    done: bool,
+}
+
 /// What a conflict meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ConflictFound {
@@ -65,8 +89,9 @@ pub(crate) enum ConflictFound {
 }
 
 impl Progress {
-    /// A peer of which nothing is known: probing starts at the end of the log.
-    pub(crate) fn new(id: NodeId, next_index: LogIndex) -> Self {
+    /// A peer of which nothing is known: probing starts at the end of the log. `round` is one of which no message was
+    /// built yet.
+    pub(crate) fn new(id: NodeId, next_index: LogIndex, round: u64, now: Instant) -> Self {
         Self {
             id,
             state: ReplicationState::Probe,
@@ -75,6 +100,10 @@ impl Progress {
             paused: false,
             inflight: VecDeque::new(),
             inflight_bytes: 0,
+            sending: None,
+            added: round,
+            catch_up: CatchUp { goal: next_index.prev(), since: now, done: false },
+            leaving: false,
             round: 0,
             match_round: 0,
             lost: None,
@@ -104,6 +133,52 @@ impl Progress {
         if self.lost.is_some() { 0 } else { self.round }
     }
 
+    /// Whether an answer to this round is of this membership of the peer (TRAP 28).
+    pub(crate) fn is_of_now(&self, round: u64) -> bool {
+        round >= self.added
+    }
+
+    pub(crate) fn state(&self) -> ReplicationState {
+        self.state
+    }
+
+    /// Whether it was heard from in this term, so that `next_index` is more than a guess.
+    pub(crate) fn was_heard(&self) -> bool {
+        self.last_contact.is_some()
+    }
+
+    pub(crate) fn match_index(&self) -> LogIndex {
+        self.match_index
+    }
+
+    /// The greatest round that it answered.
+    pub(crate) fn round(&self) -> u64 {
+        self.round
+    }
+
+    /// Whether it keeps up with a log that ends at `last` (thesis §4.2.1).
+    pub(crate) fn catches_up(&mut self, last: LogIndex, now: Instant, within: Duration) -> bool {
+        let round = &mut self.catch_up;
+        let quick = now.since(round.since) <= within;
+        let reached = if self.lost.is_some() { LogIndex::ZERO } else { self.match_index };
+        if self.last_contact.is_some() && reached >= round.goal {
+            *round = CatchUp { goal: last, since: now, done: quick };
+        } else if !quick {
+            round.done = false;
+        }
+        round.done
+    }
+
+    /// Whether it kept up when that was last looked at.
+    pub(crate) fn is_caught_up(&self) -> bool {
+        self.catch_up.done
+    }
+
+    /// Whether it was heard from within this time.
+    pub(crate) fn is_in_contact(&self, now: Instant, within: Duration) -> bool {
+        self.last_contact.is_some_and(|at| now.since(at) <= within)
+    }
+
     /// It answered a message of this round: it followed this leader then.
     pub(crate) fn heard(&mut self, round: u64, now: Instant) {
         self.round = self.round.max(round);
@@ -114,6 +189,9 @@ impl Progress {
     /// Returns whether that is news for a commit.
     pub(crate) fn acknowledged(&mut self, index: LogIndex, round: u64, current_round: u64) -> bool {
         let mut news = index > self.match_index;
+        if self.sending.as_ref().is_some_and(|sending| sending.meta().id.last.index <= index) {
+            self.probe(index.next());
+        }
         if let Some(lost) = self.lost {
             if round <= lost.found {
                 return false;
@@ -160,7 +238,7 @@ impl Progress {
         terms: &TermIndex,
     ) -> ConflictFound {
         let mut found = ConflictFound::MovedBack;
-        if conflict.prev <= self.match_index {
+        if conflict.prev <= self.match_index || conflict.hint.index < self.match_index {
             // A reply from before the acknowledgement is of no interest (TRAP 25); one from a later round
             // proves that durable entries are gone.
             if round <= self.match_round {
@@ -173,14 +251,56 @@ impl Progress {
         } else if self.state == ReplicationState::Probe && conflict.prev.next() != self.next_index {
             return ConflictFound::Stale;
         }
+        if self.state == ReplicationState::Snapshot {
+            return found;
+        }
+        let base = terms.base().index;
+        let shorter = conflict.hint.index.min(conflict.prev.prev());
+        if shorter < base {
+            // Nothing in the log can match: the snapshot will (§7).
+            self.probe(shorter.max(self.match_index).next());
+            return found;
+        }
         // The last entry of ours that can still equal one of its own (§5.3).
         let common = terms.last_at_most(conflict.hint.index.min(conflict.prev.prev()), conflict.hint.term);
         self.probe(common.index.max(self.match_index).next());
         found
     }
 
+    /// Entries cannot help it, or would be more work (§7).
+    pub(crate) fn send_snapshot(&mut self, meta: Arc<SnapshotMeta>) {
+        self.probe(self.next_index);
+        self.state = ReplicationState::Snapshot;
+        self.sending = Some(Box::new(Sending::new(meta)));
+    }
+
+    pub(crate) fn sending(&mut self) -> Option<&mut Sending> {
+        self.sending.as_deref_mut()
+    }
+
+    pub(crate) fn snapshot(&self) -> Option<&Arc<SnapshotMeta>> {
+        self.sending.as_deref().map(Sending::meta)
+    }
+
+    /// It has, or needs no longer, the snapshot through `last`: probing goes on behind it.
+    pub(crate) fn installed(&mut self, last: LogIndex) {
+        if self.sending.as_ref().is_some_and(|sending| sending.meta().id.last.index == last) {
+            self.probe(last.max(self.match_index).next());
+        }
+    }
+
+    /// The snapshot can no longer be sent: the peer is probed anew.
+    pub(crate) fn abandon_snapshot(&mut self) {
+        if self.state == ReplicationState::Snapshot {
+            self.probe(self.match_index.next());
+        }
+    }
+
     /// What was on its way may be lost.
     pub(crate) fn unreachable(&mut self) {
+        if let Some(sending) = &mut self.sending {
+            sending.interrupted();
+        }
         if self.state == ReplicationState::Replicate {
             self.probe(self.match_index.next());
             self.paused = true;
@@ -192,6 +312,7 @@ impl Progress {
         self.next_index = next_index;
         self.paused = false;
         self.probing = None;
+        self.sending = None;
         self.inflight.clear();
         self.inflight_bytes = 0;
         self.loaded = Entries::empty();
@@ -200,6 +321,7 @@ impl Progress {
     /// Whether entries may be sent now, were there any.
     pub(crate) fn has_room(&self, config: &Config) -> bool {
         match self.state {
+            ReplicationState::Snapshot => false,
             ReplicationState::Probe => !self.paused,
             ReplicationState::Replicate => {
                 self.inflight.len() < config.inflight_appends_max
@@ -212,6 +334,7 @@ impl Progress {
     pub(crate) fn sent(&mut self, entries: &Entries) {
         self.heartbeat_due = false;
         match self.state {
+            ReplicationState::Snapshot => {}
             ReplicationState::Probe => {
                 self.paused = true;
                 if let Some(last) = entries.last() {
@@ -236,6 +359,10 @@ impl Progress {
             next_index: self.next_index,
             inflight_appends: self.inflight.len() as u64,
             inflight_bytes: self.inflight_bytes,
+            snapshot_bytes: self
+                .sending
+                .as_ref()
+                .map(|sending| (sending.offset(), sending.meta().size_bytes)),
             last_contact: self.last_contact,
         }
     }
@@ -265,7 +392,7 @@ mod tests {
 
     #[test]
     fn back_off_skips_a_term_at_a_time() {
-        let mut peer = Progress::new(NodeId::new(2), index(7));
+        let mut peer = Progress::new(NodeId::new(2), index(7), 1, Instant::ZERO);
         // Its entries 4 to 6 are of term 2: none of ours of term 4 can match.
         assert_eq!(peer.refused(conflict(6, 6, 2), 1, 1, &terms()), ConflictFound::MovedBack);
         assert_eq!(peer.next_index(), index(4));
@@ -273,17 +400,25 @@ mod tests {
 
     #[test]
     fn a_stale_refusal_moves_nothing() {
-        let mut peer = Progress::new(NodeId::new(2), index(7));
+        let mut peer = Progress::new(NodeId::new(2), index(7), 1, Instant::ZERO);
         assert!(peer.acknowledged(index(5), 3, 3));
         assert_eq!(peer.refused(conflict(4, 2, 1), 3, 3, &terms()), ConflictFound::Stale);
         assert_eq!((peer.match_index, peer.next_index()), (index(5), index(7)));
-        let mut probing = Progress::new(NodeId::new(2), index(7));
+        let mut probing = Progress::new(NodeId::new(2), index(7), 1, Instant::ZERO);
         assert_eq!(probing.refused(conflict(2, 1, 1), 1, 1, &terms()), ConflictFound::Stale);
     }
 
     #[test]
+    fn a_stale_refusal_of_something_later_moves_nothing_either() {
+        let mut peer = Progress::new(NodeId::new(2), index(7), 1, Instant::ZERO);
+        assert!(peer.acknowledged(index(5), 3, 3));
+        assert_eq!(peer.refused(conflict(6, 2, 1), 2, 3, &terms()), ConflictFound::Stale);
+        assert_eq!((peer.match_index, peer.next_index()), (index(5), index(7)));
+    }
+
+    #[test]
     fn a_peer_that_lost_acknowledged_entries_counts_for_nothing_until_it_has_them_again() {
-        let mut peer = Progress::new(NodeId::new(2), index(7));
+        let mut peer = Progress::new(NodeId::new(2), index(7), 1, Instant::ZERO);
         peer.heard(3, Instant::ZERO);
         assert!(peer.acknowledged(index(6), 3, 3));
         assert_eq!(peer.refused(conflict(6, 0, 0), 4, 4, &terms()), ConflictFound::Lost(index(6)));
@@ -299,7 +434,7 @@ mod tests {
     fn the_window_is_bounded_and_acknowledgements_free_it() {
         let mut config = Config::new(NodeId::new(1));
         config.inflight_appends_max = 2;
-        let mut peer = Progress::new(NodeId::new(2), index(1));
+        let mut peer = Progress::new(NodeId::new(2), index(1), 1, Instant::ZERO);
         peer.sent(&Entries::empty());
         assert!(!peer.has_room(&config), "one probe at a time");
         peer.acknowledged(LogIndex::ZERO, 1, 1);

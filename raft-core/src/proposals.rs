@@ -48,6 +48,8 @@ impl Pending {
 enum Decided {
     Committed(u32),
     Superseded(u32),
+    /// The log no longer tells: a snapshot took the place of these entries, and it remembers later terms only.
+    Unknown(u32),
     Nothing,
 }
 
@@ -58,6 +60,9 @@ fn decide(pending: &Pending, commit: LogId, terms: &TermIndex) -> Decided {
     };
     let through = pending.last_index().min(commit.index);
     if first <= commit.index {
+        if terms.remembered(first).is_none() {
+            return Decided::Unknown(count(through));
+        }
         // What a log holds of a leader's entries is a beginning of them (Log Matching, §5.3).
         match terms.first_difference(term, first, through) {
             None => return Decided::Committed(count(through)),
@@ -91,8 +96,15 @@ impl Proposals {
         self.pending.push_back(Pending { tickets, first });
     }
 
-    /// Everything through `commit` is committed: says what that decides.
-    pub(crate) fn committed(&mut self, commit: LogId, terms: &TermIndex, out: &mut VecDeque<Action>) {
+    /// Everything through `commit` is committed: says what that decides. `applied_here`: whether the entries will be
+    /// handed to the state machine, rather than a snapshot that holds their effect.
+    pub(crate) fn committed(
+        &mut self,
+        commit: LogId,
+        terms: &TermIndex,
+        applied_here: bool,
+        out: &mut VecDeque<Action>,
+    ) {
         // What comes later in one term is decided later, so one undecided range ends the search; after several
         // leaderships with open ends every range is looked at.
         let one_term = match (self.pending.front(), self.pending.back()) {
@@ -104,9 +116,10 @@ impl Proposals {
             let (decided, outcome) = match decide(pending, commit, terms) {
                 Decided::Committed(count) => {
                     let first = pending.first;
-                    (pending.split(count).tickets, WriteOutcome::Committed { first, applied_here: true })
+                    (pending.split(count).tickets, WriteOutcome::Committed { first, applied_here })
                 }
                 Decided::Superseded(count) => (pending.split(count).tickets, WriteOutcome::Superseded),
+                Decided::Unknown(count) => (pending.split(count).tickets, WriteOutcome::Unknown),
                 Decided::Nothing if one_term => break,
                 Decided::Nothing => {
                     at += 1;
@@ -213,9 +226,9 @@ mod tests {
         proposals.push(tickets(10, 3), id(2, 5));
         proposals.push(tickets(13, 1), id(2, 8));
         let terms = log(&[(1, 4), (2, 8)]);
-        let got = outcomes(&mut proposals, |p, out| p.committed(id(2, 6), &terms, out));
+        let got = outcomes(&mut proposals, |p, out| p.committed(id(2, 6), &terms, true, out));
         assert_eq!(got, [(10, 2, 'c')]);
-        let got = outcomes(&mut proposals, |p, out| p.committed(id(2, 8), &terms, out));
+        let got = outcomes(&mut proposals, |p, out| p.committed(id(2, 8), &terms, true, out));
         assert_eq!(got, [(12, 2, 'c')]);
         assert_eq!(proposals.len(), 0);
     }
@@ -225,8 +238,9 @@ mod tests {
         let mut proposals = Proposals::default();
         proposals.push(tickets(1, 3), id(2, 5));
         // A leader of term 3 kept entry 5 and put its own at 6.
-        let got =
-            outcomes(&mut proposals, |p, out| p.committed(id(3, 6), &log(&[(1, 4), (2, 5), (3, 6)]), out));
+        let got = outcomes(&mut proposals, |p, out| {
+            p.committed(id(3, 6), &log(&[(1, 4), (2, 5), (3, 6)]), true, out)
+        });
         assert_eq!(got, [(1, 1, 'c'), (2, 2, 's')]);
     }
 
@@ -234,10 +248,11 @@ mod tests {
     fn a_truncated_entry_that_returns_is_committed() {
         let mut proposals = Proposals::default();
         proposals.push(tickets(1, 1), id(2, 5));
-        let got = outcomes(&mut proposals, |p, out| p.committed(id(1, 4), &log(&[(1, 4)]), out));
+        let got = outcomes(&mut proposals, |p, out| p.committed(id(1, 4), &log(&[(1, 4)]), true, out));
         assert_eq!(got, []);
-        let got =
-            outcomes(&mut proposals, |p, out| p.committed(id(4, 6), &log(&[(1, 4), (2, 5), (4, 6)]), out));
+        let got = outcomes(&mut proposals, |p, out| {
+            p.committed(id(4, 6), &log(&[(1, 4), (2, 5), (4, 6)]), true, out)
+        });
         assert_eq!(got, [(1, 1, 'c')]);
     }
 
@@ -246,8 +261,23 @@ mod tests {
         let mut proposals = Proposals::default();
         proposals.push(tickets(1, 1), id(2, 9));
         proposals.push(tickets(2, 1), id(4, 6));
-        let got = outcomes(&mut proposals, |p, out| p.committed(id(2, 6), &log(&[(1, 5), (2, 6)]), out));
+        let got =
+            outcomes(&mut proposals, |p, out| p.committed(id(2, 6), &log(&[(1, 5), (2, 6)]), true, out));
         assert_eq!(got, [(2, 1, 's')], "another entry stands at 6; 9 is open");
+    }
+
+    #[test]
+    fn a_snapshot_decides_as_far_as_it_remembers() {
+        let mut proposals = Proposals::default();
+        for (ticket, term, index) in [(1, 2, 3), (2, 4, 6), (3, 5, 8), (4, 6, 11)] {
+            proposals.push(tickets(ticket, 1), id(term, index));
+        }
+        let mut terms = log(&[]);
+        let run =
+            |term, first| crate::snapshot::TermRun { term: Term::new(term), first: LogIndex::new(first) };
+        terms.reset(id(7, 10), &[run(4, 5), run(7, 8)]);
+        let got = outcomes(&mut proposals, |p, out| p.committed(id(7, 10), &terms, false, out));
+        assert_eq!(got, [(1, 1, '?'), (2, 1, 'c'), (3, 1, 's'), (4, 1, 's')]);
     }
 
     #[test]
@@ -269,7 +299,8 @@ mod tests {
         proposals.push(tickets(1, 5), id(2, 5));
         let got = outcomes(&mut proposals, |p, out| p.forget(tickets(2, 2), out));
         assert_eq!((got, proposals.len()), (alloc::vec![(2, 2, '?')], 3));
-        let got = outcomes(&mut proposals, |p, out| p.committed(id(2, 9), &log(&[(1, 4), (2, 9)]), out));
+        let got =
+            outcomes(&mut proposals, |p, out| p.committed(id(2, 9), &log(&[(1, 4), (2, 9)]), true, out));
         assert_eq!(got, [(1, 1, 'c'), (4, 2, 'c')]);
     }
 }

@@ -1,24 +1,47 @@
-//! Linearizable reads without a log entry: ReadIndex (thesis §6.4).
+//! Linearizable reads without a log entry: ReadIndex (thesis §6.4), as the leader sees them.
 //!
 //! A read waits (1) for a round of which no message was built before the read arrived to be confirmed by a
 //! majority, so this node still led when it arrived; (2) for the state machine to hold everything that was
 //! committed when it arrived, and the first entry of this term, before which a leader does not know what is
 //! committed (TRAP 54). Reads of one round share it, each with its own index (TRAP 56).
+//!
+//! Members that do not lead ask for the index (2) and serve the read themselves: see [`questions`](crate::questions).
 
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 
 use crate::action::{Action, MachineTask, ReadOutcome, Response};
 use crate::ids::{LogIndex, NodeId, Ticket, Tickets};
+use crate::message::QuestionId;
 
 #[derive(Clone, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Reads {
     /// In order of arrival: rounds and indexes never fall.
-    waiting: VecDeque<Waiting>,
-    /// How many of `waiting` have their round confirmed.
-    confirmed: usize,
+    waiting: Queue,
+    /// Those whose leader is proved: they wait for the state machine.
+    proved: Queue,
+    /// Questions of other members, one of each: their latest.
+    asked: Vec<Asked>,
+}
+
+/// A question of another member.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+struct Asked {
+    by: NodeId,
+    id: QuestionId,
+    round: u64,
+    index: LogIndex,
+}
+
+/// Reads in the order in which they came.
+#[derive(Clone, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+struct Queue {
+    reads: VecDeque<Waiting>,
     count: u64,
-    /// Tickets fall somewhere in `waiting`: callers choose them, but most count upwards.
+    /// Tickets fall somewhere in `reads`: callers choose them, but most count upwards.
     unordered: bool,
 }
 
@@ -30,61 +53,41 @@ struct Waiting {
     index: LogIndex,
 }
 
-impl Reads {
-    pub(crate) fn len(&self) -> u64 {
-        self.count
-    }
-
-    /// The last round that a read waits for, if any is not confirmed.
-    pub(crate) fn awaited_round(&self) -> Option<u64> {
-        (self.confirmed < self.waiting.len()).then(|| self.waiting.back().map_or(0, |last| last.round))
-    }
-
-    pub(crate) fn push(&mut self, tickets: Tickets, round: u64, index: LogIndex) {
+impl Queue {
+    fn push(&mut self, read: Waiting) {
+        let tickets = read.tickets;
         self.count += u64::from(tickets.count);
-        if self.confirmed < self.waiting.len()
-            && let Some(last) = self.waiting.back_mut()
-            && (last.round, last.index) == (round, index)
+        if let Some(last) = self.reads.back_mut()
+            && (last.round, last.index) == (read.round, read.index)
             && last.tickets.range().end == tickets.first.get()
             && let Some(count) = last.tickets.count.checked_add(tickets.count)
         {
             last.tickets.count = count;
             return;
         }
-        self.unordered &= !self.waiting.is_empty();
+        self.unordered &= !self.reads.is_empty();
         self.unordered |=
-            self.waiting.back().is_some_and(|last| tickets.first.get() < last.tickets.range().end);
-        self.waiting.push_back(Waiting { tickets, round, index });
+            self.reads.back().is_some_and(|last| tickets.first.get() < last.tickets.range().end);
+        self.reads.push_back(read);
     }
 
-    /// A majority has confirmed every round through `round`.
-    pub(crate) fn confirm(&mut self, round: u64) {
-        while self.waiting.get(self.confirmed).is_some_and(|read| read.round <= round) {
-            self.confirmed += 1;
-        }
-    }
-
-    /// The next reads to serve, once entries through `applied` have been handed to the state machine.
-    pub(crate) fn serve(&mut self, applied: LogIndex) -> Option<Action> {
-        let ready = self.confirmed > 0 && self.waiting.front().is_some_and(|read| read.index <= applied);
-        let read = if ready { self.waiting.pop_front()? } else { return None };
-        self.confirmed -= 1;
+    fn pop_if(&mut self, ready: impl FnOnce(&Waiting) -> bool) -> Option<Waiting> {
+        let read = self.reads.pop_front_if(|read| ready(read))?;
         self.count -= u64::from(read.tickets.count);
-        Some(Action::Machine(MachineTask::Serve(read.tickets)))
+        Some(read)
     }
 
-    /// The caller no longer waits for these.
-    pub(crate) fn forget(&mut self, tickets: Tickets, out: &mut VecDeque<Action>) {
+    fn forget(&mut self, tickets: Tickets, out: &mut VecDeque<Action>) {
         let gone = tickets.range();
         // Many callers may give up at once: each is looked up, not searched for.
         let candidates = if self.unordered {
-            0..self.waiting.len()
+            0..self.reads.len()
         } else {
-            self.waiting.partition_point(|read| read.tickets.range().end <= gone.start)
-                ..self.waiting.partition_point(|read| read.tickets.range().start < gone.end)
+            self.reads.partition_point(|read| read.tickets.range().end <= gone.start)
+                ..self.reads.partition_point(|read| read.tickets.range().start < gone.end)
         };
         for at in candidates.rev() {
-            let read = self.waiting[at];
+            let read = self.reads[at];
             let range = read.tickets.range();
             let (start, end) = (range.start.max(gone.start), range.end.min(gone.end));
             if start >= end {
@@ -98,25 +101,95 @@ impl Reads {
             self.count -= u64::from(forgotten.count);
             out.push_back(refuse(forgotten, ReadOutcome::Unknown));
             // What remains of the range stays where it was, in up to two parts.
-            let was_confirmed = at < self.confirmed;
-            self.waiting.remove(at);
-            self.confirmed -= usize::from(was_confirmed);
+            self.reads.remove(at);
             for (from, to) in [(end, range.end), (range.start, start)] {
                 if from < to {
-                    self.waiting.insert(at, Waiting { tickets: part(from, to), ..read });
-                    self.confirmed += usize::from(was_confirmed);
+                    self.reads.insert(at, Waiting { tickets: part(from, to), ..read });
                 }
             }
         }
     }
+}
+
+impl Reads {
+    pub(crate) fn len(&self) -> u64 {
+        self.waiting.count + self.proved.count
+    }
+
+    /// The last round that somebody waits for, if any is not confirmed.
+    pub(crate) fn awaited_round(&self) -> Option<u64> {
+        let asked = self.asked.iter().map(|asked| asked.round).max();
+        self.waiting.reads.back().map(|last| last.round).max(asked)
+    }
+
+    pub(crate) fn push(&mut self, tickets: Tickets, round: u64, index: LogIndex) {
+        self.waiting.push(Waiting { tickets, round, index });
+    }
+
+    /// A read that needs no round: the lease proves that this node leads (thesis §6.4.1).
+    pub(crate) fn push_proved(&mut self, tickets: Tickets, index: LogIndex) {
+        self.proved.push(Waiting { tickets, round: 0, index });
+    }
+
+    /// Another member asks. Returns whether the question is new.
+    pub(crate) fn ask(&mut self, by: NodeId, id: QuestionId, round: u64, index: LogIndex) -> bool {
+        let asked = Asked { by, id, round, index };
+        match self.asked.iter_mut().find(|asked| asked.by == by) {
+            Some(before) if before.id == id => false,
+            Some(before) => {
+                *before = asked;
+                true
+            }
+            None => {
+                self.asked.push(asked);
+                true
+            }
+        }
+    }
+
+    /// A majority has confirmed every round through `round`.
+    pub(crate) fn confirm(&mut self, round: u64) {
+        while let Some(read) = self.waiting.pop_if(|read| read.round <= round) {
+            self.proved.push(Waiting { round: 0, ..read });
+        }
+    }
+
+    /// The next reads to serve, once entries through `applied` have been handed to the state machine.
+    pub(crate) fn serve(&mut self, applied: LogIndex) -> Option<Action> {
+        let read = self.proved.pop_if(|read| read.index <= applied)?;
+        Some(Action::Machine(MachineTask::Serve(read.tickets)))
+    }
+
+    /// The next question to answer: a majority confirmed its round, and its index is committed, the first entry of the
+    /// term included.
+    pub(crate) fn answer(
+        &mut self,
+        confirmed: u64,
+        commit: LogIndex,
+    ) -> Option<(NodeId, QuestionId, LogIndex)> {
+        let ready = |asked: &Asked| asked.round <= confirmed && asked.index <= commit;
+        let at = self.asked.iter().position(ready)?;
+        let asked = self.asked.remove(at);
+        Some((asked.by, asked.id, asked.index))
+    }
+
+    /// Whether a question waits.
+    pub(crate) fn is_asked(&self) -> bool {
+        !self.asked.is_empty()
+    }
+
+    /// The caller no longer waits for these.
+    pub(crate) fn forget(&mut self, tickets: Tickets, out: &mut VecDeque<Action>) {
+        self.waiting.forget(tickets, out);
+        self.proved.forget(tickets, out);
+    }
 
     /// This node no longer leads: nothing more can be proved here.
     pub(crate) fn give_up(&mut self, leader: Option<NodeId>, out: &mut VecDeque<Action>) {
-        for read in self.waiting.drain(..) {
+        for read in self.proved.reads.drain(..).chain(self.waiting.reads.drain(..)) {
             out.push_back(refuse(read.tickets, ReadOutcome::NotLeader { leader }));
         }
-        self.confirmed = 0;
-        self.count = 0;
+        *self = Self::default();
     }
 }
 

@@ -7,16 +7,7 @@ use crate::action::{HardState, Write};
 use crate::entry::{BlockBody, Entries};
 use crate::ids::{LogId, LogIndex, Term};
 use crate::membership::Membership;
-
-/// A run of entries of one term, up to the next run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-pub struct TermRun {
-    /// The term of every entry in the run.
-    pub term: Term,
-    /// Where the run begins.
-    pub first: LogIndex,
-}
+use crate::snapshot::{SnapshotMeta, TermRun};
 
 /// Everything that a node is started from.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,6 +15,8 @@ pub struct TermRun {
 pub struct Recovery {
     /// What the log store holds.
     pub log: LogRecovery,
+    /// The newest complete snapshot in the snapshot store.
+    pub snapshot: Option<Arc<SnapshotMeta>>,
     /// What the state machine itself holds durably; [`LogId::ZERO`] for one that lives in memory.
     pub applied: LogId,
     /// Differs at every start of this node, so that its random choices do.
@@ -85,6 +78,9 @@ impl LogScan {
         if let Some(hard_state) = write.hard_state {
             self.hard_state(hard_state)?;
         }
+        if let Some(base) = write.reset_to {
+            self.reset(base);
+        }
         self.entries(&write.entries)
     }
 
@@ -135,6 +131,32 @@ impl LogScan {
         }
         found.last = LogId::new(first.term, last);
         Ok(())
+    }
+
+    /// Everything was dropped, and the log begins anew behind `base`.
+    pub fn reset(&mut self, base: LogId) {
+        let hard_state = self.found.hard_state;
+        self.found = LogRecovery { hard_state, base, last: base, ..LogRecovery::default() };
+    }
+
+    /// Entries through `through` were dropped: see [`LogTask::Compact`](crate::LogTask::Compact). What is at or before
+    /// the log's base, or beyond its end, changes nothing.
+    pub fn compact(&mut self, through: LogId) {
+        let found = &mut self.found;
+        if through.index <= found.base.index || through.index > found.last.index {
+            return;
+        }
+        // The run that contains the new base goes on behind it.
+        while found.terms.get(1).is_some_and(|next| next.first <= through.index.next()) {
+            found.terms.remove(0);
+        }
+        if through.index == found.last.index {
+            found.terms.clear();
+        } else if let Some(run) = found.terms.first_mut() {
+            run.first = run.first.max(through.index.next());
+        }
+        found.memberships.retain(|(index, _)| *index > through.index);
+        found.base = through;
     }
 
     /// What the log holds now.

@@ -26,6 +26,12 @@ pub struct Status {
     pub commit: LogIndex,
     /// Through where its state machine was reported to be.
     pub applied: LogIndex,
+    /// The entry before the log's first: what is older is only in the snapshot.
+    pub base: LogId,
+    /// The last entry that the newest complete snapshot replaces; zero if there is none.
+    pub snapshot: LogId,
+    /// Where the configuration in force stands in the log; zero if there is none.
+    pub membership_index: LogIndex,
     /// What has happened since the start.
     pub counters: Counters,
 }
@@ -50,6 +56,8 @@ pub struct Counters {
     pub sticky: u64,
     /// Messages refused because they would have broken safety: see [`Notice::Violation`](crate::Notice::Violation).
     pub violations: u64,
+    /// Snapshots installed from a leader.
+    pub snapshots_installed: u64,
     /// Appends whose entries were dropped because too many were not durable yet.
     pub overflowed: u64,
 }
@@ -70,6 +78,8 @@ pub struct PeerStatus {
     pub inflight_appends: u64,
     /// Bytes of entries on the way to it.
     pub inflight_bytes: u64,
+    /// How much of a snapshot it has, and the snapshot's length, while one is sent to it.
+    pub snapshot_bytes: Option<(u64, u64)>,
     /// When it was last heard from in this term.
     pub last_contact: Option<Instant>,
 }
@@ -82,4 +92,6 @@ pub enum ReplicationState {
     Probe,
     /// Entries are sent optimistically, within the limits on what is in flight.
     Replicate,
+    /// A snapshot is sent, as `AppendEntries` cannot help, or would be more work (§7).
+    Snapshot,
 }

@@ -1,12 +1,14 @@
 //! The term index: `term(i)` for the whole log from a few words per leadership (§5.3).
 //!
 //! * Runs are consecutive, their terms rise strictly, and together they cover `(base, last]`.
+//! * Some runs of what was compacted are remembered, so that it can be told what became of proposals there. They are
+//!   for nothing else: no term before `base` is known to the protocol (TRAP 27).
 //! * It never holds payloads and never touches a disk, so conflicts are found without reading the log.
 
 use alloc::vec::Vec;
 
 use crate::ids::{LogId, LogIndex, Term};
-use crate::recovery::TermRun;
+use crate::snapshot::{RUNS_MAX, TermRun};
 
 #[derive(Clone, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -39,6 +41,24 @@ impl TermIndex {
         })
     }
 
+    /// Remembers these runs of what was compacted, the latest of them through `base` or beyond.
+    pub(crate) fn remember(&mut self, history: &[TermRun]) {
+        let mut runs: Vec<TermRun> =
+            history.iter().copied().filter(|run| run.first <= self.base.index).collect();
+        if runs.last().is_none_or(|run| run.term != self.base.term) {
+            return;
+        }
+        let goes_on = self.runs.first().is_some_and(|run| run.term == self.base.term);
+        runs.extend(self.runs.iter().skip(usize::from(goes_on)));
+        self.runs = runs;
+    }
+
+    /// The latest runs of equal terms through `index`.
+    pub(crate) fn history(&self, index: LogIndex) -> &[TermRun] {
+        let end = self.run_at(index);
+        &self.runs[end.saturating_sub(RUNS_MAX)..end]
+    }
+
     pub(crate) fn base(&self) -> LogId {
         self.base
     }
@@ -66,6 +86,15 @@ impl TermIndex {
         }
     }
 
+    /// As [`term`](Self::term), also for what was compacted as far as it is remembered.
+    pub(crate) fn remembered(&self, index: LogIndex) -> Option<Term> {
+        match self.run_at(index) {
+            _ if index > self.last => None,
+            0 => (index == self.base.index).then_some(self.base.term),
+            at => Some(self.runs[at - 1].term),
+        }
+    }
+
     pub(crate) fn id(&self, index: LogIndex) -> Option<LogId> {
         self.term(index).map(|term| LogId::new(term, index))
     }
@@ -75,10 +104,10 @@ impl TermIndex {
         self.runs.get(self.run_at(index)).map_or(self.last, |next| next.first.prev())
     }
 
-    /// The first index in `[from, through]` that is in the log with another term than `term`, or is past its
-    /// end. `None` if all of them are there in this term.
+    /// The first index in `[from, through]` that is in the log, or remembered of it, with another term than `term`,
+    /// or is past its end. `None` if all of them are there in this term.
     pub(crate) fn first_difference(&self, term: Term, from: LogIndex, through: LogIndex) -> Option<LogIndex> {
-        match self.term(from) {
+        match self.remembered(from) {
             Some(found) if found == term => {
                 let end = self.run_end(from);
                 (end < through).then(|| end.next())
@@ -98,6 +127,9 @@ impl TermIndex {
             at => {
                 let run = self.runs[at - 1];
                 let end = self.runs.get(at).map_or(self.last, |next| next.first.prev());
+                if end.min(index) <= self.base.index {
+                    return self.base;
+                }
                 LogId::new(run.term, end.min(index))
             }
         }
@@ -111,6 +143,20 @@ impl TermIndex {
             self.runs.push(TermRun { term, first: before.index.next() });
         }
         self.last = last;
+    }
+
+    /// Drops every entry through `through`, which is in the log.
+    pub(crate) fn compact(&mut self, through: LogId) {
+        assert_eq!(self.term(through.index), Some(through.term), "only what is in the log is compacted (§7)");
+        self.base = through;
+        let old = self.run_at(through.index);
+        self.runs.drain(..old.saturating_sub(RUNS_MAX));
+    }
+
+    /// Drops everything: the log begins anew behind `base`, of which `history` is known.
+    pub(crate) fn reset(&mut self, base: LogId, history: &[TermRun]) {
+        *self = Self { base, runs: Vec::new(), last: base.index };
+        self.remember(history);
     }
 
     /// Drops every entry from `from` on.
@@ -160,6 +206,28 @@ mod tests {
             let expected = (at..=through).find(|at| naive(*at) != Some(term));
             let got = index.first_difference(Term::new(term), LogIndex::new(at), LogIndex::new(through));
             prop_assert_eq!(got.map(LogIndex::get), expected);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn compaction_forgets_only_what_came_before(
+            terms in log(), base in 0u64..21, at in 0u64..22, term in 0u64..7,
+        ) {
+            prop_assume!(base as usize <= terms.len());
+            let naive = index(&terms);
+            let mut index = naive.clone();
+            let base = LogIndex::new(base);
+            index.compact(naive.id(base).expect("in the log"));
+            let at = LogIndex::new(at);
+            prop_assert_eq!(index.term(at), naive.term(at).filter(|_| at >= base));
+            prop_assert_eq!(index.last(), naive.last());
+            if at > LogIndex::ZERO {
+                prop_assert_eq!(index.remembered(at), naive.term(at));
+            }
+            let expected = naive.last_at_most(at, Term::new(term));
+            let found = index.last_at_most(at, Term::new(term));
+            prop_assert_eq!(found, if expected.index < base { index.base() } else { expected });
         }
     }
 

@@ -281,3 +281,23 @@ fn at_most_so_many_appends_are_on_the_way_to_a_peer() {
     cluster.settle();
     assert_eq!(cluster.commit(1), 12);
 }
+
+#[test]
+fn a_slow_disk_bounds_what_a_follower_takes_in() {
+    let mut cluster = Cluster::with(3, |config| config.unpersisted_bytes_max = 200);
+    cluster.bootstrap();
+    cluster.elect(1);
+    cluster.slow_disks = vec![2];
+    for _ in 0..10 {
+        cluster.propose(1, &["0123456789012345678901234567890123456789"]);
+        cluster.settle();
+    }
+    let status = cluster.servers[&2].node.status();
+    assert!(status.last.index <= at(6) && status.counters.overflowed > 0, "{status:?}");
+    for _ in 0..20 {
+        cluster.sync(2);
+        cluster.time_out(1);
+        cluster.settle();
+    }
+    assert_eq!(cluster.servers[&2].node.status().last.index, at(12));
+}

@@ -6,18 +6,14 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use raft_core::{
-    Action, Config, ConfigError, Entries, Event, Fatal, HardState, Instant, LogId, LogIndex, LogReadError,
-    LogRecovery, LogTask, MachineTask, Membership, MembershipError, Node, ReadId, Recovery, StartError, Term,
-    TermRun, Ticket, WriteId,
+    Action, Config, ConfigError, Entries, Event, Fatal, Instant, LogId, LogIndex, LogReadError, LogRecovery,
+    LogTask, MachineTask, Membership, MembershipError, Node, ReadId, Recovery, StartError, Term, TermRun,
+    Ticket, WriteId,
 };
-use support::{Cluster, append, at, commands, id, log, message, n};
-
-fn in_term(term: u64) -> HardState {
-    HardState { term: Term::new(term), voted_for: None }
-}
+use support::{Cluster, append, at, commands, id, in_term, log, message, n};
 
 fn start_from(log: LogRecovery, applied: LogId) -> Result<Node, StartError> {
-    Node::start(Config::new(n(1)), Recovery { log, applied, incarnation: 1 }, Instant::ZERO)
+    Node::start(Config::new(n(1)), Recovery { log, snapshot: None, applied, incarnation: 1 }, Instant::ZERO)
 }
 
 fn found(term: u64, terms: &[u64]) -> LogRecovery {
@@ -142,7 +138,8 @@ fn configurations_that_cannot_be_used_do_not_start() {
     for (expected, adjust) in zero.chain(others) {
         let mut config = Config::new(n(1));
         adjust(&mut config);
-        let recovery = Recovery { log: LogRecovery::default(), applied: LogId::ZERO, incarnation: 1 };
+        let recovery =
+            Recovery { log: LogRecovery::default(), snapshot: None, applied: LogId::ZERO, incarnation: 1 };
         let refused = Node::start(config, recovery, Instant::ZERO).expect_err("it cannot be used");
         assert_eq!(refused, StartError::Config(expected));
     }
@@ -151,7 +148,7 @@ fn configurations_that_cannot_be_used_do_not_start() {
 #[test]
 fn incarnations_draw_other_election_timeouts() {
     let deadline = |incarnation| {
-        let recovery = Recovery { log: found(4, &[1, 4]), applied: LogId::ZERO, incarnation };
+        let recovery = Recovery { log: found(4, &[1, 4]), snapshot: None, applied: LogId::ZERO, incarnation };
         Node::start(Config::new(n(1)), recovery, Instant::ZERO).expect("sound").deadline().expect("a voter")
     };
     let drawn: std::collections::BTreeSet<_> = (1..=20).map(deadline).collect();
@@ -232,7 +229,7 @@ fn an_apply_reported_again_changes_nothing() {
 
 /// A node that asks its log store for entries 1 to 3 of [1, 4, 4], and the id of that read.
 fn reading() -> (Cluster, support::LogRead) {
-    let mut cluster = Cluster::veteran(3, in_term(4), &[1, 4, 4], |_| {});
+    let mut cluster = Cluster::veteran(3, 4, &[1, 4, 4]);
     cluster.slow_reads = vec![1];
     cluster.poll(1);
     if cluster.servers[&1].log_reads.is_empty() {

@@ -1,25 +1,16 @@
 //! What went wrong once, or would have: each test failed before its cause was mended.
 
+#[path = "support/mod.rs"]
 mod support;
 
 use raft_core::{
-    Action, Body, Config, Entries, Event, HardState, Instant, Membership, Node, ReadConsistency, RoleKind,
-    Term, Ticket, Tickets,
+    Action, Body, Entries, Event, Membership, Node, ReadConsistency, RoleKind, Term, Ticket, Tickets,
 };
-use support::{Cluster, Server, append, at, commands, id, log, members, message, n};
-
-fn veteran(size: u64, term: u64, terms: &[u64]) -> Cluster {
-    let mut cluster = Cluster::pristine(1);
-    let hard_state = HardState { term: Term::new(term), voted_for: None };
-    let server = Server::new(Config::new(n(1)), hard_state, log(size, terms), Instant::ZERO);
-    cluster.servers.insert(1, server);
-    cluster.poll(1);
-    cluster
-}
+use support::{Cluster, append, at, commands, id, install, members, message, n, request_vote, snapshot_meta};
 
 #[test]
 fn a_false_prev_below_the_commit_index_is_a_violation_and_no_panic() {
-    let mut cluster = veteran(3, 5, &[1, 5]);
+    let mut cluster = Cluster::veteran(3, 5, &[1, 5]);
     // entry 2@5 becomes committed
     cluster.step(1, Event::Receive(message(2, 1, 6, append(id(5, 2), Entries::empty(), 2, 1))));
     assert_eq!(cluster.commit(1), 2);
@@ -28,7 +19,7 @@ fn a_false_prev_below_the_commit_index_is_a_violation_and_no_panic() {
 }
 #[test]
 fn a_leader_whose_committed_prefix_differs_is_not_acknowledged() {
-    let mut cluster = veteran(3, 5, &[1, 5]);
+    let mut cluster = Cluster::veteran(3, 5, &[1, 5]);
     cluster.step(1, Event::Receive(message(2, 1, 6, append(id(5, 2), Entries::empty(), 2, 1))));
     cluster.wire.clear();
     cluster.step(1, Event::Receive(message(2, 1, 6, append(id(3, 2), commands(id(6, 3), &["x"]), 2, 2))));
@@ -119,7 +110,7 @@ fn an_old_acknowledgement_does_not_bring_back_a_peer_that_lost_its_disk() {
     assert_eq!(cluster.servers[&1].node.peers().next().unwrap().match_index, at(3));
     let now = cluster.now;
     let host = cluster.server(2);
-    host.log = host.log.slice(at(1), at(2));
+    host.disk.log = host.disk.log.slice(at(1), at(2));
     host.restart(now);
     cluster.poll(2);
     // lost is found out
@@ -185,10 +176,10 @@ fn a_stray_reply_does_not_use_up_the_terms() {
 }
 #[test]
 fn a_stale_request_of_the_same_candidate_does_not_take_its_grant_back() {
-    let mut cluster = veteran(3, 4, &[1, 4]);
+    let mut cluster = Cluster::veteran(3, 4, &[1, 4]);
     cluster.slow_disks = vec![1];
-    cluster.step(1, Event::Receive(message(2, 1, 6, Body::RequestVote { last: id(4, 2) })));
-    cluster.step(1, Event::Receive(message(2, 1, 5, Body::RequestVote { last: id(4, 2) })));
+    cluster.step(1, Event::Receive(message(2, 1, 6, request_vote(id(4, 2)))));
+    cluster.step(1, Event::Receive(message(2, 1, 5, request_vote(id(4, 2)))));
     cluster.sync(1);
     assert!(cluster.wire.iter().any(|m| m.body == Body::RequestVoteReply { granted: true }));
 }
@@ -260,4 +251,17 @@ fn what_a_probe_carried_is_not_sent_again_when_it_is_answered_before_it_is_durab
         cluster.deliver(message);
     }
     assert_eq!(sent, 1);
+}
+
+#[test]
+fn entries_that_contradict_a_compacted_one_are_a_violation_and_no_panic() {
+    let mut cluster = Cluster::veteran(3, 9, &[1, 3]);
+    let meta = std::sync::Arc::new(snapshot_meta(id(5, 7), 2, 3, b""));
+    cluster.step(1, Event::Receive(message(2, 1, 9, install(&meta, 0, b"", true, 1))));
+    assert_eq!(cluster.servers[&1].node.status().base, id(5, 7));
+    // Entry 7 would be of term 3, and so would those behind it.
+    let false_history = append(id(3, 2), commands(id(3, 3), &["x"; 8]), 0, 2);
+    cluster.step(1, Event::Receive(message(2, 1, 9, false_history)));
+    assert_eq!(cluster.servers[&1].node.status().counters.violations, 1);
+    assert_eq!(cluster.servers[&1].node.status().last, id(5, 7));
 }

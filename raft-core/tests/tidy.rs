@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 /// The rooms in the order in which they build on each other; those of one line may know each other.
 const ROOMS: &[&[&str]] = &[
     &["ids", "time", "rng"],
-    &["entry", "membership", "quorum"],
+    &["entry", "membership", "snapshot", "quorum"],
     &["message", "event", "action", "error", "status"],
     &["config", "recovery", "wire"],
     &["terms", "log", "durability", "timers"],
-    &["progress", "proposals", "reads"],
+    &["progress", "proposals", "reads", "questions", "lease", "change", "transfer"],
     &["state"],
     &["role"],
     &["node"],

@@ -8,7 +8,7 @@
 //! * Lanes and networks hold weak addresses only: dropping the last address stops the node.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
@@ -17,15 +17,17 @@ use std::rc::Rc;
 use std::task::{self, Poll};
 
 use actix::{Actor, ActorContext, ActorFuture, AsyncContext, Context, Handler, Message, MessageResult};
-use bytes::Bytes;
 use raft_core::host::{Read, StateMachine};
-use raft_core::{Event, NodeId};
+use raft_core::{Event, ReadConsistency};
 use raft_driver_tokio::StopReason;
-use raft_driver_tokio::driver::{Timer, guard, trace_stop};
+use raft_driver_tokio::driver::{AdminRequest, Timer, guard, trace_stop};
 use raft_driver_tokio::transport::Room;
 use tokio::sync::mpsc;
 
-use crate::admin::{AdminReply, InitWithConfig, Shutdown};
+use crate::admin::{
+    AdminReply, Campaign, ChangeMembership, InitWithConfig, Shutdown, StepDown, TakeSnapshot,
+    TransferLeadership,
+};
 use crate::messages::{ClientRead, ClientWrite, Deferred, PendingWrite, RaftMessage, Reply};
 use crate::metrics::{GetMetrics, Publisher, RaftMetrics};
 use crate::turn::Running;
@@ -48,8 +50,8 @@ impl Message for Input {
 /// What callers ask for.
 pub(crate) enum Request<S: StateMachine> {
     Write(PendingWrite<S::Response>),
-    Read(Box<dyn Read<S>>),
-    Bootstrap { members: BTreeMap<NodeId, Bytes>, reply: AdminReply },
+    Read(Box<dyn Read<S>>, ReadConsistency),
+    Admin(AdminRequest, AdminReply),
     Shutdown(Reply<StopReason>),
 }
 
@@ -73,7 +75,8 @@ impl<S: StateMachine> Inbox<S> {
 
 /// A Raft node as an actor, started by a [`Builder`](crate::Builder).
 ///
-/// It takes [`ClientWrite`], [`ClientRead`], [`RaftMessage`], [`InitWithConfig`], [`Shutdown`] and [`GetMetrics`].
+/// It takes [`ClientWrite`] and [`ClientRead`], [`RaftMessage`], the messages in [`admin`](crate::admin), and
+/// [`GetMetrics`].
 pub struct Raft<S: StateMachine> {
     inbox: Rc<RefCell<Inbox<S>>>,
     /// `None` once the node has stopped.
@@ -91,7 +94,7 @@ impl<S: StateMachine> Unpin for Raft<S> {}
 
 /// What must have ended before the node has.
 pub(crate) struct Children {
-    /// Closes the network.
+    /// Closes the network, and waits for what runs on the blocking pool.
     pub(crate) network: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// Closed when whatever holds a [`Lifeline`](crate::storage::Lifeline) is gone.
     pub(crate) lanes: mpsc::Receiver<Infallible>,
@@ -263,21 +266,19 @@ impl<S: StateMachine, T: Send + 'static> Handler<ClientRead<S, T>> for Raft<S> {
     }
 }
 
-impl<S: StateMachine> Handler<InitWithConfig> for Raft<S> {
-    type Result = Deferred<S, InitWithConfig>;
+/// Messages that are answered in a later turn.
+macro_rules! deferred {
+    ($($message:ty),* $(,)?) => {$(
+        impl<S: StateMachine> Handler<$message> for Raft<S> {
+            type Result = Deferred<S, $message>;
 
-    fn handle(&mut self, init: InitWithConfig, _: &mut Self::Context) -> Self::Result {
-        self.defer(init)
-    }
+            fn handle(&mut self, message: $message, _: &mut Self::Context) -> Self::Result {
+                self.defer(message)
+            }
+        }
+    )*};
 }
-
-impl<S: StateMachine> Handler<Shutdown> for Raft<S> {
-    type Result = Deferred<S, Shutdown>;
-
-    fn handle(&mut self, shutdown: Shutdown, _: &mut Self::Context) -> Self::Result {
-        self.defer(shutdown)
-    }
-}
+deferred!(InitWithConfig, Campaign, ChangeMembership, TransferLeadership, StepDown, TakeSnapshot, Shutdown,);
 
 impl<S: StateMachine> Handler<GetMetrics> for Raft<S> {
     type Result = MessageResult<GetMetrics>;

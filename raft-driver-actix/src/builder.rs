@@ -4,11 +4,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use actix::{Addr, AsyncContext, Context, Recipient};
-use raft_core::host::{Clients, LogStore, StateMachine};
+use raft_core::host::{Clients, LogStore, SnapshotStore, StateMachine};
 use raft_core::{Config, Event};
+use raft_driver_tokio::driver::{Assembled, SnapshotLane};
 use raft_driver_tokio::transport::{Closed, Inbox, Incoming, Network, Started};
 use raft_driver_tokio::{Recovered, StartError};
 use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
 
 use crate::actor::{Children, Input, Raft};
 use crate::metrics::{Publisher, RaftMetrics};
@@ -65,13 +67,20 @@ impl Builder {
     ///
     /// # Panics
     /// Outside an Actix system.
-    pub async fn start<S, L, N>(self, log: L, machine: S, network: N) -> Result<Addr<Raft<S>>, StartError>
+    pub async fn start<S, L, P, N>(
+        self,
+        log: L,
+        snapshots: P,
+        machine: S,
+        network: N,
+    ) -> Result<Addr<Raft<S>>, StartError>
     where
         S: StateMachine,
         L: LogStore,
+        P: SnapshotStore,
         N: Network,
     {
-        self.start_recovered(Recovered::ask(log, machine).await?, network)
+        self.start_recovered(Recovered::ask(log, snapshots, machine).await?, network)
     }
 
     /// Starts the node on the current arbiter, on what was recovered and looked at before.
@@ -81,18 +90,20 @@ impl Builder {
     ///
     /// # Panics
     /// Outside an Actix system.
-    pub fn start_recovered<S, L, N>(
+    pub fn start_recovered<S, L, P, N>(
         self,
-        recovered: Recovered<S, L>,
+        recovered: Recovered<S, L, P>,
         network: N,
     ) -> Result<Addr<Raft<S>>, StartError>
     where
         S: StateMachine,
         L: LogStore,
+        P: SnapshotStore,
         N: Network,
     {
-        let (id, command_bytes_max) = (self.config.id, self.config.command_bytes_max);
-        let (node, timer, log, machine) = recovered.node(self.config, network.message_bytes_max())?;
+        let (config, command_bytes_max) = (self.config.clone(), self.config.command_bytes_max);
+        let Assembled { node, timer, log, snapshots, machine } =
+            recovered.assemble(self.config, network.message_bytes_max())?;
 
         let context = Context::<Raft<S>>::new();
         let address = context.address().downgrade();
@@ -105,7 +116,12 @@ impl Builder {
             }
         });
         let log = log_lane(log, Arc::clone(&reports), &lifeline)?;
-        let machine = machine_lane(machine, reports, &lifeline, self.machine_thread)?;
+        let pool = TaskTracker::new();
+        let report = Arc::clone(&reports);
+        let snapshots =
+            SnapshotLane::start(snapshots, Arc::new(move |event| report(Input::Event(event))), pool.clone());
+        let machine = machine_lane(machine, snapshots.clone(), reports, &lifeline, self.machine_thread)
+            .inspect_err(|_| snapshots.stop())?;
         let inbox = Inbox::new(move |incoming| {
             let node = address.upgrade().ok_or(Closed)?;
             node.do_send(match incoming {
@@ -114,17 +130,23 @@ impl Builder {
             });
             Ok(())
         });
-        let Started { transport, stats, stop } = network.start(id, inbox);
+        let Started { transport, stats, stop } = network.start(&config, inbox);
         let publisher = Publisher::new(&node, stats, self.listeners);
         let running = Running {
             node,
             log,
             machine,
+            snapshots: Box::new(snapshots),
             transport: Box::new(transport),
             clients: Clients::new(command_bytes_max),
             backlog: VecDeque::new(),
             backlog_max: self.mailbox_max,
         };
+        let stop = Box::pin(async move {
+            stop.await;
+            pool.close();
+            pool.wait().await;
+        });
         let children = Children { network: Some(stop), lanes };
         Ok(context.run(Raft::new(running, timer, publisher, children, self.mailbox_max)))
     }

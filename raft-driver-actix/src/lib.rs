@@ -2,17 +2,18 @@
 //!
 //! A [`Builder`] starts a [`Raft`] actor around a node. Everything goes in as a message and is answered as one:
 //! [`ClientWrite`](messages::ClientWrite) and [`ClientRead`](messages::ClientRead) from clients,
-//! [`RaftMessage`](messages::RaftMessage) from peers, [`InitWithConfig`](admin::InitWithConfig) and
-//! [`Shutdown`](admin::Shutdown) from operators, [`GetMetrics`](metrics::GetMetrics) from whoever wants to know.
+//! [`RaftMessage`](messages::RaftMessage) from peers, [`InitWithConfig`](admin::InitWithConfig),
+//! [`ChangeMembership`](admin::ChangeMembership) and others in [`admin`] from operators, [`GetMetrics`](metrics::GetMetrics) from whoever wants to know.
 //!
 //! ```
 //! use actix::prelude::*;
-//! use raft_core::host::StateMachine;
+//! use raft_core::host::{RestoreError, SnapshotSource, StateMachine, WholeState};
 //! use raft_core::{Config, Entries, EntryRef, NodeId};
 //! use raft_driver_actix::Builder;
 //! use raft_driver_actix::admin::{InitWithConfig, Shutdown};
 //! use raft_driver_actix::messages::{ClientRead, ClientResponse, ClientWrite, ResponseMode};
-//! use raft_driver_tokio::{storage::MemoryLog, transport::Channels};
+//! use raft_driver_tokio::storage::{MemoryLog, MemorySnapshots};
+//! use raft_driver_tokio::transport::Channels;
 //!
 //! /// Adds up the lengths of all commands.
 //! #[derive(Default)]
@@ -20,6 +21,7 @@
 //!
 //! impl StateMachine for Total {
 //!     type Response = u64;
+//!     type Snapshot = WholeState;
 //!     type Error = std::convert::Infallible;
 //!
 //!     fn apply(&mut self, entries: &Entries, responses: &mut Vec<u64>) -> Result<(), Self::Error> {
@@ -29,6 +31,17 @@
 //!                 responses.push(self.0);
 //!             }
 //!         }
+//!         Ok(())
+//!     }
+//!
+//!     fn snapshot(&mut self) -> Result<WholeState, Self::Error> {
+//!         Ok(WholeState::new(self.0.to_le_bytes().to_vec()))
+//!     }
+//!
+//!     fn restore(&mut self, source: &mut SnapshotSource<'_>) -> Result<(), RestoreError<Self::Error>> {
+//!         let mut total = [0; 8];
+//!         source.read_exact(&mut total)?;
+//!         self.0 = u64::from_le_bytes(total);
 //!         Ok(())
 //!     }
 //! }
@@ -49,7 +62,8 @@
 //!     let builder = Builder::new(Config::new(id));
 //! #   let builder = builder.listener(listener);
 //!     let network = Channels::default();
-//!     let raft = builder.start(MemoryLog::default(), Total::default(), network.endpoint()).await?;
+//!     let (log, snapshots) = (MemoryLog::default(), MemorySnapshots::default());
+//!     let raft = builder.start(log, snapshots, Total::default(), network.endpoint()).await?;
 //!
 //!     // Once in the life of a cluster. Afterwards a node goes on from what its log store holds.
 //!     raft.send(InitWithConfig { members: [(id, "nowhere".into())].into() }).await??;
@@ -70,6 +84,7 @@
 //! * A [`StateMachine`](raft_core::host::StateMachine): the same runs on Tokio.
 //! * A [`LogStore`](raft_core::host::LogStore). One that may block gets a thread of its own, as an actor in a
 //!   `SyncContext`; one that does not runs inline.
+//! * A [`SnapshotStore`](raft_core::host::SnapshotStore), which is called on the runtime's blocking pool.
 //! * A [`Network`](raft_driver_tokio::transport::Network): one of those that `raft-driver-tokio` ships, since Actix runs
 //!   on Tokio, or an actor of its own behind an [`ActorNetwork`](network::ActorNetwork).
 //!

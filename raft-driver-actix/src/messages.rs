@@ -13,8 +13,8 @@ use std::rc::Rc;
 use actix::dev::{MessageResponse, OneshotSender};
 use actix::{Actor, Message};
 use bytes::Bytes;
-use raft_core::LogId;
 use raft_core::host::{Read, Rejection, StateMachine, Writer};
+use raft_core::{LogId, ReadConsistency};
 use raft_driver_tokio::driver::guard;
 use raft_driver_tokio::{ReadError, WriteError};
 
@@ -76,16 +76,24 @@ impl<R> ClientResponse<R> {
     }
 }
 
-/// A client reads the state machine at the leader, linearizably: the closure sees every write that was answered
-/// before this was sent (§8, thesis §6.4). It runs in the state machine's lane and should be short.
+/// A client reads a node's state machine, linearizably: the closure sees every write that was answered
+/// before this was sent (§8, thesis §6.4). It runs in the state machine's lane and should be short. Any member serves it:
+/// one that does not lead asks its leader first how far it must be.
 pub struct ClientRead<S, T> {
     closure: Box<dyn FnOnce(&S) -> T + Send>,
+    consistency: ReadConsistency,
 }
 
 impl<S, T> ClientRead<S, T> {
     /// A read by this closure.
     pub fn new(closure: impl FnOnce(&S) -> T + Send + 'static) -> Self {
-        Self { closure: Box::new(closure) }
+        Self { closure: Box::new(closure), consistency: ReadConsistency::Linearizable }
+    }
+
+    /// The same, with a choice of how the leader proves that it still leads.
+    #[must_use]
+    pub fn with(self, consistency: ReadConsistency) -> Self {
+        Self { consistency, ..self }
     }
 }
 
@@ -171,7 +179,7 @@ impl<S: StateMachine> Deferrable<S> for ClientWrite<S::Response> {
 
 impl<S: StateMachine, T: Send + 'static> Deferrable<S> for ClientRead<S, T> {
     fn into_request(self, reply: Reply<Self::Result>) -> Request<S> {
-        Request::Read(Box::new(ReadJob { closure: self.closure, reply }))
+        Request::Read(Box::new(ReadJob { closure: self.closure, reply }), self.consistency)
     }
 }
 

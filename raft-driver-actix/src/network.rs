@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use actix::Recipient;
 use raft_core::host::Transport;
-use raft_core::{Membership, Message, NodeId};
+use raft_core::{Config, Membership, Message};
 use raft_driver_tokio::transport::{Inbox, Network, Started, TransportStats};
 
 use crate::messages::RaftMessage;
@@ -55,7 +55,7 @@ impl Network for ActorNetwork {
     }
 
     /// The inbox is not needed: what is received comes as [`RaftMessage`].
-    fn start(self, _: NodeId, _: Inbox) -> Started<ActorTransport> {
+    fn start(self, _: &Config, _: Inbox) -> Started<ActorTransport> {
         let counts = Arc::new(Counts::default());
         let stats = Arc::clone(&counts);
         Started {

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 
 use actix::Recipient;
 use raft_core::host::{Clients, LogSpan, Operator, Read, Rejection, StateMachine, Transport, Writer};
-use raft_core::{Action, Event, Instant, LogTask, MachineTask, Node, RoleKind};
+use raft_core::{Action, Event, Instant, MachineTask, Node, RoleKind};
 use raft_driver_tokio::StopReason;
 use raft_driver_tokio::driver::{Timer, trace_notice};
 
@@ -20,13 +20,14 @@ use crate::actor::{Inbox, Input, Request};
 use crate::admin::AdminReply;
 use crate::messages::PendingWrite;
 use crate::metrics::Publisher;
-use crate::storage::{LogLane, MachineMessage};
+use crate::storage::{LogLane, MachineMessage, Snapshots};
 
 /// A node that runs. Dropped, it ends its lanes.
 pub(crate) struct Running<S: StateMachine> {
     pub(crate) node: Node,
     pub(crate) log: Box<dyn LogLane>,
     pub(crate) machine: Recipient<MachineMessage<S>>,
+    pub(crate) snapshots: Box<dyn Snapshots>,
     pub(crate) transport: Box<dyn Transport>,
     pub(crate) clients: Clients<PendingWrite<S::Response>, Box<dyn Read<S>>, AdminReply>,
     /// Writes that wait for room in the node.
@@ -58,13 +59,11 @@ impl<S: StateMachine> Running<S> {
                     self.backlog.push_back(write);
                     continue;
                 }
-                Request::Read(read) => {
-                    self.clients.read(read);
+                Request::Read(read, consistency) => {
+                    self.clients.read(read, consistency);
                     continue;
                 }
-                Request::Bootstrap { members, reply } => {
-                    Event::Bootstrap { ticket: self.clients.admin(reply), members }
-                }
+                Request::Admin(request, reply) => request.into_event(self.clients.admin(reply)),
                 Request::Shutdown(reply) => {
                     inbox.shutdowns.push(reply);
                     return Err(StopReason::Requested);
@@ -72,7 +71,7 @@ impl<S: StateMachine> Running<S> {
             };
             self.step(now, event)?;
         }
-        if let Some(event) = self.clients.reads() {
+        while let Some(event) = self.clients.reads() {
             self.step(now, event)?;
         }
         self.propose(now)?;
@@ -137,13 +136,20 @@ impl<S: StateMachine> Running<S> {
     fn perform(&mut self, now: Instant, action: Action) -> Result<(), StopReason> {
         match action {
             Action::Send(message) => self.transport.send(message),
-            Action::Log(LogTask::Write(write)) => self.log.write(write),
+            Action::Log(task) => self.log.perform(task),
             Action::Machine(MachineTask::Apply(entries)) => {
                 self.machine.do_send(MachineMessage::Apply { entries, committed: self.clients.committed() });
             }
             Action::Machine(MachineTask::Serve(tickets)) => {
                 self.machine.do_send(MachineMessage::Serve(self.clients.served(tickets)));
             }
+            Action::Machine(MachineTask::TakeSnapshot(meta)) => {
+                self.machine.do_send(MachineMessage::TakeSnapshot(meta));
+            }
+            Action::Machine(MachineTask::Restore(meta)) => {
+                self.machine.do_send(MachineMessage::Restore { meta, committed: self.clients.committed() });
+            }
+            Action::Snapshot(task) => self.snapshots.perform(task),
             Action::Respond(response) => self.clients.respond(response, self.node.membership()),
             Action::ReadLog { read, from, through, bytes_max } => {
                 if let Some(event) = self.log.read(LogSpan { read, from, through, bytes_max })? {
@@ -158,6 +164,7 @@ impl<S: StateMachine> Running<S> {
 
     /// Tells everybody who waits.
     pub(crate) fn stop(&mut self) {
+        self.snapshots.stop();
         self.clients.stop();
         self.backlog.drain(..).for_each(|write| write.reject(Rejection::Stopped));
     }
@@ -170,8 +177,8 @@ impl<S: StateMachine> Inbox<S> {
         for request in self.requests.drain(..) {
             match request {
                 Request::Write(write) => write.reject(Rejection::Stopped),
-                Request::Read(read) => read.reject(Rejection::Stopped),
-                Request::Bootstrap { reply, .. } => reply.stopped(),
+                Request::Read(read, _) => read.reject(Rejection::Stopped),
+                Request::Admin(_, reply) => reply.stopped(),
                 Request::Shutdown(reply) => self.shutdowns.push(reply),
             }
         }

@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "what a test expects")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,14 +15,21 @@ use std::time::Duration;
 use actix::prelude::*;
 use bytes::Bytes;
 use futures_util::future::{join_all, select_all};
-use raft_core::host::{LogStore, StateMachine};
-use raft_core::{Config, Entries, EntryRef, LogId, LogIndex, LogRecovery, NodeId, RoleKind, Write};
-use raft_driver_actix::admin::{InitWithConfig, Shutdown};
+use raft_core::host::{
+    LogStore, RestoreError, SnapshotSource, SnapshotStore, SnapshotWriter, StateMachine, WholeState,
+};
+use raft_core::{
+    AdminRefusal, Config, Entries, EntryRef, LogId, LogIndex, LogRecovery, MembershipChange, NodeId,
+    RoleKind, SnapshotMeta, SnapshotPolicy, Term, Write,
+};
+use raft_driver_actix::admin::{
+    ChangeMembership, InitWithConfig, Shutdown, StepDown, TakeSnapshot, TransferLeadership,
+};
 use raft_driver_actix::messages::{ClientRead, ClientResponse, ClientWrite, RaftMessage, ResponseMode};
 use raft_driver_actix::metrics::{GetMetrics, RaftMetrics};
 use raft_driver_actix::network::ActorNetwork;
 use raft_driver_actix::{AdminError, Builder, Raft, ReadError, StartError, StopReason, WriteError};
-use raft_driver_tokio::storage::{MemoryLog, MemoryLogError, MemoryReader};
+use raft_driver_tokio::storage::{MemoryLog, MemoryLogError, MemoryReader, MemorySnapshots};
 use raft_driver_tokio::transport::Channels;
 use tokio::sync::{mpsc, watch};
 
@@ -72,7 +79,42 @@ impl Seen {
 
 impl StateMachine for Journal {
     type Response = usize;
+    type Snapshot = WholeState;
     type Error = Infallible;
+
+    fn snapshot(&mut self) -> Result<WholeState, Infallible> {
+        let mut bytes = Vec::new();
+        for (id, payload) in &*self.entries.lock().unwrap() {
+            for word in [id.term.get(), id.index.get(), payload.len() as u64] {
+                bytes.extend_from_slice(&word.to_le_bytes());
+            }
+            bytes.extend_from_slice(payload);
+        }
+        bytes.extend_from_slice(&(self.commands as u64).to_le_bytes());
+        Ok(WholeState::new(bytes))
+    }
+
+    fn restore(&mut self, source: &mut SnapshotSource<'_>) -> Result<(), RestoreError<Infallible>> {
+        let mut kept = self.entries.lock().unwrap();
+        kept.clear();
+        let mut words = [0; 24];
+        while source.remaining_bytes() > 8 {
+            source.read_exact(&mut words)?;
+            if words[20..] != [0; 4] {
+                return Err(RestoreError::Malformed("a length makes no sense"));
+            }
+            let word = |at: usize| u64::from_le_bytes(words[at..at + 8].try_into().unwrap());
+            let mut payload = vec![0; word(16) as usize];
+            source.read_exact(&mut payload)?;
+            kept.push((LogId::new(Term::new(word(0)), LogIndex::new(word(8))), payload));
+        }
+        let mut commands = [0; 8];
+        source.read_exact(&mut commands)?;
+        self.commands = u64::from_le_bytes(commands) as usize;
+        drop(kept);
+        self.reached.send_replace(source.last().index);
+        Ok(())
+    }
 
     fn apply(&mut self, entries: &Entries, responses: &mut Vec<usize>) -> Result<(), Infallible> {
         let mut kept = self.entries.lock().unwrap();
@@ -137,6 +179,10 @@ impl LogStore for SlowLog {
         Ok(self.log.write(batch)?)
     }
 
+    fn compact(&mut self, through: LogId) -> Result<(), SlowLogError> {
+        Ok(self.log.compact(through)?)
+    }
+
     fn reader(&self) -> SlowReader {
         SlowReader(self.log.reader())
     }
@@ -162,6 +208,10 @@ impl LogStore for CountedLog {
     fn write(&mut self, batch: &[Write]) -> Result<(), MemoryLogError> {
         self.writes.fetch_add(1, Ordering::Relaxed);
         self.log.write(batch)
+    }
+
+    fn compact(&mut self, through: LogId) -> Result<(), MemoryLogError> {
+        self.log.compact(through)
     }
 
     fn reader(&self) -> MemoryReader {
@@ -249,25 +299,39 @@ struct Running<L> {
     seen: Seen,
     metrics: watch::Receiver<Option<RaftMetrics>>,
     log: L,
+    snapshots: MemorySnapshots,
 }
 
-async fn start<L: LogStore + Clone>(id: NodeId, log: L, net: &Net) -> Running<L> {
-    let (journal, seen) = Journal::new();
-    let (listener, metrics) = listener();
+async fn start<L: LogStore + Clone>(id: NodeId, log: L, snapshots: MemorySnapshots, net: &Net) -> Running<L> {
     let mut config = Config::new(id);
     // Whoever is behind is served from the store.
     config.tail_bytes_max = 1;
-    let builder = Builder::new(config).listener(listener);
+    start_with(Builder::new(config), id, log, snapshots, net).await
+}
+
+async fn start_with<L: LogStore + Clone>(
+    builder: Builder,
+    id: NodeId,
+    log: L,
+    snapshots: MemorySnapshots,
+    net: &Net,
+) -> Running<L> {
+    let (journal, seen) = Journal::new();
+    let (listener, metrics) = listener();
+    let builder = builder.listener(listener);
     let raft = match net {
         Net::Router(router) => {
             let network = ActorNetwork::new(router.clone().recipient());
-            let raft = builder.start(log.clone(), journal, network).await.unwrap();
+            let raft = builder.start(log.clone(), snapshots.clone(), journal, network).await.unwrap();
             router.send(Route(id, Some(raft.clone()))).await.unwrap();
             raft
         }
-        Net::Channels(channels) => builder.start(log.clone(), journal, channels.endpoint()).await.unwrap(),
+        Net::Channels(channels) => {
+            let network = channels.endpoint();
+            builder.start(log.clone(), snapshots.clone(), journal, network).await.unwrap()
+        }
     };
-    Running { raft, seen, metrics, log }
+    Running { raft, seen, metrics, log, snapshots }
 }
 
 struct Cluster<L> {
@@ -279,7 +343,7 @@ impl<L: LogStore + Clone + Default> Cluster<L> {
     async fn start(net: Net) -> Self {
         let mut nodes = BTreeMap::new();
         for id in (1..=3).map(n) {
-            nodes.insert(id, start(id, L::default(), &net).await);
+            nodes.insert(id, start(id, L::default(), MemorySnapshots::default(), &net).await);
         }
         Self { net, nodes }
     }
@@ -341,13 +405,13 @@ impl<L: LogStore + Clone + Default> Cluster<L> {
         .await
     }
 
-    async fn stop(&mut self, id: NodeId) -> L {
+    async fn stop(&mut self, id: NodeId) -> (L, MemorySnapshots) {
         let node = self.nodes.remove(&id).unwrap();
         if let Net::Router(router) = &self.net {
             router.send(Route(id, None)).await.unwrap();
         }
         assert!(matches!(within(node.raft.send(Shutdown)).await.unwrap(), StopReason::Requested));
-        node.log
+        (node.log, node.snapshots)
     }
 
     async fn end(mut self) {
@@ -375,7 +439,7 @@ async fn three_nodes_elect_write_lose_their_leader_and_go_on() {
     }
 
     let first = cluster.leader().await;
-    let log = cluster.stop(first).await;
+    let (log, snapshots) = cluster.stop(first).await;
     for count in 0..20 {
         write(&cluster, format!("third {count}"), ResponseMode::Committed).await;
         write(&cluster, format!("fourth {count}"), ResponseMode::Applied).await;
@@ -383,7 +447,7 @@ async fn three_nodes_elect_write_lose_their_leader_and_go_on() {
     assert_ne!(cluster.leader().await, first);
 
     // The stopped one comes back over its log, and catches up.
-    let back = start(first, log, &cluster.net).await;
+    let back = start(first, log, snapshots, &cluster.net).await;
     cluster.nodes.insert(first, back);
     write(&cluster, "last".into(), ResponseMode::Applied).await;
     let last = written.last().unwrap().0.index;
@@ -403,7 +467,7 @@ async fn three_nodes_elect_write_lose_their_leader_and_go_on() {
 }
 
 #[actix::test]
-async fn a_follower_names_the_leader_and_returns_the_command() {
+async fn a_follower_names_the_leader_returns_the_command_and_serves_reads() {
     let cluster = Cluster::<MemoryLog>::form().await;
     let name = Bytes::from_static(b"keep me");
     // A leader may change between the question and the look at it; one that does not is found in the end.
@@ -420,11 +484,9 @@ async fn a_follower_names_the_leader_and_returns_the_command() {
             let read = ClientRead::new(|journal: &Journal| journal.commands);
             let (write, read) =
                 (follower.raft.send(write).await.unwrap(), follower.raft.send(read).await.unwrap());
-            if let (
-                Err(WriteError::NotLeader { leader: Some(leader), address, command }),
-                Err(ReadError::NotLeader { leader: asked, .. }),
-            ) = (write, read)
-                && (leader, asked) == (leads, Some(leads))
+            if let (Err(WriteError::NotLeader { leader: Some(leader), address, command }), Ok(0)) =
+                (write, read)
+                && leader == leads
             {
                 assert_eq!((command, address), (name, members(1..=3).get(&leads).cloned()));
                 return;
@@ -460,9 +522,170 @@ async fn the_channels_of_the_other_driver_carry_this_one_too() {
 async fn a_network_that_cannot_carry_the_longest_message_is_refused() {
     let router = Router::default().start();
     let network = ActorNetwork::new(router.recipient()).message_bytes_max(1024);
-    let started =
-        Builder::new(Config::new(n(1))).start(MemoryLog::default(), Journal::new().0, network).await;
+    let started = Builder::new(Config::new(n(1)))
+        .start(MemoryLog::default(), MemorySnapshots::default(), Journal::new().0, network)
+        .await;
     assert!(matches!(started, Err(StartError::MessageTooLong { message_bytes_max: 1024, .. })));
+}
+
+// --- members, leaders, snapshots ---------------------------------------------------------------------------
+
+/// Small snapshots, often, of which little stays in the log.
+fn compacting(id: NodeId) -> Config {
+    let mut config = Config::new(id);
+    config.tail_bytes_max = 1;
+    config.snapshot_policy = SnapshotPolicy::LogsSinceLast(30);
+    config.compaction_margin_entries = 5;
+    config.snapshot_chunk_bytes = 200;
+    config
+}
+
+/// What the leader answers, wherever that is; asked again while an election or another change is going on.
+async fn ask<L, M, T>(cluster: &Cluster<L>, message: M) -> Result<T, AdminRefusal>
+where
+    L: LogStore + Clone + Default,
+    M: Message<Result = Result<T, AdminError>> + Clone + Send + 'static,
+    T: Send + 'static,
+    Raft<Journal>: Handler<M>,
+    <Raft<Journal> as Actor>::Context: actix::dev::ToEnvelope<Raft<Journal>, M>,
+{
+    within(async {
+        loop {
+            let leader = cluster.leader().await;
+            match cluster.nodes[&leader].raft.send(message.clone()).await.unwrap() {
+                Ok(done) => return Ok(done),
+                Err(
+                    AdminError::Unknown
+                    | AdminError::Refused(
+                        AdminRefusal::NotLeader { .. }
+                        | AdminRefusal::NoEntryCommitted
+                        | AdminRefusal::ChangeInProgress,
+                    ),
+                ) => tokio::task::yield_now().await,
+                Err(AdminError::Refused(refusal)) => return Err(refusal),
+                Err(AdminError::Stopped) => panic!("a node stopped"),
+            }
+        }
+    })
+    .await
+}
+
+#[actix::test]
+async fn a_fourth_node_joins_by_snapshot_and_takes_the_leaders_place() {
+    for on_thread in [false, true] {
+        let net = Net::Channels(Channels::default());
+        let mut cluster = Cluster::<SlowLog> { net, nodes: BTreeMap::new() };
+        let start = async |id: u64, net: &Net| {
+            let mut builder = Builder::new(compacting(n(id)));
+            if on_thread {
+                builder = builder.machine_on_thread();
+            }
+            start_with(builder, n(id), SlowLog::default(), MemorySnapshots::default(), net).await
+        };
+        for id in 1..=3 {
+            let node = start(id, &cluster.net).await;
+            node.raft.send(InitWithConfig { members: members(1..=3) }).await.unwrap().unwrap();
+            cluster.nodes.insert(n(id), node);
+        }
+        for count in 0..100 {
+            cluster.write(&format!("{count}"), ResponseMode::Applied).await;
+        }
+        let old = cluster.leader().await;
+        let fourth = start(4, &cluster.net).await;
+        let change = MembershipChange::Update {
+            voters: [n(4)].into(),
+            learners: BTreeSet::new(),
+            remove: [old].into(),
+            addresses: members([4]),
+        };
+        let done = ask(&cluster, ChangeMembership(change)).await;
+        // The second: a new leader had completed it already.
+        assert!(matches!(done, Ok(()) | Err(AdminRefusal::NoChange)), "{done:?}");
+        cluster.stop(old).await;
+        cluster.nodes.insert(n(4), fourth);
+        let last = cluster.write("last", ResponseMode::Applied).await.id().index;
+        let joined = cluster.nodes[&n(4)].raft.send(GetMetrics).await.unwrap();
+        assert!(joined.status.counters.snapshots_installed > 0);
+        assert!(joined.membership.voters.contains(&n(4)) && !joined.membership.voters.contains(&old));
+        let mut journals = Vec::new();
+        for node in cluster.nodes.values_mut() {
+            let commands: Vec<Vec<u8>> =
+                node.seen.through(last).await.into_iter().map(|(_, payload)| payload).collect();
+            journals.push(commands);
+        }
+        assert!(journals.iter().all(|journal| *journal == journals[0]), "however it came there");
+        assert!(journals[0].contains(&b"99".to_vec()));
+
+        let to = n(4);
+        if cluster.leader().await != to {
+            let led_by = ask(&cluster, TransferLeadership(Some(to))).await;
+            assert!(
+                matches!(led_by, Ok(leader) if leader == to) || led_by == Err(AdminRefusal::AlreadyLeader)
+            );
+        }
+        assert_eq!(cluster.nodes[&to].raft.send(StepDown).await.unwrap(), Ok(()));
+        cluster.write("after", ResponseMode::Applied).await;
+        cluster.end().await;
+    }
+}
+
+#[actix::test]
+async fn a_snapshot_outlives_its_node_and_one_that_cannot_be_read_stops_it() {
+    for on_thread in [false, true] {
+        let builder = || match on_thread {
+            true => Builder::new(compacting(n(1))).machine_on_thread(),
+            false => Builder::new(compacting(n(1))),
+        };
+        let (log, snapshots) = (SlowLog::default(), MemorySnapshots::default());
+        let net = Net::Channels(Channels::default());
+        let mut first = start_with(builder(), n(1), log.clone(), snapshots.clone(), &net).await;
+        first.raft.send(InitWithConfig { members: members([1]) }).await.unwrap().unwrap();
+        let leads = |seen: &Option<RaftMetrics>| {
+            seen.as_ref().is_some_and(|seen| seen.status.role == RoleKind::Leader)
+        };
+        within(first.metrics.wait_for(leads)).await.unwrap();
+        let mut last = LogIndex::ZERO;
+        within(async {
+            for count in 0..80 {
+                let write = ClientWrite::new(format!("{count}"), ResponseMode::Applied);
+                last = first.raft.send(write).await.unwrap().unwrap().id().index;
+            }
+        })
+        .await;
+        let taken = first.raft.send(TakeSnapshot).await.unwrap();
+        // The policy may have taken one of all of it, or be taking one.
+        assert!(
+            matches!(taken, Ok(()) | Err(AdminError::Refused(AdminRefusal::NoSnapshotNeeded))),
+            "{taken:?}"
+        );
+        let before = first.seen.through(last).await;
+        within(first.raft.send(Shutdown)).await.unwrap();
+        assert_eq!(snapshots.complete().len(), 1);
+
+        let mut second = start_with(builder(), n(1), log.clone(), snapshots.clone(), &net).await;
+        within(second.metrics.wait_for(leads)).await.unwrap();
+        let read = second.raft.send(ClientRead::new(|journal: &Journal| journal.commands));
+        assert_eq!(within(read).await.unwrap(), Ok(80));
+        assert_eq!(second.seen.through(last).await.last(), before.last());
+        within(second.raft.send(Shutdown)).await.unwrap();
+
+        // Its bytes are another machine's.
+        let taken = snapshots.complete()[0];
+        let meta = snapshots.recover(LogId::ZERO).unwrap().unwrap();
+        let mut writer = snapshots.begin(taken).unwrap();
+        writer.write(b"no journal of any kind that this machine knows").unwrap();
+        let written = writer.written();
+        let meta = SnapshotMeta { size_bytes: written.size_bytes, digest: written.digest, ..(*meta).clone() };
+        writer.finish(&meta).unwrap();
+        let third = start_with(builder(), n(1), log, snapshots, &net).await;
+        let stopped = |seen: &Option<RaftMetrics>| seen.as_ref().is_some_and(|seen| seen.stopped.is_some());
+        let mut metrics = third.metrics.clone();
+        let told = within(metrics.wait_for(stopped)).await.unwrap().clone().unwrap();
+        assert!(matches!(told.stopped, Some(StopReason::Restore(_))), "{:?}", told.stopped);
+        let write = third.raft.send(ClientWrite::new("late", ResponseMode::Applied)).await.unwrap();
+        assert!(matches!(write, Err(WriteError::Stopped { .. })));
+        within(third.raft.send(Shutdown)).await.unwrap();
+    }
 }
 
 // --- a single node -----------------------------------------------------------------------------------------
@@ -481,7 +704,8 @@ async fn lead_alone<L: LogStore>(
     journal: Journal,
 ) -> (Addr<Raft<Journal>>, watch::Receiver<Option<RaftMetrics>>) {
     let (listener, mut metrics) = listener();
-    let raft = builder.listener(listener).start(log, journal, Channels::default().endpoint()).await.unwrap();
+    let (builder, network) = (builder.listener(listener), Channels::default());
+    let raft = builder.start(log, MemorySnapshots::default(), journal, network.endpoint()).await.unwrap();
     raft.send(InitWithConfig { members: members([1]) }).await.unwrap().unwrap();
     let leads =
         |seen: &Option<RaftMetrics>| seen.as_ref().is_some_and(|seen| seen.status.role == RoleKind::Leader);
@@ -608,10 +832,19 @@ struct AtEnd {
 
 impl StateMachine for AtEnd {
     type Response = usize;
+    type Snapshot = WholeState;
     type Error = Infallible;
 
     fn apply(&mut self, entries: &Entries, responses: &mut Vec<usize>) -> Result<(), Infallible> {
         self.journal.apply(entries, responses)
+    }
+
+    fn snapshot(&mut self) -> Result<WholeState, Infallible> {
+        self.journal.snapshot()
+    }
+
+    fn restore(&mut self, source: &mut SnapshotSource<'_>) -> Result<(), RestoreError<Infallible>> {
+        self.journal.restore(source)
     }
 }
 
@@ -620,8 +853,9 @@ async fn a_node_whose_last_address_is_dropped_stops() {
     let (sender, mut ended) = mpsc::channel(1);
     let machine = AtEnd { journal: Journal::new().0, _ended: sender };
     let network = Channels::default();
-    let raft =
-        Builder::new(Config::new(n(1))).start(SlowLog::default(), machine, network.endpoint()).await.unwrap();
+    let (log, snapshots) = (SlowLog::default(), MemorySnapshots::default());
+    let started = Builder::new(Config::new(n(1))).start(log, snapshots, machine, network.endpoint());
+    let raft = started.await.unwrap();
     raft.send(InitWithConfig { members: members([1]) }).await.unwrap().unwrap();
     drop(raft);
     assert!(within(ended.recv()).await.is_none());

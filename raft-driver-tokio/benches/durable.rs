@@ -42,6 +42,7 @@ impl Store for Durable {
         let write = Write {
             id: WriteId::deserialize(number).expect("a number"),
             hard_state: None,
+            reset_to: None,
             entries: Entries::commands(LogId::new(Term::new(1), LogIndex::new(first)), commands),
         };
         self.0.write(std::slice::from_ref(&write)).expect("the disk works");

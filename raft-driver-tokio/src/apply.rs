@@ -1,16 +1,21 @@
-//! The machine lane: applies and serves reads beside the node, in order, on a task or a thread of its own.
+//! The machine lane: applies, restores and serves reads beside the node, in order, on a task or a thread of its own.
 //!
 //! * What is applied, and who waits for it, is [`MachineLane`]'s; here is where it runs, and what a failure means.
+//! * A snapshot's state is frozen in the lane and kept beside it. A restore is the lane's own work, and may block: a
+//!   lane that is a task moves to the blocking pool for as long.
 //! * After the first failure the machine is not called again. Whoever still waits is told that the command is
 //!   committed and the response lost.
 
-use raft_core::host::{Committed, MachineLane, Read, StateMachine};
-use raft_core::{Entries, Event};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use raft_core::host::{Committed, MachineLane, Read, SnapshotStore, StateMachine};
+use raft_core::{Entries, Event, LogIndex, SnapshotMeta};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinHandle;
 
-use crate::driver::{STATE_MACHINE, apply, discard, reject_reads, serve};
-use crate::error::StartError;
+use crate::driver::{STATE_MACHINE, SnapshotLane, apply, discard, reject_reads, serve};
+use crate::error::{StartError, StopReason};
 use crate::request::PendingWrite;
 use crate::task::Input;
 use crate::worker::Worker;
@@ -18,12 +23,25 @@ use crate::worker::Worker;
 /// Tasks taken at once; what was applied is reported once for all of them.
 const BATCH_MAX: usize = 64;
 
+/// Writers whose commands are committed.
+type Waiting<S> = Vec<Committed<PendingWrite<<S as StateMachine>::Response>>>;
+
 /// Something for the state machine.
 pub(crate) enum LaneTask<S: StateMachine> {
     /// Apply these; the commands of those who wait are among them or come later.
-    Apply { entries: Entries, committed: Vec<Committed<PendingWrite<S::Response>>> },
+    Apply { entries: Entries, committed: Waiting<S> },
     /// Answer these from what has been applied.
     Serve(Vec<Box<dyn Read<S>>>),
+    /// Keep the state as it is now.
+    TakeSnapshot(Arc<SnapshotMeta>),
+    /// Replace the state.
+    Restore(Restore<S>),
+}
+
+/// A snapshot that takes the state's place, and those whose entries it may skip.
+pub(crate) struct Restore<S: StateMachine> {
+    pub(crate) meta: Arc<SnapshotMeta>,
+    pub(crate) committed: Waiting<S>,
 }
 
 /// Where a lane runs.
@@ -48,69 +66,157 @@ impl Runner {
 }
 
 /// Begins; the lane ends when its sender is dropped and what is queued is done, or at the first failure.
-pub(crate) fn start<S: StateMachine>(
+pub(crate) fn start<S: StateMachine, P: SnapshotStore>(
     machine: S,
+    snapshots: SnapshotLane<P>,
     inputs: UnboundedSender<Input>,
     on_thread: bool,
 ) -> Result<(UnboundedSender<LaneTask<S>>, Runner), StartError> {
     // Unbounded: the core bounds what is unapplied, and how many reads are pending.
-    let (sender, mut tasks) = mpsc::unbounded_channel();
-    let mut lane = Lane { machine: MachineLane::new(machine), inputs };
+    let (sender, tasks) = mpsc::unbounded_channel();
+    let lane = Lane { machine: MachineLane::new(machine), snapshots, inputs, tasks: VecDeque::new() };
     let runner = if on_thread {
-        Runner::Thread(Worker::spawn("raft-machine", move || {
-            let mut batch = Vec::new();
-            while tasks.blocking_recv_many(&mut batch, BATCH_MAX) > 0 && lane.run(&mut batch) {}
-            lane.finish(batch, tasks);
-        })?)
+        Runner::Thread(Worker::spawn("raft-machine", move || run_on_thread(lane, tasks))?)
     } else {
-        Runner::Task(tokio::spawn(async move {
-            let mut batch = Vec::new();
-            while tasks.recv_many(&mut batch, BATCH_MAX).await > 0 && lane.run(&mut batch) {}
-            lane.finish(batch, tasks);
-        }))
+        Runner::Task(tokio::spawn(run_as_task(lane, tasks)))
     };
     Ok((sender, runner))
 }
 
-struct Lane<S: StateMachine> {
-    machine: MachineLane<S, PendingWrite<S::Response>>,
-    inputs: UnboundedSender<Input>,
-}
-
-impl<S: StateMachine> Lane<S> {
-    /// Performs a batch and reports. Returns whether to go on.
-    fn run(&mut self, batch: &mut Vec<LaneTask<S>>) -> bool {
-        let mut applied = None;
-        let mut tasks = std::mem::take(batch).into_iter();
-        while let Some(task) = tasks.next() {
-            match task {
-                LaneTask::Apply { entries, committed } => {
-                    if let Err(reason) = apply(&mut self.machine, &entries, committed) {
-                        let _ = self.inputs.send(Input::Failed(reason));
-                        // Who waits behind it is answered by `finish`.
-                        batch.extend(tasks);
-                        return false;
+fn run_on_thread<S: StateMachine, P: SnapshotStore>(
+    mut lane: Lane<S, P>,
+    mut queue: UnboundedReceiver<LaneTask<S>>,
+) {
+    let mut batch = Vec::new();
+    while queue.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
+        lane.tasks.extend(batch.drain(..));
+        loop {
+            match lane.run() {
+                Next::Wait => break,
+                Next::End => return lane.finish(queue),
+                Next::Restore(restore) => {
+                    if !lane.restore(restore) {
+                        return lane.finish(queue);
                     }
-                    applied = entries.last().map(|last| last.index).or(applied);
                 }
-                LaneTask::Serve(reads) => serve(reads, self.machine.machine()),
             }
         }
-        if let Some(index) = applied {
-            // A node that is gone needs no report; its lane ends when the queue is empty.
-            let _ = self.inputs.send(Input::Event(Event::Applied(index)));
+    }
+    lane.finish(queue);
+}
+
+async fn run_as_task<S: StateMachine, P: SnapshotStore>(
+    mut lane: Lane<S, P>,
+    mut queue: UnboundedReceiver<LaneTask<S>>,
+) {
+    let mut batch = Vec::new();
+    while queue.recv_many(&mut batch, BATCH_MAX).await > 0 {
+        lane.tasks.extend(batch.drain(..));
+        loop {
+            match lane.run() {
+                Next::Wait => break,
+                Next::End => return lane.finish(queue),
+                Next::Restore(restore) => {
+                    let restored = tokio::task::spawn_blocking(move || {
+                        let goes_on = lane.restore(restore);
+                        (lane, goes_on)
+                    });
+                    // An error: the runtime is shut down, and the lane is gone with it.
+                    let Ok((back, goes_on)) = restored.await else { return };
+                    lane = back;
+                    if !goes_on {
+                        return lane.finish(queue);
+                    }
+                }
+            }
         }
-        true
+    }
+    lane.finish(queue);
+}
+
+/// What comes after some tasks.
+enum Next<S: StateMachine> {
+    /// All are done.
+    Wait,
+    /// This, which may block; then go on.
+    Restore(Restore<S>),
+    /// The lane has failed.
+    End,
+}
+
+struct Lane<S: StateMachine, P: SnapshotStore> {
+    machine: MachineLane<S, PendingWrite<S::Response>>,
+    snapshots: SnapshotLane<P>,
+    inputs: UnboundedSender<Input>,
+    /// Taken from the queue and not done.
+    tasks: VecDeque<LaneTask<S>>,
+}
+
+impl<S: StateMachine, P: SnapshotStore> Lane<S, P> {
+    /// Performs tasks and reports.
+    fn run(&mut self) -> Next<S> {
+        let mut applied = None;
+        let next = loop {
+            let result = match self.tasks.pop_front() {
+                None => break Next::Wait,
+                Some(LaneTask::Restore(restore)) => break Next::Restore(restore),
+                Some(LaneTask::Serve(reads)) => {
+                    serve(reads, self.machine.machine());
+                    continue;
+                }
+                Some(LaneTask::TakeSnapshot(meta)) => self.snapshots.take(&mut self.machine, meta),
+                Some(LaneTask::Apply { entries, committed }) => {
+                    let result = apply(&mut self.machine, &entries, committed);
+                    applied = entries.last().map(|last| last.index).or(applied);
+                    result
+                }
+            };
+            if let Err(reason) = result {
+                // Who waits behind it is answered by `finish`.
+                self.fail(reason);
+                return Next::End;
+            }
+        };
+        if let Some(index) = applied {
+            self.report(index);
+        }
+        next
+    }
+
+    /// Returns whether to go on.
+    fn restore(&mut self, Restore { meta, committed }: Restore<S>) -> bool {
+        match self.snapshots.restore(&mut self.machine, &meta, committed) {
+            Ok(()) => {
+                self.report(meta.id.last.index);
+                true
+            }
+            Err(reason) => {
+                self.fail(reason);
+                false
+            }
+        }
+    }
+
+    fn report(&self, index: LogIndex) {
+        // A node that is gone needs no report; its lane ends when the queue is empty.
+        let _ = self.inputs.send(Input::Event(Event::Applied(index)));
+    }
+
+    fn fail(&self, reason: StopReason) {
+        let _ = self.inputs.send(Input::Failed(reason));
     }
 
     /// Answers whoever still waits and drops the machine.
-    fn finish(self, batch: Vec<LaneTask<S>>, mut tasks: UnboundedReceiver<LaneTask<S>>) {
+    fn finish(self, mut queue: UnboundedReceiver<LaneTask<S>>) {
         let machine = self.machine.stop();
-        tasks.close();
-        for task in batch.into_iter().chain(std::iter::from_fn(|| tasks.try_recv().ok())) {
+        queue.close();
+        for task in self.tasks.into_iter().chain(std::iter::from_fn(|| queue.try_recv().ok())) {
             match task {
-                LaneTask::Apply { committed, .. } => committed.into_iter().for_each(Committed::lose),
+                LaneTask::Apply { committed, .. } | LaneTask::Restore(Restore { committed, .. }) => {
+                    committed.into_iter().for_each(Committed::lose);
+                }
                 LaneTask::Serve(reads) => reject_reads(reads),
+                LaneTask::TakeSnapshot(_) => {}
             }
         }
         discard(STATE_MACHINE, machine);

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use raft_core::Config;
-use raft_core::host::{Clients, LogStore, StateMachine, Transport};
+use raft_core::host::{Clients, LogStore, SnapshotStore, StateMachine, Transport};
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::apply::{self, Runner};
-use crate::driver::Recovered;
+use crate::driver::{Assembled, Recovered, SnapshotLane};
 use crate::error::{Panicked, StartError, StopReason};
 use crate::handle::{Life, Raft, Shared};
 use crate::metrics::{self, Metrics, Publisher};
@@ -59,13 +59,20 @@ impl Builder {
     ///
     /// # Errors
     /// If something cannot be recovered, or what was recovered cannot be trusted. Nothing runs then.
-    pub async fn start<S, L, N>(self, log: L, machine: S, network: N) -> Result<Raft<S>, StartError>
+    pub async fn start<S, L, P, N>(
+        self,
+        log: L,
+        snapshots: P,
+        machine: S,
+        network: N,
+    ) -> Result<Raft<S>, StartError>
     where
         S: StateMachine,
         L: LogStore,
+        P: SnapshotStore,
         N: Network,
     {
-        self.start_recovered(Recovered::ask(log, machine).await?, network)
+        self.start_recovered(Recovered::ask(log, snapshots, machine).await?, network)
     }
 
     /// Starts the node, within the current runtime, on what was recovered and looked at before.
@@ -74,11 +81,12 @@ impl Builder {
     /// # async fn start<S: raft_core::host::StateMachine>(
     /// #     builder: raft_driver_tokio::Builder,
     /// #     log: raft_driver_tokio::storage::DurableLog,
+    /// #     snapshots: raft_driver_tokio::storage::SnapshotFiles,
     /// #     machine: S,
     /// #     network: raft_driver_tokio::tcp::Tcp,
     /// # ) -> Result<(), Box<dyn std::error::Error>> {
-    /// let recovered = raft_driver_tokio::Recovered::ask(log, machine).await?;
-    /// if recovered.log().memberships.is_empty() {
+    /// let recovered = raft_driver_tokio::Recovered::ask(log, snapshots, machine).await?;
+    /// if recovered.membership().is_none() {
     ///     return Err("this directory belongs to no cluster yet".into()); // and no peer heard of it
     /// }
     /// let raft = builder.start_recovered(recovered, network)?;
@@ -91,18 +99,21 @@ impl Builder {
     ///
     /// # Panics
     /// Outside a Tokio runtime.
-    pub fn start_recovered<S, L, N>(
+    pub fn start_recovered<S, L, P, N>(
         self,
-        recovered: Recovered<S, L>,
+        recovered: Recovered<S, L, P>,
         network: N,
     ) -> Result<Raft<S>, StartError>
     where
         S: StateMachine,
         L: LogStore,
+        P: SnapshotStore,
         N: Network,
     {
         let (id, command_bytes_max) = (self.config.id, self.config.command_bytes_max);
-        let (node, timer, log, machine) = recovered.node(self.config, network.message_bytes_max())?;
+        let config = self.config.clone();
+        let Assembled { node, timer, log, snapshots, machine } =
+            recovered.assemble(self.config, network.message_bytes_max())?;
 
         let (inputs, input_queue) = mpsc::unbounded_channel();
         let (requests, request_queue) = mpsc::channel(self.queue_max);
@@ -110,10 +121,18 @@ impl Builder {
         let (life_sender, life) = watch::channel(Life::default());
         let life_sender = Arc::new(life_sender);
         let abandoned = Arc::new(AtomicUsize::new(0));
-        let log_reads = TaskTracker::new();
-        let (log, log_worker) = LogLane::start(log, inputs.clone(), log_reads.clone())?;
-        let (machine, machine_runner) = apply::start(machine, inputs.clone(), self.machine_thread)?;
-        let Started { transport, stats, stop } = network.start(id, inbox(inputs.clone()));
+        let pool = TaskTracker::new();
+        let (log, log_worker) = LogLane::start(log, inputs.clone(), pool.clone())?;
+        let reports = inputs.clone();
+        let reports = Arc::new(move |event| {
+            // A node that is gone needs no report.
+            let _ = reports.send(Input::Event(event));
+        });
+        let snapshots = SnapshotLane::start(snapshots, reports, pool.clone());
+        let (machine, machine_runner) =
+            apply::start(machine, snapshots.clone(), inputs.clone(), self.machine_thread)
+                .inspect_err(|_| snapshots.stop())?;
+        let Started { transport, stats, stop } = network.start(&config, inbox(inputs.clone()));
         let publisher = Publisher::new(&node, Arc::clone(&stats));
         let metrics = publisher.sender();
 
@@ -122,6 +141,7 @@ impl Builder {
             timer,
             log,
             machine,
+            snapshots: snapshots.clone(),
             transport,
             clients: Clients::new(command_bytes_max),
             queues: Queues { inputs: input_queue, requests: request_queue, writes: write_queue },
@@ -129,7 +149,8 @@ impl Builder {
             life: Arc::clone(&life_sender),
             abandoned: Arc::clone(&abandoned),
         });
-        let ends = Ends { log_worker, log_reads, machine_runner, stop };
+        let stop_snapshots = Box::new(move || snapshots.stop());
+        let ends = Ends { log_worker, pool, machine_runner, stop, stop_snapshots };
         tokio::spawn(supervise(task, ends, life_sender, metrics.clone()));
         Ok(Raft::new(Shared { id, writes, requests, inputs, metrics, life, abandoned, transport: stats }))
     }
@@ -149,14 +170,16 @@ fn inbox(inputs: mpsc::UnboundedSender<Input>) -> Inbox {
 /// What must have ended before a node has.
 struct Ends {
     log_worker: Option<Worker>,
-    log_reads: TaskTracker,
+    /// Whatever runs on the blocking pool.
+    pool: TaskTracker,
     machine_runner: Runner,
     stop: Pin<Box<dyn Future<Output = ()> + Send>>,
+    stop_snapshots: Box<dyn FnOnce() + Send>,
 }
 
 /// Runs the node's task and, however it ends, sees to it that everything ends.
-async fn supervise<S: StateMachine, L: LogStore, T: Transport>(
-    task: NodeTask<S, L, T>,
+async fn supervise<S: StateMachine, L: LogStore, P: SnapshotStore, T: Transport>(
+    task: NodeTask<S, L, P, T>,
     ends: Ends,
     life: Arc<watch::Sender<Life>>,
     metrics: watch::Sender<Metrics>,
@@ -174,12 +197,13 @@ async fn supervise<S: StateMachine, L: LogStore, T: Transport>(
     if let Some(reason) = &life.borrow().reason {
         metrics::stopped(&metrics, reason);
     }
+    (ends.stop_snapshots)();
     ends.stop.await;
     ends.machine_runner.ended().await;
     if let Some(worker) = ends.log_worker {
         worker.ended().await;
     }
-    ends.log_reads.close();
-    ends.log_reads.wait().await;
+    ends.pool.close();
+    ends.pool.wait().await;
     life.send_modify(|life| life.ended = true);
 }

@@ -12,13 +12,18 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use raft_core::host::{
-    Committed, LaneError, LogReader, LogSpan, LogStore, MachineLane, Read, Rejection, StateMachine, Writer,
-    message_bytes_needed,
+    Committed, LaneError, LogReader, LogSpan, LogStore, MachineLane, Read, Rejection, SnapshotStore,
+    StateMachine, Writer, message_bytes_needed,
 };
-use raft_core::{Config, Entries, Event, Instant, LogId, LogRecovery, Node, NodeId, Notice, Recovery, Write};
+use raft_core::{
+    Config, Entries, Event, Instant, LogId, LogRecovery, LogTask, Membership, Node, NodeId, Notice, Recovery,
+    SnapshotMeta, Write, WriteId,
+};
 use tokio::time::Sleep;
 
 use crate::error::{Panicked, StartError, StopReason};
+pub use crate::request::AdminRequest;
+pub use crate::storage::snapshot_lane::{SnapshotLane, SnapshotReports};
 
 /// What errors call the log store.
 pub const LOG_STORE: &str = "log store";
@@ -59,12 +64,35 @@ pub fn reject_reads<S>(reads: Vec<Box<dyn Read<S>>>) {
     }
 }
 
-/// Makes a batch durable.
+/// Performs tasks of the log lane in order. Writes that follow each other are one batch, and `persisted` hears of the
+/// last of each when all of it is durable. `batch` comes and goes empty; it keeps its capacity.
 ///
 /// # Errors
 /// If the store fails or panics: the reason to stop the node.
-pub fn write_log<L: LogStore>(store: &mut L, batch: &[Write]) -> Result<(), StopReason> {
-    guard(LOG_STORE, || store.write(batch))?.map_err(|error| StopReason::Log(Arc::new(error)))
+pub fn perform_log<L: LogStore>(
+    store: &mut L,
+    tasks: impl IntoIterator<Item = LogTask>,
+    batch: &mut Vec<Write>,
+    mut persisted: impl FnMut(WriteId),
+) -> Result<(), StopReason> {
+    let failed = |error| StopReason::Log(Arc::new(error));
+    let mut write = |store: &mut L, batch: &mut Vec<Write>| {
+        let Some(last) = batch.last().map(|write| write.id) else { return Ok(()) };
+        guard(LOG_STORE, || store.write(batch))?.map_err(failed)?;
+        batch.clear();
+        persisted(last);
+        Ok::<_, StopReason>(())
+    };
+    for task in tasks {
+        match task {
+            LogTask::Write(next) => batch.push(next),
+            LogTask::Compact { through } => {
+                write(store, batch)?;
+                guard(LOG_STORE, || store.compact(through))?.map_err(failed)?;
+            }
+        }
+    }
+    write(store, batch)
 }
 
 /// Reads entries, and returns what to step.
@@ -156,6 +184,10 @@ pub fn trace_notice(id: NodeId, notice: Notice) {
         Notice::Role { role, term } => tracing::info!(id, ?role, %term, "raft.role"),
         Notice::Leader { leader, term } => tracing::info!(id, ?leader, %term, "raft.leader"),
         Notice::Membership { index } => tracing::info!(id, %index, "raft.membership"),
+        Notice::Snapshot { last, taken_by } => tracing::info!(id, %last, %taken_by, "raft.snapshot"),
+        Notice::SnapshotFailed(error) => tracing::warn!(id, %error, "raft.snapshot"),
+        Notice::MajorityMissing { silent } => tracing::warn!(id, ?silent, "raft.majority_missing"),
+        Notice::ChangeTimedOut { behind } => tracing::warn!(id, ?behind, "raft.change_timed_out"),
         Notice::Violation { peer, kind } => tracing::error!(id, %peer, ?kind, "raft.violation"),
     }
 }
@@ -170,27 +202,46 @@ pub fn trace_stop(id: NodeId, reason: &StopReason) {
     }
 }
 
-/// A log store and a state machine that have said what they hold, before a node runs on them.
+/// Log store, snapshot store and state machine that have said what they hold, before a node runs on them.
 #[derive(Debug)]
-pub struct Recovered<S, L> {
+pub struct Recovered<S, L, P> {
     machine: S,
     log: L,
+    snapshots: P,
     found: LogRecovery,
+    snapshot: Option<Arc<SnapshotMeta>>,
     applied: LogId,
 }
 
-impl<S: StateMachine, L: LogStore> Recovered<S, L> {
-    /// Asks both, on a thread where blocking harms nobody.
+/// For drivers: a node, and what it runs on.
+#[derive(Debug)]
+pub struct Assembled<S, L, P> {
+    /// The node.
+    pub node: Node,
+    /// Its time.
+    pub timer: Timer,
+    /// Its log store.
+    pub log: L,
+    /// Its snapshot store.
+    pub snapshots: P,
+    /// Its state machine.
+    pub machine: S,
+}
+
+impl<S: StateMachine, L: LogStore, P: SnapshotStore> Recovered<S, L, P> {
+    /// Asks all of them, on a thread where blocking harms nobody.
     ///
     /// # Errors
     /// If one of them cannot be recovered.
-    pub async fn ask(mut log: L, mut machine: S) -> Result<Self, StartError> {
+    pub async fn ask(mut log: L, snapshots: P, mut machine: S) -> Result<Self, StartError> {
         let asked = tokio::task::spawn_blocking(move || {
             let found = guard(LOG_STORE, || log.recover())?;
             let found = found.map_err(|error| StartError::Log(boxed(error)))?;
+            let snapshot = guard("snapshot store", || snapshots.recover(found.base))?;
+            let snapshot = snapshot.map_err(|error| StartError::Snapshots(boxed(error)))?;
             let applied = guard(STATE_MACHINE, || machine.recover())?;
             let applied = applied.map_err(|error| StartError::Machine(boxed(error)))?;
-            Ok(Self { machine, log, found, applied })
+            Ok(Self { machine, log, snapshots, found, snapshot, applied })
         });
         asked.await.unwrap_or_else(|error| {
             // Panics of the calls themselves were caught; this is one of a drop, or the end of the runtime.
@@ -204,7 +255,20 @@ impl<S: StateMachine, L: LogStore> Recovered<S, L> {
         &self.found
     }
 
-    /// For drivers: the node, with its time, its log store and its state machine. A transport that carries messages of
+    /// The newest complete snapshot.
+    #[must_use]
+    pub const fn snapshot(&self) -> Option<&Arc<SnapshotMeta>> {
+        self.snapshot.as_ref()
+    }
+
+    /// The configuration that will be in force; `None` for a node that was never part of a cluster.
+    #[must_use]
+    pub fn membership(&self) -> Option<&Arc<Membership>> {
+        let in_log = self.found.memberships.last().map(|(_, membership)| membership);
+        in_log.or(self.snapshot.as_ref().map(|snapshot| &snapshot.membership))
+    }
+
+    /// For drivers: the node, with its time and its stores. A transport that carries messages of
     /// `message_bytes_max` at most is refused if the configuration allows longer ones: they would be sent for ever.
     ///
     /// # Errors
@@ -212,17 +276,17 @@ impl<S: StateMachine, L: LogStore> Recovered<S, L> {
     ///
     /// # Panics
     /// As [`Timer::start`].
-    pub fn node(self, config: Config, message_bytes_max: u64) -> Result<(Node, Timer, L, S), StartError> {
+    pub fn assemble(self, config: Config, message_bytes_max: u64) -> Result<Assembled<S, L, P>, StartError> {
         config.validate().map_err(raft_core::StartError::from)?;
         let needed_bytes = message_bytes_needed(&config);
         if needed_bytes > message_bytes_max {
             return Err(StartError::MessageTooLong { message_bytes_max, needed_bytes });
         }
-        let Self { machine, log, found, applied } = self;
-        let recovery = Recovery { log: found, applied, incarnation: fastrand::u64(..) };
+        let Self { machine, log, snapshots, found, snapshot, applied } = self;
+        let recovery = Recovery { log: found, snapshot, applied, incarnation: fastrand::u64(..) };
         let timer = Timer::start();
         let node = Node::start(config, recovery, timer.now())?;
-        Ok((node, timer, log, machine))
+        Ok(Assembled { node, timer, log, snapshots, machine })
     }
 }
 

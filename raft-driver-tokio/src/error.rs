@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use raft_core::host::Rejection;
-use raft_core::{AdminRefusal, Fatal, LogId, NodeId, WriteRefusal};
+use raft_core::{AdminOutcome, AdminRefusal, Fatal, LogId, NodeId, WriteRefusal};
 
 /// A command that was committed and applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,8 +127,8 @@ impl WriteError {
 /// Why a read was not served.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
-    /// This node does not lead, or could not prove it in time. Ask the leader.
-    #[error("this node does not lead; the leader is {}", Leader(*leader))]
+    /// There is no leader that could answer for it, or it changed meanwhile. Ask again, or ask the leader.
+    #[error("no leader answered for the read; the leader is {}", Leader(*leader))]
     NotLeader {
         /// Who leads, if known.
         leader: Option<NodeId>,
@@ -167,9 +167,27 @@ pub enum AdminError {
     /// Not done.
     #[error(transparent)]
     Refused(#[from] AdminRefusal),
+    /// The leadership ended before the outcome was known: it may happen yet.
+    #[error("the leadership ended before the outcome was known")]
+    Unknown,
     /// The node stopped before it answered: done or not, nobody knows.
     #[error("the node has stopped")]
     Stopped,
+}
+
+impl AdminError {
+    /// What a caller is told of an outcome: who leads now, if the leadership was transferred.
+    ///
+    /// # Errors
+    /// If it was not done, or nobody knows.
+    pub fn of(outcome: AdminOutcome) -> Result<Option<NodeId>, Self> {
+        match outcome {
+            AdminOutcome::Done => Ok(None),
+            AdminOutcome::Transferred { to } => Ok(Some(to)),
+            AdminOutcome::Unknown => Err(Self::Unknown),
+            AdminOutcome::Refused(refusal) => Err(refusal.into()),
+        }
+    }
 }
 
 /// Code panicked.
@@ -213,6 +231,9 @@ pub enum StopReason {
     Log(Arc<dyn Error + Send + Sync>),
     /// The state machine failed.
     Machine(Arc<dyn Error + Send + Sync>),
+    /// The state machine could not be brought to a snapshot's state: the snapshot cannot be read, or is another
+    /// machine's.
+    Restore(Arc<dyn Error + Send + Sync>),
     /// The state machine did not return one response for each command.
     Responses {
         /// Commands applied.
@@ -248,6 +269,7 @@ impl fmt::Display for StopReason {
             Self::HandlesDropped => f.write_str("every handle was dropped"),
             Self::Log(error) => write!(f, "the log store failed: {}", Chain(&**error)),
             Self::Machine(error) => write!(f, "the state machine failed: {}", Chain(&**error)),
+            Self::Restore(error) => write!(f, "the snapshot cannot be restored: {}", Chain(&**error)),
             Self::Responses { commands, responses } => {
                 write!(f, "the state machine gave {responses} responses to {commands} commands")
             }
@@ -261,7 +283,7 @@ impl fmt::Display for StopReason {
 impl Error for StopReason {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Log(error) | Self::Machine(error) => Some(&**error),
+            Self::Log(error) | Self::Machine(error) | Self::Restore(error) => Some(&**error),
             Self::Driver(fatal) => Some(fatal),
             _ => None,
         }
@@ -274,6 +296,9 @@ pub enum StartError {
     /// What survived in the log store cannot be read or trusted.
     #[error("the log store cannot be recovered: {0}")]
     Log(#[source] Box<dyn Error + Send + Sync>),
+    /// What survived in the snapshot store cannot be read or trusted.
+    #[error("the snapshot store cannot be recovered: {0}")]
+    Snapshots(#[source] Box<dyn Error + Send + Sync>),
     /// The state machine cannot say what it holds.
     #[error("the state machine cannot be recovered: {0}")]
     Machine(#[source] Box<dyn Error + Send + Sync>),
@@ -319,7 +344,7 @@ impl fmt::Display for Leader {
 }
 
 /// An error with its causes: a `StopReason` is mostly seen in logs, where `source` would be lost.
-struct Chain<'a>(&'a dyn Error);
+pub(crate) struct Chain<'a>(pub(crate) &'a dyn Error);
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

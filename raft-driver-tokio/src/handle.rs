@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use raft_core::host::StateMachine;
-use raft_core::{CommandRef, Commands, LogId, NodeId, Status};
+use raft_core::{CommandRef, Commands, LogId, MembershipChange, NodeId, ReadConsistency, Status};
 use tokio::sync::mpsc::{Sender, UnboundedSender};
 use tokio::sync::{oneshot, watch};
 
 use crate::error::{AdminError, Applied, ReadError, StopReason, WriteError};
 use crate::metrics::Metrics;
 use crate::request::{
-    AdminReply, Answer, Answers, Batch, PendingWrite, ReadJob, Reply, Request, Slot, WriteRequest,
+    AdminReply, AdminRequest, Answer, Answers, Batch, PendingWrite, ReadJob, Reply, Request, Slot,
+    WriteRequest,
 };
 use crate::task::Input;
 use crate::transport::TransportStats;
@@ -105,18 +106,31 @@ impl<S: StateMachine> Raft<S> {
         self.write_batch(commands, |commands, batch| WriteRequest::Committed { commands, batch }).await
     }
 
-    /// Reads from the state machine, linearizably: the closure sees every write that was answered before this call
-    /// (§8, thesis §6.4). It runs in the state machine's lane and should be short.
+    /// Reads from this node's state machine, linearizably: the closure sees every write that was answered before this
+    /// call (§8, thesis §6.4). It runs in the state machine's lane and should be short. Any member serves it: one that
+    /// does not lead asks its leader first how far it must be.
     ///
     /// # Errors
-    /// If this node does not lead, or the read could not be served.
+    /// If there is no leader to ask, or the read could not be served.
     pub async fn read<T, F>(&self, closure: F) -> Result<T, ReadError>
     where
         T: Send + 'static,
         F: FnOnce(&S) -> T + Send + 'static,
     {
+        self.read_with(ReadConsistency::Linearizable, closure).await
+    }
+
+    /// As [`read`](Self::read), with a choice of how the leader proves that it still leads: see [`ReadConsistency`].
+    ///
+    /// # Errors
+    /// As for [`read`](Self::read).
+    pub async fn read_with<T, F>(&self, consistency: ReadConsistency, closure: F) -> Result<T, ReadError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&S) -> T + Send + 'static,
+    {
         let (reply, receiver) = oneshot::channel();
-        let read = Request::Read(Box::new(ReadJob { closure, reply }));
+        let read = Request::Read(Box::new(ReadJob { closure, reply }), consistency);
         if self.shared.requests.send(read).await.is_err() {
             return Err(ReadError::Stopped);
         }
@@ -129,7 +143,7 @@ impl<S: StateMachine> Raft<S> {
     /// # Errors
     /// If the node was bootstrapped with another set, or the set cannot be used.
     pub async fn bootstrap(&self, members: BTreeMap<NodeId, Bytes>) -> Result<(), AdminError> {
-        self.admin(|reply| Request::Bootstrap { members, reply }).await
+        self.admin(AdminRequest::Bootstrap(members)).await.map(drop)
     }
 
     /// Asks for an election now.
@@ -137,7 +151,45 @@ impl<S: StateMachine> Raft<S> {
     /// # Errors
     /// If the node may not campaign.
     pub async fn campaign(&self) -> Result<(), AdminError> {
-        self.admin(|reply| Request::Campaign { reply }).await
+        self.admin(AdminRequest::Campaign).await.map(drop)
+    }
+
+    /// Changes who takes part (§6), at the leader. Returns when the last configuration of the change is committed, which
+    /// takes as long as new voters need to catch up; one that makes no progress is given up after
+    /// [`catch_up_timeout`](raft_core::Config::catch_up_timeout).
+    ///
+    /// # Errors
+    /// If it was refused or given up; [`AdminError::Unknown`] if this node lost the leadership before the change was
+    /// complete: a new leader goes on with it.
+    pub async fn change_membership(&self, change: MembershipChange) -> Result<(), AdminError> {
+        self.admin(AdminRequest::ChangeMembership(Box::new(change))).await.map(drop)
+    }
+
+    /// Hands the leadership to another voter (thesis §3.10): to the one whose log is longest if `to` is `None`. Returns
+    /// who leads, once it does.
+    ///
+    /// # Errors
+    /// If this node does not lead, or nobody took over in time.
+    pub async fn transfer_leadership(&self, to: Option<NodeId>) -> Result<NodeId, AdminError> {
+        let led_by = self.admin(AdminRequest::TransferLeadership(to)).await?;
+        led_by.or(to).ok_or(AdminError::Unknown)
+    }
+
+    /// Hands the leadership over if this node has it: call it before [`shutdown`](Self::shutdown), with a time-out, and
+    /// no client waits for an election timeout.
+    ///
+    /// # Errors
+    /// If there is nobody who could take over.
+    pub async fn step_down(&self) -> Result<(), AdminError> {
+        self.admin(AdminRequest::StepDown).await.map(drop)
+    }
+
+    /// Takes a snapshot of this node's state machine now (§7). Returns when it is durable.
+    ///
+    /// # Errors
+    /// If nothing was applied since the last one, one is being taken, or it cannot be kept.
+    pub async fn snapshot(&self) -> Result<(), AdminError> {
+        self.admin(AdminRequest::TakeSnapshot).await.map(drop)
     }
 
     /// The node's status now, asked of its task. `None` if it has stopped.
@@ -244,9 +296,9 @@ impl<S: StateMachine> Raft<S> {
         answers.into_iter().map(result).collect()
     }
 
-    async fn admin(&self, request: impl FnOnce(AdminReply) -> Request<S>) -> Result<(), AdminError> {
+    async fn admin(&self, request: AdminRequest) -> Result<Option<NodeId>, AdminError> {
         let (sender, receiver) = oneshot::channel();
-        let sent = self.shared.requests.send(request(AdminReply(sender))).await;
+        let sent = self.shared.requests.send(Request::Admin(request, AdminReply(sender))).await;
         sent.map_err(|_| AdminError::Stopped)?;
         receiver.await.unwrap_or(Err(AdminError::Stopped))
     }

@@ -9,9 +9,9 @@
 //! ```
 //! use std::time::Duration;
 //!
-//! use raft_core::host::StateMachine;
+//! use raft_core::host::{RestoreError, SnapshotSource, StateMachine, WholeState};
 //! use raft_core::{Config, Entries, EntryRef, NodeId};
-//! use raft_driver_tokio::storage::MemoryLog;
+//! use raft_driver_tokio::storage::{MemoryLog, MemorySnapshots};
 //! use raft_driver_tokio::transport::Channels;
 //! use raft_driver_tokio::{Builder, WriteError};
 //!
@@ -21,6 +21,7 @@
 //!
 //! impl StateMachine for Total {
 //!     type Response = u64;
+//!     type Snapshot = WholeState;
 //!     type Error = std::convert::Infallible;
 //!
 //!     fn apply(&mut self, entries: &Entries, responses: &mut Vec<u64>) -> Result<(), Self::Error> {
@@ -32,6 +33,17 @@
 //!         }
 //!         Ok(())
 //!     }
+//!
+//!     fn snapshot(&mut self) -> Result<WholeState, Self::Error> {
+//!         Ok(WholeState::new(self.0.to_le_bytes().to_vec()))
+//!     }
+//!
+//!     fn restore(&mut self, source: &mut SnapshotSource<'_>) -> Result<(), RestoreError<Self::Error>> {
+//!         let mut total = [0; 8];
+//!         source.read_exact(&mut total)?;
+//!         self.0 = u64::from_le_bytes(total);
+//!         Ok(())
+//!     }
 //! }
 //!
 //! # #[tokio::main(flavor = "current_thread")]
@@ -41,7 +53,8 @@
 //! let mut nodes = Vec::new();
 //! for id in 1..=3 {
 //!     let builder = Builder::new(Config::new(NodeId::new(id)));
-//!     nodes.push(builder.start(MemoryLog::default(), Total::default(), network.endpoint()).await?);
+//!     let (log, snapshots) = (MemoryLog::default(), MemorySnapshots::default());
+//!     nodes.push(builder.start(log, snapshots, Total::default(), network.endpoint()).await?);
 //! }
 //! nodes[0].bootstrap(members).await?; // a cluster is given its members once, on one node or on all
 //!
@@ -74,22 +87,30 @@
 //!
 //! # A server that keeps its data
 //!
-//! The same with a log on disk and peers over TCP. Call `bootstrap` with the same set at each start, on one node or on
-//! all: again is harmless. Clients find the leader by [`WriteError::NotLeader`], or wait for one.
+//! The same with log and snapshots on disk and peers over TCP. Call `bootstrap` with the same set at each start, on one node or on
+//! all: again is harmless. Clients find the leader by [`WriteError::NotLeader`], or wait for one. A node that joins later
+//! is started without `bootstrap`, and added by [`Raft::change_membership`] at the leader.
 //!
 //! ```no_run
 //! # use raft_core::{Config, Entries, EntryRef, NodeId};
-//! # use raft_core::host::StateMachine;
-//! use raft_driver_tokio::storage::{DurableLog, Identity};
+//! # use raft_core::host::{RestoreError, SnapshotSource, StateMachine, WholeState};
+//! use raft_driver_tokio::storage::{DurableLog, Identity, SnapshotFiles};
 //! use raft_driver_tokio::tcp::{Tcp, TcpConfig};
 //! use raft_driver_tokio::{BootstrapDigest, Builder, ClusterId};
 //! # #[derive(Default)]
 //! # struct Total(u64);
 //! # impl StateMachine for Total {
 //! #     type Response = u64;
+//! #     type Snapshot = WholeState;
 //! #     type Error = std::convert::Infallible;
 //! #     fn apply(&mut self, entries: &Entries, responses: &mut Vec<u64>) -> Result<(), Self::Error> {
 //! #         responses.extend(entries.iter().filter(|entry| matches!(entry, EntryRef::Command(..))).map(|_| 0));
+//! #         Ok(())
+//! #     }
+//! #     fn snapshot(&mut self) -> Result<WholeState, Self::Error> {
+//! #         Ok(WholeState::new(""))
+//! #     }
+//! #     fn restore(&mut self, _: &mut SnapshotSource<'_>) -> Result<(), RestoreError<Self::Error>> {
 //! #         Ok(())
 //! #     }
 //! # }
@@ -101,10 +122,11 @@
 //! let members = [(node, "127.0.0.1:7101".into()), (NodeId::new(2), "127.0.0.1:7102".into())].into();
 //!
 //! let log = DurableLog::open("/var/lib/total-1", Identity { cluster, node })?;
+//! let snapshots = SnapshotFiles::open("/var/lib/total-1/snapshots", Identity { cluster, node })?;
 //! // Peers that were given another set are refused.
 //! let config = TcpConfig { bootstrap: Some(BootstrapDigest::of(&members)), ..TcpConfig::new(cluster) };
 //! let network = Tcp::bind("127.0.0.1:7101", config).await?;
-//! let raft = Builder::new(Config::new(node)).start(log, Total::default(), network).await?;
+//! let raft = Builder::new(Config::new(node)).start(log, snapshots, Total::default(), network).await?;
 //! raft.bootstrap(members).await?;
 //! # Ok(())
 //! # }
@@ -115,14 +137,16 @@
 //! ```text
 //!  Raft (handles) ──bounded──▶ ┌───────────┐ ──▶ log lane: one thread, or inline ──┐
 //!  transport ──budget a peer─▶ │ node task │ ──▶ machine lane: a task, or a thread ┤
-//!         ▲                    └───────────┘ ◀────────── reports ──────────────────┘
+//!         ▲                    │           │ ──▶ snapshots: the blocking pool ─────┤
+//!         │                    └───────────┘ ◀────────── reports ──────────────────┘
 //!         └──── a bounded queue a peer ─┘
 //! ```
 //!
 //! One task owns the node. It takes in all that has arrived, steps it, and performs what comes out, without ever
 //! waiting for a disk, a socket or a client. A log store that blocks has one thread, which takes all queued writes as
 //! one batch, so that one fsync covers many; a store that does not block runs in the task. The state machine runs
-//! beside it, and answers clients itself.
+//! beside it, and answers clients itself. Its snapshots are frozen in its lane and written beside it; chunks of them are
+//! read and written on the runtime's blocking pool.
 //!
 //! * **Back-pressure**: while the core has no room, commands wait in their callers.
 //! * **Failure**: the first error or panic of the log store or the state machine ends the node. Nothing is retried.
@@ -134,7 +158,7 @@
 //!
 //! | module | |
 //! |---|---|
-//! | [`storage`] | log stores |
+//! | [`storage`] | stores for logs and snapshots |
 //! | [`transport`] | [`Channels`](transport::Channels) within a process, and what a transport of your own must offer |
 //! | [`tcp`] | the transport over TCP |
 //! | [`driver`] | parts for a driver of your own |
@@ -143,8 +167,7 @@
 //!
 //! The limits of the protocol are those of [`raft_core::Config`], and hold here. Beyond them: requests that wait
 //! ([`Builder::queue_max`]), and those of [`TcpConfig`](tcp::TcpConfig). TCP is neither encrypted nor authenticated:
-//! use it within a network that you trust. Membership changes, snapshots and leadership transfer are not here yet, so
-//! a log grows for as long as its node lives.
+//! use it within a network that you trust.
 
 mod apply;
 mod builder;

@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use raft_core::host::{Operator, Read, Rejection, Writer};
-use raft_core::{AdminOutcome, Commands, LogId, NodeId, Status};
+use raft_core::{
+    AdminOutcome, Commands, Event, LogId, MembershipChange, NodeId, ReadConsistency, Status, Ticket,
+};
 use tokio::sync::oneshot;
 
 use crate::driver::guard;
@@ -47,30 +49,53 @@ impl<R> WriteRequest<R> {
 
 /// Anything else on its way to the node's task.
 pub(crate) enum Request<S> {
-    Read(Box<dyn Read<S>>),
-    Bootstrap {
-        members: BTreeMap<NodeId, Bytes>,
-        reply: AdminReply,
-    },
-    Campaign {
-        reply: AdminReply,
-    },
+    Read(Box<dyn Read<S>>, ReadConsistency),
+    Admin(AdminRequest, AdminReply),
     Status(oneshot::Sender<Status>),
     /// Bring the metrics up to date: somebody began to listen.
     Publish,
 }
 
+/// For drivers: what operators ask of a node.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AdminRequest {
+    /// [`Event::Bootstrap`].
+    Bootstrap(BTreeMap<NodeId, Bytes>),
+    /// [`Event::Campaign`].
+    Campaign,
+    /// [`Event::ChangeMembership`].
+    ChangeMembership(Box<MembershipChange>),
+    /// [`Event::TransferLeadership`].
+    TransferLeadership(Option<NodeId>),
+    /// [`Event::StepDown`].
+    StepDown,
+    /// [`Event::TakeSnapshot`].
+    TakeSnapshot,
+}
+
+impl AdminRequest {
+    /// What to step for it.
+    #[must_use]
+    pub fn into_event(self, ticket: Ticket) -> Event {
+        match self {
+            Self::Bootstrap(members) => Event::Bootstrap { ticket, members },
+            Self::Campaign => Event::Campaign { ticket },
+            Self::ChangeMembership(change) => Event::ChangeMembership { ticket, change },
+            Self::TransferLeadership(to) => Event::TransferLeadership { ticket, to },
+            Self::StepDown => Event::StepDown { ticket },
+            Self::TakeSnapshot => Event::TakeSnapshot { ticket },
+        }
+    }
+}
+
 /// Where an administrative answer goes.
 #[derive(Debug)]
-pub(crate) struct AdminReply(pub(crate) oneshot::Sender<Result<(), AdminError>>);
+pub(crate) struct AdminReply(pub(crate) oneshot::Sender<Result<Option<NodeId>, AdminError>>);
 
 impl Operator for AdminReply {
     fn answer(self, outcome: AdminOutcome) {
         // A caller that no longer waits needs no answer; so for every reply below.
-        let _ = self.0.send(match outcome {
-            AdminOutcome::Done => Ok(()),
-            AdminOutcome::Refused(refusal) => Err(refusal.into()),
-        });
+        let _ = self.0.send(AdminError::of(outcome));
     }
 
     fn stopped(self) {

@@ -16,14 +16,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use raft_core::host::{
-    Clients, LogSpan, LogStore, Operator, Read, Rejection, StateMachine, Transport, Writer,
+    Clients, LogSpan, LogStore, Operator, Read, Rejection, SnapshotStore, StateMachine, Transport, Writer,
 };
-use raft_core::{Action, Event, Instant, LogTask, MachineTask, Message, Node, RoleKind};
+use raft_core::{Action, Event, Instant, MachineTask, Message, Node, RoleKind};
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender};
 use tokio::sync::watch;
 
-use crate::apply::LaneTask;
-use crate::driver::{Timer, guard, reject_reads, trace_notice, trace_stop};
+use crate::apply::{LaneTask, Restore};
+use crate::driver::{SnapshotLane, Timer, guard, reject_reads, trace_notice, trace_stop};
 use crate::error::StopReason;
 use crate::handle::Life;
 use crate::metrics::Publisher;
@@ -66,11 +66,12 @@ pub(crate) type Waiting<S> =
     Clients<PendingWrite<<S as StateMachine>::Response>, Box<dyn Read<S>>, AdminReply>;
 
 /// A node and everything around it.
-pub(crate) struct NodeTask<S: StateMachine, L: LogStore, T> {
+pub(crate) struct NodeTask<S: StateMachine, L: LogStore, P: SnapshotStore, T> {
     node: Node,
     timer: Timer,
     log: LogLane<L>,
     machine: UnboundedSender<LaneTask<S>>,
+    snapshots: SnapshotLane<P>,
     transport: T,
     queues: Queues<S>,
     arrived: Arrived<S>,
@@ -82,11 +83,12 @@ pub(crate) struct NodeTask<S: StateMachine, L: LogStore, T> {
 }
 
 /// What a [`NodeTask`] is made of.
-pub(crate) struct Parts<S: StateMachine, L: LogStore, T> {
+pub(crate) struct Parts<S: StateMachine, L: LogStore, P: SnapshotStore, T> {
     pub(crate) node: Node,
     pub(crate) timer: Timer,
     pub(crate) log: LogLane<L>,
     pub(crate) machine: UnboundedSender<LaneTask<S>>,
+    pub(crate) snapshots: SnapshotLane<P>,
     pub(crate) transport: T,
     pub(crate) clients: Waiting<S>,
     pub(crate) queues: Queues<S>,
@@ -95,15 +97,27 @@ pub(crate) struct Parts<S: StateMachine, L: LogStore, T> {
     pub(crate) abandoned: Arc<AtomicUsize>,
 }
 
-impl<S: StateMachine, L: LogStore, T: Transport> NodeTask<S, L, T> {
-    pub(crate) fn new(parts: Parts<S, L, T>) -> Self {
-        let Parts { node, timer, log, machine, transport, clients, queues, publisher, life, abandoned } =
-            parts;
+impl<S: StateMachine, L: LogStore, P: SnapshotStore, T: Transport> NodeTask<S, L, P, T> {
+    pub(crate) fn new(parts: Parts<S, L, P, T>) -> Self {
+        let Parts {
+            node,
+            timer,
+            log,
+            machine,
+            snapshots,
+            transport,
+            clients,
+            queues,
+            publisher,
+            life,
+            abandoned,
+        } = parts;
         Self {
             node,
             timer,
             log,
             machine,
+            snapshots,
             transport,
             queues,
             arrived: Arrived {
@@ -188,8 +202,8 @@ impl<S: StateMachine, L: LogStore, T: Transport> NodeTask<S, L, T> {
         let mut asked = false;
         for request in self.arrived.requests.drain(..) {
             let event = match request {
-                Request::Read(read) => {
-                    self.clients.read(read);
+                Request::Read(read, consistency) => {
+                    self.clients.read(read, consistency);
                     continue;
                 }
                 Request::Status(reply) => {
@@ -201,14 +215,11 @@ impl<S: StateMachine, L: LogStore, T: Transport> NodeTask<S, L, T> {
                     asked = true;
                     continue;
                 }
-                Request::Bootstrap { members, reply } => {
-                    Event::Bootstrap { ticket: self.clients.admin(reply), members }
-                }
-                Request::Campaign { reply } => Event::Campaign { ticket: self.clients.admin(reply) },
+                Request::Admin(request, reply) => request.into_event(self.clients.admin(reply)),
             };
             step(&mut self.node, now, event)?;
         }
-        if let Some(event) = self.clients.reads() {
+        while let Some(event) = self.clients.reads() {
             step(&mut self.node, now, event)?;
         }
         Ok(asked)
@@ -259,7 +270,7 @@ impl<S: StateMachine, L: LogStore, T: Transport> NodeTask<S, L, T> {
     fn perform(&mut self, now: Instant, action: Action) -> Result<(), StopReason> {
         match action {
             Action::Send(message) => self.transport.send(message),
-            Action::Log(LogTask::Write(write)) => self.log.write(write),
+            Action::Log(task) => self.log.perform(task),
             // A lane that has ended reported why before it did.
             Action::Machine(MachineTask::Apply(entries)) => {
                 let committed = self.clients.committed();
@@ -268,6 +279,14 @@ impl<S: StateMachine, L: LogStore, T: Transport> NodeTask<S, L, T> {
             Action::Machine(MachineTask::Serve(tickets)) => {
                 drop(self.machine.send(LaneTask::Serve(self.clients.served(tickets))));
             }
+            Action::Machine(MachineTask::TakeSnapshot(meta)) => {
+                drop(self.machine.send(LaneTask::TakeSnapshot(meta)));
+            }
+            Action::Machine(MachineTask::Restore(meta)) => {
+                let committed = self.clients.committed();
+                drop(self.machine.send(LaneTask::Restore(Restore { meta, committed })));
+            }
+            Action::Snapshot(task) => self.snapshots.perform(task),
             Action::Respond(response) => self.clients.respond(response, self.node.membership()),
             Action::ReadLog { read, from, through, bytes_max } => {
                 if let Some(event) = self.log.read(LogSpan { read, from, through, bytes_max })? {
@@ -316,8 +335,8 @@ impl<S: StateMachine, L: LogStore, T: Transport> NodeTask<S, L, T> {
 /// Answers a request to a node that is gone.
 fn refuse<S>(request: Request<S>) {
     match request {
-        Request::Read(read) => reject_reads(vec![read]),
-        Request::Bootstrap { reply, .. } | Request::Campaign { reply } => reply.stopped(),
+        Request::Read(read, _) => reject_reads(vec![read]),
+        Request::Admin(_, reply) => reply.stopped(),
         // A dropped reply is an answer: the node is gone.
         Request::Status(_) | Request::Publish => {}
     }

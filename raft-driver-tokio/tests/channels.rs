@@ -8,8 +8,8 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use common::{BOUND, Cluster, Control, Journal, alone, config, leader, node, within, write};
-use raft_core::{Commands, LogIndex, RoleKind, WriteRefusal};
-use raft_driver_tokio::storage::MemoryLog;
+use raft_core::{Commands, LogIndex, ReadConsistency, RoleKind, WriteRefusal};
+use raft_driver_tokio::storage::{MemoryLog, MemorySnapshots};
 use raft_driver_tokio::transport::Channels;
 use raft_driver_tokio::{Builder, Certainty, Raft, ReadError, WriteError};
 
@@ -79,7 +79,7 @@ async fn a_whole_cluster_restarts_from_its_logs() {
 }
 
 #[tokio::test]
-async fn a_follower_says_who_leads_and_gives_the_command_back() {
+async fn a_follower_says_who_leads_gives_the_command_back_and_serves_reads() {
     let cluster = Cluster::start(3).await;
     let nodes = cluster.all();
     let led = leader(&nodes).await.id();
@@ -95,11 +95,20 @@ async fn a_follower_says_who_leads_and_gives_the_command_back() {
         Ok(_) => {}
         Err(error) => panic!("{error}"),
     }
-    match within(follower.read(|_| ())).await {
-        Err(ReadError::NotLeader { .. }) => {}
-        // It was elected meanwhile.
-        Ok(_) => {}
-        Err(error) => panic!("{error}"),
+    // A read is served all the same: the follower asks its leader how far it must be.
+    let written = write(&nodes, text(7)).await.unwrap();
+    for consistency in [ReadConsistency::Linearizable, ReadConsistency::Lease] {
+        let read = within(async {
+            loop {
+                match follower.read_with(consistency, |journal| journal.commands.len()).await {
+                    Ok(count) => return count,
+                    // An election on a busy machine.
+                    Err(ReadError::NotLeader { .. }) => tokio::task::yield_now().await,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        });
+        assert!(read.await >= written.response);
     }
 }
 
@@ -198,7 +207,8 @@ async fn one_falls_far_behind<const BLOCKS: bool>() {
         config.tail_bytes_max = 4096;
         config.append_bytes_max = 4096;
         let (log, control) = common::FaultyLog::<BLOCKS>::new(logs[id as usize - 1].clone());
-        let start = Builder::new(config).start(log, Journal::default(), network.endpoint());
+        let snapshots = MemorySnapshots::default();
+        let start = Builder::new(config).start(log, snapshots, Journal::default(), network.endpoint());
         let raft = within(start).await.expect("starts");
         within(raft.bootstrap(common::members(1..=3))).await.expect("the same set");
         (raft, control)

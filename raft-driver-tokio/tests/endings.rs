@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use bytes::Bytes;
 use common::{Journal, alone, config, within};
-use raft_core::host::StateMachine;
+use raft_core::host::{RestoreError, SnapshotSource, StateMachine, WholeState};
 use raft_core::{Entries, EntryRef};
 use raft_driver_tokio::storage::MemoryLog;
 use raft_driver_tokio::transport::Channels;
@@ -28,6 +28,7 @@ struct Bad;
 
 impl StateMachine for Gated {
     type Response = ();
+    type Snapshot = WholeState;
     type Error = Bad;
 
     fn apply(&mut self, entries: &Entries, responses: &mut Vec<()>) -> Result<(), Bad> {
@@ -41,6 +42,14 @@ impl StateMachine for Gated {
             self.applied.lock().unwrap().push(command.to_bytes());
             responses.push(());
         }
+        Ok(())
+    }
+
+    fn snapshot(&mut self) -> Result<WholeState, Bad> {
+        Ok(WholeState::new(""))
+    }
+
+    fn restore(&mut self, _source: &mut SnapshotSource<'_>) -> Result<(), RestoreError<Bad>> {
         Ok(())
     }
 }

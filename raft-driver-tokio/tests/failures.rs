@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use common::{BOUND, Fault, FaultyLog, Journal, alone, config, members, within};
-use raft_core::host::{LogStore, StateMachine, Transport};
+use raft_core::host::{LogStore, RestoreError, SnapshotSource, StateMachine, Transport, WholeState};
 use raft_core::{
-    ConfigError, Entries, LogId, LogIndex, LogRecovery, Membership, Message, NodeId, Term, Write,
+    Config, ConfigError, Entries, LogId, LogIndex, LogRecovery, Membership, Message, Term, Write,
 };
-use raft_driver_tokio::storage::{MemoryLog, MemoryReader};
+use raft_driver_tokio::storage::{MemoryLog, MemoryReader, MemorySnapshots};
 use raft_driver_tokio::transport::{Channels, Inbox, Network, Started};
 use raft_driver_tokio::{
     AdminError, Builder, Certainty, Raft, ReadError, StartError, StopReason, WriteError,
@@ -45,8 +45,9 @@ async fn a_store_fails<const BLOCKS: bool>(fault: Fault) -> StopReason {
     assert_eq!(control.batches().len(), batches, "a failed store is not called again");
     assert_eq!(Arc::strong_count(&token), 1, "the state machine is dropped");
     // What was acknowledged is there at the next start.
-    let raft =
-        within(Builder::new(config(1)).start(kept, Journal::default(), Channels::default().endpoint()));
+    let (snapshots, network) = (MemorySnapshots::default(), Channels::default());
+    let builder = Builder::new(config(1));
+    let raft = within(builder.start(kept, snapshots, Journal::default(), network.endpoint()));
     let raft = raft.await.expect("it works");
     assert!(raft.wait_for_leader(BOUND).await.is_some());
     assert_eq!(within(raft.read(|journal| journal.commands.clone())).await.expect("it works"), ["kept"]);
@@ -87,6 +88,7 @@ struct CannotDecode;
 
 impl StateMachine for Bad {
     type Response = ();
+    type Snapshot = WholeState;
     type Error = CannotDecode;
 
     fn apply(&mut self, entries: &Entries, responses: &mut Vec<()>) -> Result<(), CannotDecode> {
@@ -99,6 +101,14 @@ impl StateMachine for Bad {
                 (true, Self::Silent) => {}
             }
         }
+        Ok(())
+    }
+
+    fn snapshot(&mut self) -> Result<WholeState, CannotDecode> {
+        Ok(WholeState::new(""))
+    }
+
+    fn restore(&mut self, _source: &mut SnapshotSource<'_>) -> Result<(), RestoreError<CannotDecode>> {
         Ok(())
     }
 }
@@ -134,7 +144,7 @@ struct BadNetwork;
 impl Network for BadNetwork {
     type Transport = Self;
 
-    fn start(self, _id: NodeId, _inbox: Inbox) -> Started<Self> {
+    fn start(self, _config: &Config, _inbox: Inbox) -> Started<Self> {
         Started {
             transport: self,
             stats: Arc::new(raft_driver_tokio::transport::TransportStats::default),
@@ -155,7 +165,8 @@ impl Transport for BadNetwork {
 async fn a_panic_in_the_node_task_is_not_a_hang() {
     let journal = Journal::default();
     let token = Arc::clone(&journal.token);
-    let start = Builder::new(config(1)).start(MemoryLog::default(), journal, BadNetwork);
+    let start =
+        Builder::new(config(1)).start(MemoryLog::default(), MemorySnapshots::default(), journal, BadNetwork);
     let raft = within(start).await.unwrap();
     assert_eq!(within(raft.bootstrap(members([1, 2]))).await, Err(AdminError::Stopped));
     let reason = assert_stopped(&raft).await;
@@ -263,6 +274,10 @@ impl LogStore for Broken {
         Err(Damaged)
     }
 
+    fn compact(&mut self, _through: LogId) -> Result<(), Damaged> {
+        Err(Damaged)
+    }
+
     fn reader(&self) -> BrokenReader {
         BrokenReader(self.log.reader())
     }
@@ -283,7 +298,8 @@ impl raft_core::host::LogReader for BrokenReader {
 async fn what_cannot_be_trusted_does_not_start() {
     let start = |config, found| {
         let log = Broken { log: MemoryLog::default(), found };
-        within(Builder::new(config).start(log, Journal::default(), Channels::default().endpoint()))
+        let (snapshots, network) = (MemorySnapshots::default(), Channels::default());
+        within(Builder::new(config).start(log, snapshots, Journal::default(), network.endpoint()))
     };
     assert!(matches!(start(config(1), None).await, Err(StartError::Log(_))));
     // A log of term 5 under a hard state of term 0: the hard state was lost.

@@ -3,12 +3,16 @@
 
 #![allow(dead_code, reason = "tests use parts of each room; the program uses all")]
 
+#[path = "../examples/kv/admin.rs"]
+mod admin;
 #[path = "../examples/kv/cli.rs"]
 mod cli;
 #[path = "../examples/kv/client.rs"]
 mod client;
 #[path = "../examples/kv/failure.rs"]
 mod failure;
+#[path = "../examples/kv/frozen.rs"]
+mod frozen;
 #[path = "../examples/kv/http.rs"]
 mod http;
 #[path = "../examples/kv/listen.rs"]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use common::{BOUND, Journal, config, leader, node, within, write};
 use raft_core::NodeId;
-use raft_driver_tokio::storage::MemoryLog;
+use raft_driver_tokio::storage::{MemoryLog, MemorySnapshots};
 use raft_driver_tokio::tcp::{Refusal, Tcp, TcpConfig};
 use raft_driver_tokio::{BootstrapDigest, Builder, ClusterId, Raft, StartError};
 
@@ -29,7 +29,8 @@ async fn sockets(count: u64) -> (Vec<Tcp>, BTreeMap<NodeId, Bytes>) {
 }
 
 async fn start(id: u64, log: MemoryLog, tcp: Tcp) -> Raft<Journal> {
-    within(Builder::new(config(id)).start(log, Journal::default(), tcp)).await.expect("starts")
+    let snapshots = MemorySnapshots::default();
+    within(Builder::new(config(id)).start(log, snapshots, Journal::default(), tcp)).await.expect("starts")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -119,7 +120,8 @@ async fn a_command_that_no_frame_holds_is_refused_at_start() {
     let mut config = config(1);
     config.command_bytes_max = 16 << 20;
     let tcp = bind("127.0.0.1:0", TcpConfig::new(CLUSTER)).await;
-    let started = Builder::new(config).start(MemoryLog::default(), Journal::default(), tcp);
+    let snapshots = MemorySnapshots::default();
+    let started = Builder::new(config).start(MemoryLog::default(), snapshots, Journal::default(), tcp);
     assert!(matches!(within(started).await, Err(StartError::MessageTooLong { .. })));
 }
 

@@ -1,4 +1,4 @@
-//! Many seeds on many threads, until one fails.
+//! Many seeds on many threads, until one fails, or all of them.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,6 +17,8 @@ pub struct Campaign {
     pub seeds: u64,
     /// On how many threads.
     pub jobs: usize,
+    /// Go on after a failure.
+    pub keep_going: bool,
     /// What is fixed for every run.
     pub options: Options,
 }
@@ -26,12 +28,12 @@ pub struct Campaign {
 pub struct Outcome {
     /// The figures of the runs that held, added up.
     pub summary: Summary,
-    /// The failure of the lowest seed that failed. No lower seed fails.
-    pub failure: Option<Failure>,
+    /// The failures by seed. The first is that of the lowest seed that fails, whatever was run beside it.
+    pub failures: Vec<Failure>,
 }
 
 impl Campaign {
-    /// Runs the seeds in order, and stops at a failure. `progress` is told each run's figures, from any thread.
+    /// Runs the seeds in order, and stops at a failure unless it is to go on. `progress` is told each run's figures, from any thread.
     pub fn run(&self, progress: impl Fn(&Summary) + Sync) -> Outcome {
         let next = AtomicU64::new(0);
         let stop = AtomicBool::new(false);
@@ -51,10 +53,8 @@ impl Campaign {
                         progress(&summary);
                     }
                     Err(failure) => {
-                        stop.store(true, Ordering::Relaxed);
-                        if outcome.failure.as_ref().is_none_or(|other| failure.seed < other.seed) {
-                            outcome.failure = Some(failure);
-                        }
+                        stop.store(!self.keep_going, Ordering::Relaxed);
+                        outcome.failures.push(failure);
                     }
                 }
             }
@@ -65,6 +65,8 @@ impl Campaign {
             }
             work();
         });
-        outcome.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
+        let mut outcome = outcome.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        outcome.failures.sort_by_key(|failure| failure.seed);
+        outcome
     }
 }

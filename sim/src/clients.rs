@@ -55,7 +55,6 @@ struct Client {
 /// All clients of a run.
 pub(crate) struct Clients {
     model: ClientModel,
-    servers: usize,
     rng: Rng,
     clients: Vec<Client>,
     /// By operation.
@@ -64,9 +63,9 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
-    pub(crate) fn new(model: ClientModel, servers: usize, rng: Rng) -> Self {
+    pub(crate) fn new(model: ClientModel, rng: Rng) -> Self {
         let clients = (0..model.clients).map(|_| Client::default()).collect();
-        Self { model, servers, rng, clients, attempts: Vec::new(), answered: 0 }
+        Self { model, rng, clients, attempts: Vec::new(), answered: 0 }
     }
 
     /// How many answers have come.
@@ -173,29 +172,40 @@ impl World<'_> {
         }
     }
 
+    /// Any server that is switched on.
+    fn any_server(&mut self) -> usize {
+        let there = self.servers.iter().filter(|server| server.is_enlisted()).count();
+        let chosen = self.clients.rng.index(there);
+        let mut on = (0..self.servers.len()).filter(|at| self.servers[*at].is_enlisted());
+        on.nth(chosen).unwrap_or(0)
+    }
+
     /// Asks a server for what waits in a client's queue.
     fn submit(&mut self, client: usize) -> Check {
         // What is refused comes back into the queue, and is not asked again at once.
         let mut left = self.clients.clients[client].queue.len();
         while left > 0 {
-            let clients = &mut self.clients;
-            let model = clients.model;
-            let mut target = clients.clients[client].target;
-            if clients.rng.chance(model.stray) {
-                target = clients.rng.index(clients.servers);
+            let model = self.clients.model;
+            let mut target = self.clients.clients[client].target;
+            let next = self.clients.clients[client].queue.front().map(|op| self.clients.attempt(*op).asked);
+            // Reads may be asked of anybody.
+            let stray = if next == Some(Asked::Read) { model.stray.max(model.near) } else { model.stray };
+            if self.clients.rng.chance(stray) {
+                target = self.any_server();
             }
             // Half of the clients wait when they are asked to, the others do not.
             let polite = client.is_multiple_of(2);
             let server = &self.servers[target];
-            if !server.is_up() {
-                clients.clients[client].target = clients.rng.index(clients.servers);
+            let (up, room) = (server.is_up(), server.has_room());
+            if !up {
+                self.clients.clients[client].target = self.any_server();
             }
-            if !server.is_up() || (polite && !server.has_room()) {
+            if !up || (polite && !room) {
                 self.retry_soon(client);
                 return Ok(());
             }
-            let batch_max = if clients.clients[client].modest { 1 } else { model.batch_max };
-            let queued = clients.clients[client].queue.len();
+            let batch_max = if self.clients.clients[client].modest { 1 } else { model.batch_max };
+            let queued = self.clients.clients[client].queue.len();
             let batch = self.next_batch(client, batch_max.min(left as u64));
             left = left.saturating_sub(queued - self.clients.clients[client].queue.len());
             let Some(asked) = batch.first().map(|op| self.clients.attempt(*op).asked) else { return Ok(()) };
@@ -249,10 +259,12 @@ impl World<'_> {
         let count = u32::try_from(batch.len()).expect("a batch is a few operations");
         let event = match asked {
             Asked::Put => Event::Propose { first, commands: packer.finish() },
-            Asked::Read => Event::Read {
-                tickets: Tickets::new(first, count),
-                consistency: ReadConsistency::Linearizable,
-            },
+            Asked::Read => {
+                let lease = self.clients.rng.chance(self.clients.model.lease_reads);
+                let consistency = if lease { ReadConsistency::Lease } else { ReadConsistency::Linearizable };
+                self.summary.lease_reads += if lease { u64::from(count) } else { 0 };
+                Event::Read { tickets: Tickets::new(first, count), consistency }
+            }
         };
         self.ask_server(target, event)
     }
@@ -271,7 +283,7 @@ impl World<'_> {
             }
             Stage::At { server, life, ticket } => {
                 // A node that is silent may have lost its leadership without knowing.
-                self.clients.clients[client].target = self.clients.rng.index(self.clients.servers);
+                self.clients.clients[client].target = self.any_server();
                 let reachable = self.servers[server].is_awake(now) && self.servers[server].life() == life;
                 if reachable && self.clients.rng.chance(self.clients.model.forget) {
                     self.clients.attempt_mut(op).forgotten = true;
@@ -304,12 +316,9 @@ impl World<'_> {
         match outcome {
             WriteOutcome::Committed { first, applied_here } => {
                 let id = LogId::new(first.term, first.index.plus(offset));
-                ensure!(
-                    "operations",
-                    *applied_here,
-                    "operation {op} will not be applied by the node that took it"
-                );
-                self.checks.answered_committed(op, id)?;
+                let node = self.servers[at].status().id;
+                self.checks.answered_committed(node, op, id, *applied_here)?;
+                self.summary.applied_elsewhere += u64::from(!applied_here);
                 let client = self.clients.attempt(op).client;
                 self.clients.clients[client].modest = false;
                 self.clients.attempt_mut(op).answered = true;
@@ -373,23 +382,33 @@ impl World<'_> {
         clients.attempt_mut(op).stage = Stage::Queued;
         let hint = leader.map(|leader| match leader {
             Some(leader) => usize::try_from(leader.get()).unwrap_or(1).saturating_sub(1),
-            None => clients.rng.index(clients.servers),
+            None => self.any_server(),
         });
-        let state = &mut clients.clients[client];
+        let servers = self.servers.len();
+        let state = &mut self.clients.clients[client];
         state.queue.push_back(op);
         match hint {
-            Some(target) => state.target = target.min(clients.servers - 1),
+            Some(target) => state.target = target.min(servers - 1),
             None => state.modest = true,
         }
         self.retry_soon(client);
         Ok(())
     }
 
-    /// Nobody knows what became of it. Only a client that gave it up may be told so.
+    /// Nobody knows what became of it: the client gave it up, or a snapshot that the node installed did not say.
     fn unknown(&mut self, at: usize, op: OpId) -> Check {
-        let attempt = self.clients.attempt(op);
-        ensure!("operations", attempt.forgotten, "n{} does not know what became of operation {op}", at + 1);
+        let forgotten = self.clients.attempt(op).forgotten;
+        let seen = self.checks.operations.seen(op);
+        let lost = seen.is_some_and(|id| self.servers[at].may_not_know(id.index));
+        ensure!(
+            "operations",
+            forgotten || lost,
+            "n{} does not know what became of operation {op}, which stands at {seen:?}",
+            at + 1
+        );
+        self.summary.unknown += u64::from(!forgotten);
         self.clients.over(op);
+        self.again_if_last(op);
         Ok(())
     }
 }

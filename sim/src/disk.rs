@@ -4,13 +4,15 @@
 //! * A crash keeps the synced bytes and any beginning of the others, cut at any byte; after the cut there may
 //!   be zeros or rubbish, as file systems leave them.
 //! * Recovery reads the bytes, drops a torn record after the synced bytes, and fails on damage before them.
-//! * It never performs a write in part on its own account: a record is there or not.
+//! * A record is there or not. A write may be stored as several records, one for each of its parts and for pieces of
+//!   its entries, so that a crash can cut it between them.
+//! * A compaction is done at once for those who read, and a crash may undo it.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 use raft_core::wire::{RecordReader, encode_record};
-use raft_core::{Entries, LogIndex, LogRecovery, LogScan, Write, WriteId};
+use raft_core::{Entries, LogId, LogIndex, LogRecovery, LogScan, Write, WriteId};
 
 use crate::rng::fold;
 
@@ -49,14 +51,47 @@ pub(crate) struct Disk {
     /// A sync is under way for this many bytes.
     syncing: Option<usize>,
     view: LogView,
+    /// Through where entries were dropped by a compaction, and how much of that a crash cannot undo.
+    compacted: LogId,
+    compacted_durably: LogId,
+}
+
+/// The parts of a write in the order in which they are stored, its entries in as many pieces.
+pub(crate) fn parts_of(write: &Write, pieces: u64) -> Vec<Write> {
+    let part = |entries| Write { id: write.id, hard_state: None, reset_to: None, entries };
+    let mut parts = Vec::new();
+    if write.hard_state.is_some() {
+        parts.push(Write { hard_state: write.hard_state, ..part(Entries::empty()) });
+    }
+    if write.reset_to.is_some() {
+        parts.push(Write { reset_to: write.reset_to, ..part(Entries::empty()) });
+    }
+    if let Some((mut first, last)) = write.entries.first().zip(write.entries.last()) {
+        let step = write.entries.len().div_ceil(pieces.max(1));
+        while first.index <= last.index {
+            let next = first.index.plus(step);
+            parts.push(part(write.entries.slice(first.index, next.prev())));
+            first.index = next;
+        }
+    }
+    if parts.is_empty() {
+        parts.push(part(Entries::empty()));
+    }
+    parts
 }
 
 impl Disk {
-    /// Appends a write's record. It is not durable yet.
+    /// Appends a write, or a part of one, as a record. It is not durable yet.
     pub(crate) fn append(&mut self, write: &Write) {
         encode_record(write, crc32fast::hash, &mut self.file);
         self.unsynced.push_back(Unsynced { id: write.id, end: self.file.len() });
-        self.view.replace_from(&write.entries);
+        self.view.take_in(write.reset_to, &write.entries);
+    }
+
+    /// Drops the entries through this one. A crash may bring them back.
+    pub(crate) fn compact(&mut self, through: LogId) {
+        self.compacted = through.max(self.compacted);
+        self.view.compact(through.index);
     }
 
     /// Starts to make what was appended until now durable. False if one is under way, or nothing is to do.
@@ -89,8 +124,14 @@ impl Disk {
         self.file.len() - self.synced_bytes
     }
 
-    /// Loses all but `kept` of the unsynced bytes. Returns how many of the unsynced writes are still whole.
-    pub(crate) fn crash(&mut self, kept: usize, wreck: Wreck) -> usize {
+    /// Loses all but `kept` of the unsynced bytes, and what was compacted unless that is kept. Returns how many of the
+    /// unsynced records are still whole.
+    pub(crate) fn crash(&mut self, kept: usize, wreck: Wreck, keeps_compaction: bool) -> usize {
+        if keeps_compaction {
+            self.compacted_durably = self.compacted;
+        } else {
+            self.compacted = self.compacted_durably;
+        }
         let end = self.file.len().min(self.synced_bytes.saturating_add(kept));
         let lost = self.file.split_off(end);
         match wreck {
@@ -122,9 +163,12 @@ impl Disk {
             match reader.next_record() {
                 Ok(Some(record)) => {
                     let fed = record.hard_state.map_or(Ok(()), |hard_state| scan.hard_state(hard_state));
+                    if let Some(base) = record.reset_to {
+                        scan.reset(base);
+                    }
                     fed.and_then(|()| scan.entries(&record.entries))
                         .map_err(|error| DiskError::Contradiction { at: good, reason: error.to_string() })?;
-                    view.replace_from(&record.entries);
+                    view.take_in(record.reset_to, &record.entries);
                     good = reader.offset();
                 }
                 Ok(None) => break,
@@ -138,8 +182,11 @@ impl Disk {
         }
         self.file.truncate(good);
         self.synced_bytes = good;
+        scan.compact(self.compacted_durably);
+        let found = scan.finish();
+        view.compact(found.base.index);
         self.view = view;
-        Ok(scan.finish())
+        Ok(found)
     }
 
     /// Entries from `from` through `through` at most, about `bytes_max` bytes. `None` if `from` is not there.
@@ -164,6 +211,23 @@ fn last_of(entries: &Entries) -> LogIndex {
 }
 
 impl LogView {
+    fn take_in(&mut self, reset_to: Option<LogId>, entries: &Entries) {
+        if reset_to.is_some() {
+            self.parts.clear();
+        }
+        self.replace_from(entries);
+    }
+
+    fn compact(&mut self, through: LogIndex) {
+        let dropped = self.parts.partition_point(|part| last_of(part) <= through);
+        self.parts.drain(..dropped);
+        if let Some(part) = self.parts.first_mut()
+            && first_of(part) <= through
+        {
+            *part = part.slice(through.next(), last_of(part));
+        }
+    }
+
     fn replace_from(&mut self, entries: &Entries) {
         if entries.is_empty() {
             return;
@@ -199,7 +263,7 @@ impl LogView {
 mod tests {
     use super::*;
     use crate::testing::{commands, write};
-    use raft_core::{HardState, LogId, NodeId, Term};
+    use raft_core::{HardState, NodeId, Term};
 
     fn id(index: u64, term: u64) -> LogId {
         LogId::new(Term::new(term), LogIndex::new(index))
@@ -239,7 +303,7 @@ mod tests {
         for kept in 0..=tail {
             for wreck in [Wreck::Cut, Wreck::Zeros(40), Wreck::Rubbish(40, kept as u64)] {
                 let (mut disk, _) = self::disk();
-                let survived = disk.crash(kept, wreck);
+                let survived = disk.crash(kept, wreck, true);
                 let found = disk.recover().unwrap();
                 let end = ends[1] + kept;
                 // Zeros and rubbish may happen to be the very bytes that were lost.
@@ -258,7 +322,7 @@ mod tests {
     #[test]
     fn damage_before_the_synced_offset_is_an_error() {
         let (mut disk, ends) = disk();
-        disk.crash(0, Wreck::Cut);
+        disk.crash(0, Wreck::Cut, true);
         for at in 0..ends[1] {
             let mut damaged = Disk { file: disk.file.clone(), synced_bytes: ends[1], ..Disk::default() };
             damaged.file[at] ^= 0x40;
@@ -289,6 +353,40 @@ mod tests {
         assert!(!disk.wants_sync());
         assert_eq!(disk.finish_sync().map(WriteId::get), Some(1));
         assert!(disk.wants_sync());
-        assert_eq!(disk.crash(usize::MAX, Wreck::Cut), 1);
+        assert_eq!(disk.crash(usize::MAX, Wreck::Cut, true), 1);
+    }
+
+    #[test]
+    fn a_compaction_may_be_undone_by_a_crash_and_a_reset_drops_everything() {
+        let read = |disk: &Disk, from| disk.read(LogIndex::new(from), LogIndex::new(9), u64::MAX);
+        for keeps in [false, true] {
+            let (mut disk, _) = disk();
+            disk.compact(id(2, 1));
+            assert_eq!(read(&disk, 2), None);
+            assert_eq!(read(&disk, 3).and_then(|found| found.first()), Some(id(3, 2)));
+            disk.crash(usize::MAX, Wreck::Cut, keeps);
+            let found = disk.recover().unwrap();
+            assert_eq!((found.base, found.last), (if keeps { id(2, 1) } else { LogId::ZERO }, id(5, 3)));
+            assert_eq!(read(&disk, 2).is_none(), keeps);
+            disk.append(&Write { reset_to: Some(id(9, 3)), ..write(5, None, commands(10, 3, &["g"])) });
+            assert_eq!(read(&disk, 5), None);
+            disk.crash(usize::MAX, Wreck::Cut, keeps);
+            let found = disk.recover().unwrap();
+            assert_eq!((found.base, found.last), (id(9, 3), id(10, 3)));
+        }
+    }
+
+    #[test]
+    fn a_write_can_be_cut_between_its_parts_in_their_order() {
+        let whole =
+            Write { reset_to: Some(id(6, 2)), ..write(1, hard_state(3), commands(7, 3, &["a", "b", "c"])) };
+        let parts = parts_of(&whole, 2);
+        let shapes: Vec<_> = parts
+            .iter()
+            .map(|part| (part.hard_state.is_some(), part.reset_to.is_some(), part.entries.len()))
+            .collect();
+        assert_eq!(shapes, [(true, false, 0), (false, true, 0), (false, false, 2), (false, false, 1)]);
+        assert_eq!(Entries::join(parts.into_iter().map(|part| part.entries)).unwrap(), whole.entries);
+        assert_eq!(parts_of(&write(1, None, Entries::empty()), 3).len(), 1);
     }
 }

@@ -73,7 +73,8 @@ impl World<'_> {
             return Ok(());
         }
         self.next_fault();
-        let Some(fault) = self.draw_fault() else { return Ok(()) };
+        let weights = self.scenario.faults.weights;
+        let Some(fault) = self.fault_rng.weighted(&Fault::ALL, &weights) else { return Ok(()) };
         let victim = self.victim();
         let now = self.clock.now();
         let model = &self.scenario.faults;
@@ -133,23 +134,16 @@ impl World<'_> {
         }
     }
 
-    fn draw_fault(&mut self) -> Option<Fault> {
-        let weights = self.scenario.faults.weights;
-        let mut drawn = self.fault_rng.below(weights.iter().sum());
-        Fault::ALL.into_iter().zip(weights).find_map(|(fault, weight)| match drawn.checked_sub(weight) {
-            Some(rest) => {
-                drawn = rest;
-                None
-            }
-            None => Some(fault),
-        })
-    }
-
     fn victim(&mut self) -> usize {
         let leader = self.servers.iter().position(|server| server.status().role == RoleKind::Leader);
         match leader {
             Some(leader) if self.fault_rng.chance(self.scenario.faults.at_leader) => leader,
-            _ => self.fault_rng.index(self.servers.len()),
+            // A server that takes no part is spared.
+            _ => {
+                let there: Vec<usize> =
+                    (0..self.servers.len()).filter(|at| self.servers[*at].is_enlisted()).collect();
+                if there.is_empty() { 0 } else { *self.fault_rng.pick(&there) }
+            }
         }
     }
 }

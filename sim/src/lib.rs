@@ -28,9 +28,12 @@ mod disk;
 mod faults;
 mod machine;
 mod network;
+mod operator;
 mod rng;
 mod scenario;
 mod server;
+mod settle;
+mod snapshots;
 mod summary;
 #[cfg(test)]
 mod testing;

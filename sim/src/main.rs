@@ -38,7 +38,7 @@ struct Run {
     /// This seed only.
     #[arg(long)]
     seed: Option<u64>,
-    /// The size of the cluster (three or five, by the seed, if not given).
+    /// How many servers begin (one to seven, mostly three or five, by the seed, if not given).
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=64))]
     nodes: Option<u8>,
     /// Least simulated seconds of each run.
@@ -53,6 +53,9 @@ struct Run {
     /// Print what happens as protocol lines; needs --seed.
     #[arg(long, requires = "seed")]
     trace: bool,
+    /// Go on after a failure, and list all of them.
+    #[arg(long)]
+    keep_going: bool,
     /// No progress bar.
     #[arg(long)]
     quiet: bool,
@@ -73,37 +76,35 @@ impl Run {
             operations_min: self.operations,
         };
         let began = Instant::now();
-        let (summary, failure) = match (self.seed, self.trace) {
+        let (summary, failures) = match (self.seed, self.trace) {
             (Some(seed), true) => split(trace(seed, &options)),
             (Some(seed), false) => split(raft_sim::run(seed, &options)),
             (None, _) => self.campaign(options),
         };
         report(&summary, began.elapsed().as_secs_f64());
-        match failure {
-            None => ExitCode::SUCCESS,
-            Some(failure) => {
-                println!("\nFAILED: {failure}");
-                ExitCode::FAILURE
-            }
+        for failure in &failures {
+            println!("\nFAILED: {failure}");
         }
+        if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 
-    fn campaign(&self, options: Options) -> (Summary, Option<Failure>) {
+    fn campaign(&self, options: Options) -> (Summary, Vec<Failure>) {
         let jobs = self.jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
         let bar = if self.quiet { ProgressBar::hidden() } else { ProgressBar::new(self.seeds) };
         let style = "{bar:30} {pos}/{len} seeds, {per_sec}, {elapsed} (ETA {eta})";
         bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
-        let campaign = Campaign { start: self.start, seeds: self.seeds, jobs, options };
+        let (start, seeds, keep_going) = (self.start, self.seeds, self.keep_going);
+        let campaign = Campaign { start, seeds, jobs, keep_going, options };
         let outcome = campaign.run(|_| bar.inc(1));
         bar.finish_and_clear();
-        (outcome.summary, outcome.failure)
+        (outcome.summary, outcome.failures)
     }
 }
 
-fn split(result: Result<Summary, Failure>) -> (Summary, Option<Failure>) {
+fn split(result: Result<Summary, Failure>) -> (Summary, Vec<Failure>) {
     match result {
-        Ok(summary) => (summary, None),
-        Err(failure) => (Summary::default(), Some(failure)),
+        Ok(summary) => (summary, Vec::new()),
+        Err(failure) => (Summary::default(), vec![failure]),
     }
 }
 

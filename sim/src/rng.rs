@@ -65,6 +65,18 @@ impl Rng {
         ((u128::from(mean) * LN2_PER_1024 * (halvings + fraction)) >> 20) as u64
     }
 
+    /// One of the items, each as likely as its weight says; `None` if all are zero.
+    pub(crate) fn weighted<T: Copy>(&mut self, items: &[T], weights: &[u64]) -> Option<T> {
+        let mut drawn = self.below(weights.iter().sum());
+        items.iter().zip(weights).find_map(|(item, weight)| match drawn.checked_sub(*weight) {
+            Some(rest) => {
+                drawn = rest;
+                None
+            }
+            None => Some(*item),
+        })
+    }
+
     /// One of the items.
     pub(crate) fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
         &items[self.index(items.len())]

@@ -2,19 +2,20 @@
 //!
 //! Everything is drawn here, once, before the run begins, so that a scenario can be printed and read.
 
-use std::time::Duration;
+mod limits;
 
-use raft_core::{Config, NodeId};
+use raft_core::{Config, Lease};
 
 use crate::clock::{MICROSECOND, MILLISECOND, Nanos, SECOND};
 use crate::faults::Fault;
 use crate::network::NetworkModel;
+use crate::operator::OperatorModel;
 use crate::rng::{Ppm, Rng};
 
 /// What a caller fixes; the seed decides the rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// How many nodes. `None`: three or five, by the seed. At most 64.
+    /// How many nodes begin. `None`: one to seven, mostly three or five, by the seed. At most 64. More may join.
     pub nodes: Option<usize>,
     /// Least simulated time before the faults end, in seconds.
     pub seconds_min: u64,
@@ -43,6 +44,10 @@ pub(crate) struct DiskModel {
     pub(crate) read_mean: Nanos,
     /// How often a crash leaves something behind the cut.
     pub(crate) wreck: Ppm,
+    /// How often a write is stored in parts, between which a crash can cut it.
+    pub(crate) cut_writes: Ppm,
+    /// How often a snapshot cannot be taken, read or written.
+    pub(crate) snapshot_fails: Ppm,
 }
 
 /// How the state machines behave.
@@ -53,6 +58,8 @@ pub(crate) struct MachineModel {
     pub(crate) save: Ppm,
     /// How often an `Applied` waits for the next one.
     pub(crate) late_report: Ppm,
+    /// How much longer its snapshots are than they need to be.
+    pub(crate) ballast_bytes: usize,
 }
 
 /// How the driver uses its node.
@@ -86,6 +93,10 @@ pub(crate) struct ClientModel {
     pub(crate) forget: Ppm,
     /// How often a client asks any node rather than the one it believes to lead.
     pub(crate) stray: Ppm,
+    /// How often it asks any node for a read.
+    pub(crate) near: Ppm,
+    /// How often a read asks for the lease.
+    pub(crate) lease_reads: Ppm,
 }
 
 /// What goes wrong.
@@ -104,8 +115,9 @@ pub(crate) struct FaultModel {
 /// Everything that is drawn for a run.
 #[derive(Clone, Debug)]
 pub(crate) struct Scenario {
+    /// How many servers begin; those behind them may join later.
     pub(crate) nodes: usize,
-    /// One for each node.
+    /// One for each server.
     pub(crate) configs: Vec<Config>,
     /// The one node that is bootstrapped; `None`: all of them.
     pub(crate) bootstrap_only: Option<usize>,
@@ -117,7 +129,11 @@ pub(crate) struct Scenario {
     pub(crate) driver: DriverModel,
     pub(crate) clients: ClientModel,
     pub(crate) faults: FaultModel,
+    pub(crate) operator: OperatorModel,
 }
+
+/// The most servers of a run: sets of them are bits of a word.
+const SERVERS_MAX: usize = 64;
 
 /// The unit of time in which everything else is measured: a network much slower than the election timeout
 /// would elect nobody, and prove nothing.
@@ -139,69 +155,36 @@ impl Timing {
 impl Scenario {
     pub(crate) fn draw(seed: u64, options: &Options) -> Self {
         let rng = &mut Rng::new(seed, 0);
-        let nodes = options.nodes.unwrap_or_else(|| *rng.pick(&[3, 5])).clamp(1, 64);
+        let nodes = options.nodes.unwrap_or_else(|| *rng.pick(&[1, 2, 3, 3, 3, 3, 3, 4, 5, 5, 5, 7]));
+        let nodes = nodes.clamp(1, SERVERS_MAX);
         let timing = Timing::draw(rng);
+        let operator = operator(rng, &timing);
+        let spare = if operator.interval_mean.is_some() { rng.index(5) } else { 0 };
         let padding_max = if rng.chance(125_000) { rng.between(64, 2_000) } else { rng.below(64) };
+        let machine = machine(rng);
+        // A bound that is declared is kept; without one, clocks may be off by anything.
+        let lease =
+            rng.chance(350_000).then(|| Lease { clock_drift_ppm_max: *rng.pick(&[100, 1_000, 50_000]) });
+        let mut driver = driver(rng, &timing);
+        if let Some(lease) = lease {
+            driver.drift_ppm_max = *rng.pick(&[0, 1, 1]) * u64::from(lease.clock_drift_ppm_max);
+        }
+        let shape = limits::Shape { padding_max, ballast_bytes: machine.ballast_bytes as u64, lease };
         Self {
             nodes,
-            configs: configs(rng, nodes, &timing, padding_max),
+            configs: limits::configs(rng, (nodes + spare).min(SERVERS_MAX), &timing, &shape),
             bootstrap_only: rng.chance(250_000).then(|| rng.index(nodes)),
             duration: rng.between(options.seconds_min * SECOND, options.seconds_min * SECOND * 5 / 4),
             operations_min: options.operations_min,
             network: network(rng, &timing),
             disk: disk(rng, &timing),
-            machine: machine(rng),
-            driver: driver(rng, &timing),
-            clients: clients(rng, &timing, padding_max),
+            machine,
+            driver,
+            clients: clients(rng, &timing, padding_max, lease.is_some()),
             faults: faults(rng, &timing),
+            operator,
         }
     }
-}
-
-fn configs(rng: &mut Rng, nodes: usize, timing: &Timing, padding_max: u64) -> Vec<Config> {
-    let mut config = Config::new(NodeId::new(0));
-    config.seed = rng.next();
-    config.election_timeout_min = Duration::from_nanos(timing.election_min);
-    config.election_timeout_max = Duration::from_nanos(timing.election_max);
-    config.heartbeat_interval = Duration::from_nanos(timing.heartbeat);
-    let defaults = config.clone();
-    let mixed = rng.chance(250_000);
-    limits(rng, &mut config, padding_max);
-    (1..=nodes as u64)
-        .map(|id| {
-            if mixed {
-                config = defaults.clone();
-                limits(rng, &mut config, padding_max);
-            }
-            Config { id: NodeId::new(id), ..config.clone() }
-        })
-        .collect()
-}
-
-/// Small limits, each in some runs: what is never reached is never tested.
-fn limits(rng: &mut Rng, config: &mut Config, padding_max: u64) {
-    // No limit is so small that a single command could never pass it.
-    let least = 200 + padding_max;
-    let mut sometimes = |ppm, min: u64, max: u64, limit: &mut u64| {
-        if rng.chance(ppm) {
-            *limit = rng.log_between(min, max);
-        }
-    };
-    sometimes(330_000, least, least * 6, &mut config.tail_bytes_max);
-    sometimes(330_000, 1, 16, &mut config.append_entries_max);
-    sometimes(250_000, 64, 2_000, &mut config.append_bytes_max);
-    sometimes(200_000, least, least * 16, &mut config.inflight_bytes_max);
-    sometimes(250_000, 64, 2_000, &mut config.write_bytes_max);
-    sometimes(150_000, least, least * 16, &mut config.unpersisted_bytes_max);
-    sometimes(250_000, least, least * 16, &mut config.uncommitted_bytes_max);
-    sometimes(150_000, least, least * 16, &mut config.unapplied_bytes_max);
-    sometimes(250_000, 64, 2_000, &mut config.apply_bytes_max);
-    sometimes(125_000, 1, 16, &mut config.pending_proposals_max);
-    sometimes(125_000, 1, 8, &mut config.pending_reads_max);
-    let mut appends = config.inflight_appends_max as u64;
-    sometimes(330_000, 1, 4, &mut appends);
-    config.inflight_appends_max = appends as usize;
-    config.writes_inflight_max = rng.between(1, 4) as usize;
 }
 
 fn network(rng: &mut Rng, timing: &Timing) -> NetworkModel {
@@ -235,6 +218,8 @@ fn disk(rng: &mut Rng, timing: &Timing) -> DiskModel {
         late_mean: rng.log_between(10 * MICROSECOND, timing.heartbeat),
         read_mean: rng.log_between(MICROSECOND, timing.heartbeat / 2),
         wreck: *rng.pick(&[0, 300_000]),
+        cut_writes: *rng.pick(&[0, 500_000]),
+        snapshot_fails: *rng.pick(&[0, 0, 10_000, 100_000]),
     }
 }
 
@@ -243,6 +228,16 @@ fn machine(rng: &mut Rng) -> MachineModel {
         task_mean: *rng.pick(&[0, 10 * MICROSECOND, MILLISECOND, 10 * MILLISECOND]),
         save: *rng.pick(&[0, 0, 30_000, 500_000]),
         late_report: *rng.pick(&[0, 100_000]),
+        ballast_bytes: *rng.pick(&[0, 0, 200, 2_000, 30_000]),
+    }
+}
+
+fn operator(rng: &mut Rng, timing: &Timing) -> OperatorModel {
+    let busy = rng.chance(750_000);
+    OperatorModel {
+        interval_mean: busy.then(|| rng.log_between(timing.election_min * 2, 5 * SECOND)),
+        weights: std::array::from_fn(|_| *rng.pick(&[0, 1, 1, 2, 4])),
+        down_mean: rng.log_between(5 * MILLISECOND, SECOND),
     }
 }
 
@@ -253,11 +248,11 @@ fn driver(rng: &mut Rng, timing: &Timing) -> DriverModel {
         late_wake: *rng.pick(&[0, 20_000]),
         late_wake_mean: rng.log_between(10 * MICROSECOND, timing.election_max),
         spurious_wake: *rng.pick(&[0, 10_000]),
-        drift_ppm_max: *rng.pick(&[0, 0, 500, 50_000]),
+        drift_ppm_max: *rng.pick(&[0, 0, 500, 50_000, 150_000]),
     }
 }
 
-fn clients(rng: &mut Rng, timing: &Timing, padding_max: u64) -> ClientModel {
+fn clients(rng: &mut Rng, timing: &Timing, padding_max: u64, lease: bool) -> ClientModel {
     let clients = rng.between(2, 8);
     let requests_per_second = rng.log_between(16, 256);
     ClientModel {
@@ -271,6 +266,8 @@ fn clients(rng: &mut Rng, timing: &Timing, padding_max: u64) -> ClientModel {
         patience: rng.log_between(timing.election_min, timing.election_max * 8),
         forget: *rng.pick(&[0, 500_000, 900_000]),
         stray: *rng.pick(&[5_000, 100_000, 500_000]),
+        near: *rng.pick(&[0, 200_000, 1_000_000]),
+        lease_reads: if lease { *rng.pick(&[200_000, 900_000]) } else { *rng.pick(&[0, 100_000]) },
     }
 }
 
@@ -293,18 +290,27 @@ mod tests {
     #[test]
     fn every_scenario_is_valid_and_a_seed_means_one_of_them() {
         let options = Options::default();
-        let mut sizes = [0; 6];
+        let mut sizes = [0; 8];
+        let (mut leases, mut joins) = (0, 0);
         for seed in 0..500 {
             let scenario = Scenario::draw(seed, &options);
             sizes[scenario.nodes] += 1;
+            joins += u64::from(scenario.configs.len() > scenario.nodes);
             for config in &scenario.configs {
                 assert_eq!(config.validate(), Ok(()), "seed {seed}");
+                let bound = config.lease.map(|lease| u64::from(lease.clock_drift_ppm_max));
+                assert!(bound.is_none_or(|bound| scenario.driver.drift_ppm_max <= bound), "seed {seed}");
+                leases += u64::from(bound.is_some());
             }
             assert!(scenario.duration >= 40 * SECOND);
             assert_eq!(format!("{scenario:?}"), format!("{:?}", Scenario::draw(seed, &options)));
         }
-        assert!(sizes[3] > 200 && sizes[5] > 200, "sizes drawn: {sizes:?}");
+        assert!(sizes[3] > 100 && sizes[5] > 60 && sizes[1] > 10 && sizes[7] > 10, "sizes drawn: {sizes:?}");
+        assert!(leases > 100 && joins > 100, "{leases} with leases, {joins} with servers that join");
         let fixed = Options { nodes: Some(7), ..options };
-        assert_eq!(Scenario::draw(3, &fixed).configs.len(), 7);
+        let scenario = Scenario::draw(3, &fixed);
+        assert!(scenario.nodes == 7 && scenario.configs.len() >= 7);
+        let many = Scenario::draw(3, &Options { nodes: Some(64), ..fixed });
+        assert_eq!(many.configs.len(), 64);
     }
 }

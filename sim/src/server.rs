@@ -1,22 +1,29 @@
-//! One simulated server: a node, its disk and its state machine, and how it starts and crashes.
+//! One simulated server: a node, its disks and its state machine, and how it starts and crashes.
 //!
-//! * A crash may come between any two actions. The next life knows only what the disk and the machine's own
-//!   image kept.
+//! * A crash may come between any two actions. The next life knows only what the disk, the snapshot store and the
+//!   machine's own image kept.
+//! * A server that nobody wants (yet, or any more) is not enlisted: it does not start by itself. Its disk stays its own.
 
+mod answers;
 mod driver;
+mod lane;
+mod perform;
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use raft_core::host::{StateMachine, Waiters};
 use raft_core::{
     Config, Counters, Instant, LogId, LogIndex, MachineTask, Node, NodeId, ReadId, Recovery, RoleKind,
-    Status, Term, Ticket, WriteId,
+    SnapshotId, SnapshotMeta, Status, Term, Ticket, WriteId,
 };
 
-use crate::check::{Broken, Check, OpId};
+use crate::check::{Broken, Check, OpId, View};
 use crate::clock::{LocalClock, MILLISECOND, Nanos, SECOND};
 use crate::disk::{Disk, Wreck};
 use crate::machine::KvMachine;
+use crate::operator::ErrandId;
+use crate::snapshots::SnapshotStore;
 use crate::world::{Happening, World, say};
 
 /// Something that happens inside a server.
@@ -36,6 +43,12 @@ pub(crate) enum Local {
     MachineDone,
     /// The log was read.
     LogRead { read: ReadId, from: LogIndex, through: LogIndex, bytes_max: u64 },
+    /// The snapshot that the machine took is durable, or cannot be.
+    SnapshotTaken { fails: bool },
+    /// A part of a snapshot was read.
+    ChunkRead { id: SnapshotId, offset: u64, bytes_max: u64 },
+    /// A part of an incoming snapshot was written, or could not be.
+    ChunkWritten { meta: Arc<SnapshotMeta>, offset: u64, done: bool, fails: bool },
     /// Give the cluster its first configuration; `alien`: another one than the others'.
     Bootstrap { alien: bool },
 }
@@ -51,6 +64,8 @@ pub(crate) enum Waiter {
     AlienBootstrap,
     /// An operator who wants an election.
     Campaign,
+    /// The operator, with one of the errands.
+    Operator(ErrandId),
 }
 
 /// One server.
@@ -63,8 +78,17 @@ pub(crate) struct Server {
     disk: Disk,
     /// Writes beyond the synced ones that survived the last crash.
     survived: usize,
+    snapshots: SnapshotStore,
+    /// Chunks handed to the store and not reported.
+    chunks_under_way: usize,
+    /// Writes handed to the disk and not reported.
+    unreported: VecDeque<WriteId>,
     machine: KvMachine,
     lane: VecDeque<MachineTask>,
+    /// Bytes handed to the machine and not reported applied.
+    applying: VecDeque<(LogIndex, u64)>,
+    /// The newest snapshot installed in this life: where the terms that came with it begin.
+    installed_terms: Option<LogIndex>,
     waiters: Waiters<Waiter>,
     /// Whom the node has asked to be connected to, in this life.
     peers: BTreeSet<NodeId>,
@@ -75,10 +99,11 @@ pub(crate) struct Server {
     stalled_until: Nanos,
     /// It crashes after this many actions.
     crash_in: Option<u64>,
+    enlisted: bool,
 }
 
 impl Server {
-    pub(crate) fn new(config: Config) -> Self {
+    pub(crate) fn new(config: Config, ballast_bytes: usize, enlisted: bool) -> Self {
         let status = Status {
             id: config.id,
             role: RoleKind::Follower,
@@ -89,6 +114,9 @@ impl Server {
             durable: LogIndex::ZERO,
             commit: LogIndex::ZERO,
             applied: LogIndex::ZERO,
+            base: LogId::ZERO,
+            snapshot: LogId::ZERO,
+            membership_index: LogIndex::ZERO,
             counters: Counters::default(),
         };
         Self {
@@ -99,8 +127,13 @@ impl Server {
             clock: LocalClock::default(),
             disk: Disk::default(),
             survived: 0,
-            machine: KvMachine::default(),
+            snapshots: SnapshotStore::default(),
+            chunks_under_way: 0,
+            unreported: VecDeque::new(),
+            machine: KvMachine::with_ballast(ballast_bytes),
             lane: VecDeque::new(),
+            applying: VecDeque::new(),
+            installed_terms: None,
             waiters: Waiters::default(),
             peers: BTreeSet::new(),
             timer: None,
@@ -108,7 +141,37 @@ impl Server {
             paused_until: 0,
             stalled_until: 0,
             crash_in: None,
+            enlisted,
         }
+    }
+
+    /// Whether it is wanted: it starts, and starts again after a crash.
+    pub(crate) fn is_enlisted(&self) -> bool {
+        self.enlisted
+    }
+
+    pub(crate) fn enlist(&mut self, enlisted: bool) {
+        self.enlisted = enlisted;
+    }
+
+    /// Whether it has ever stored anything.
+    pub(crate) fn is_pristine(&self) -> bool {
+        self.status.last == LogId::ZERO
+    }
+
+    /// Whom it is connected to.
+    pub(crate) fn peers(&self) -> &BTreeSet<NodeId> {
+        &self.peers
+    }
+
+    /// The newest complete snapshot of its store.
+    pub(crate) fn snapshot(&self) -> LogId {
+        self.snapshots.newest().map_or(LogId::ZERO, |stored| stored.meta.id.last)
+    }
+
+    /// Whether the node may have forgotten what became of an entry: it installed a snapshot whose terms begin behind it.
+    pub(crate) fn may_not_know(&self, index: LogIndex) -> bool {
+        self.installed_terms.is_some_and(|first| index < first)
     }
 
     /// What the node said of itself after its last step.
@@ -167,37 +230,47 @@ impl Server {
 }
 
 impl World<'_> {
-    /// Starts a server from what its disk kept.
+    /// Starts a server from what its disks kept.
     pub(crate) fn start(&mut self, at: usize) -> Check {
         let now = self.clock.now();
         let server = &mut self.servers[at];
-        if server.is_up() {
+        if server.is_up() || !server.enlisted {
             return Ok(());
         }
         let id = server.config.id;
         let log =
             server.disk.recover().map_err(|error| Broken::new("recovery", format!("n{id}: {error}")))?;
-        self.checks.recovered(id, log.hard_state, log.last, server.survived)?;
+        let snapshot = server.snapshots.newest().map(|stored| Arc::clone(&stored.meta));
+        // What is not the newest is of no use to anybody.
+        let older: Vec<SnapshotId> = server.snapshots.complete().collect();
+        for of in older.into_iter().filter(|of| snapshot.as_ref().is_some_and(|newest| newest.id != *of)) {
+            server.snapshots.forget(of);
+        }
+        self.checks.recovered(id, &log, server.survived, server.snapshots.complete())?;
         let applied = server.machine.recover().map_err(|error| Broken::new("machine", error.to_string()))?;
         let drift = self.scenario.driver.drift_ppm_max;
         let drift_ppm =
             i32::try_from(self.rng.between(0, 2 * drift)).unwrap_or(0) - i32::try_from(drift).unwrap_or(0);
         server.clock = LocalClock { epoch: self.rng.between(SECOND, 10_000 * SECOND), drift_ppm };
         server.survived = 0;
-        let (last, pristine) = (log.last, log.last.index == LogIndex::ZERO);
-        let recovery = Recovery { log, applied, incarnation: u64::from(server.life) };
+        let (base, last, pristine) =
+            (log.base, log.last, log.last.index == LogIndex::ZERO && snapshot.is_none());
+        let held = snapshot.as_ref().map_or(LogId::ZERO, |meta| meta.id.last);
+        let recovery = Recovery { log, snapshot, applied, incarnation: u64::from(server.life) };
         let started = Node::start(server.config.clone(), recovery, Instant::from_nanos(server.clock.at(now)));
         let node = started.map_err(|error| Broken::new("start", format!("n{id}: {error}")))?;
         server.status = node.status();
-        self.checks.started(&server.status, applied, &|index| node.term_at(index))?;
+        let view = View { term_at: &|index| node.term_at(index), membership: node.membership() };
+        self.checks.started(&server.status, applied, held, view)?;
         server.node = Some(node);
         let life = server.life;
-        say!(self, "n{id} starts, log through {last}, applied {applied}");
-        let bootstraps = self.scenario.bootstrap_only.is_none_or(|only| only == at);
+        say!(self, "n{id} starts, log {base} to {last}, snapshot {held}, applied {applied}");
+        let founder = at < self.scenario.nodes;
+        let bootstraps = founder && self.scenario.bootstrap_only.is_none_or(|only| only == at);
         if pristine && bootstraps {
             let delay = self.rng.below(20 * MILLISECOND);
             self.clock.after(delay, Happening::Local(at, life, Local::Bootstrap { alien: false }));
-        } else if !pristine && self.rng.chance(50_000) {
+        } else if !pristine && founder && self.rng.chance(50_000) {
             let alien = self.rng.chance(500_000);
             self.clock.after(0, Happening::Local(at, life, Local::Bootstrap { alien }));
         }
@@ -206,6 +279,11 @@ impl World<'_> {
 
     /// A server stops at once, and loses what was in memory and some of what was not synced.
     pub(crate) fn crash(&mut self, at: usize) -> Check {
+        self.crash_for(at, self.scenario.faults.down_mean)
+    }
+
+    /// A server stops, and comes back after about so long if it is wanted.
+    pub(crate) fn crash_for(&mut self, at: usize, down_mean: Nanos) -> Check {
         let model = self.scenario.disk;
         let rng = &mut self.rng;
         let server = &mut self.servers[at];
@@ -223,9 +301,13 @@ impl World<'_> {
             true if rng.chance(500_000) => Wreck::Zeros(rng.index(200)),
             true => Wreck::Rubbish(rng.index(200), rng.next()),
         };
-        server.survived = server.disk.crash(kept, wreck);
+        server.survived = server.disk.crash(kept, wreck, rng.chance(500_000));
+        server.snapshots.crash(rng.chance(300_000));
         server.machine.crash();
         server.lane.clear();
+        server.applying.clear();
+        server.unreported.clear();
+        (server.chunks_under_way, server.installed_terms) = (0, None);
         server.peers.clear();
         server.node = None;
         server.life += 1;
@@ -238,12 +320,14 @@ impl World<'_> {
         self.summary.crashes += 1;
         say!(self, "n{id} CRASHES, {kept} of {unsynced} unsynced bytes survive");
         for waiter in lost {
-            if let Waiter::Client(op) = waiter {
-                self.lost_with_server(op);
+            match waiter {
+                Waiter::Client(op) => self.lost_with_server(op),
+                Waiter::Operator(errand) => self.errand_lost(errand),
+                Waiter::Bootstrap | Waiter::AlienBootstrap | Waiter::Campaign => {}
             }
         }
-        if !self.settling {
-            let down = self.fault_rng.exponential(self.scenario.faults.down_mean);
+        if !self.settling && self.servers[at].enlisted {
+            let down = self.fault_rng.exponential(down_mean);
             self.clock.after(down, Happening::Start(at));
         }
         Ok(())

@@ -36,6 +36,44 @@ pub struct Summary {
     pub log_reads: u64,
     /// Requests that were answered `Busy`.
     pub busy: u64,
+    /// Changes of the membership that were answered as done.
+    pub changes_done: u64,
+    /// Changes that were cancelled.
+    pub changes_cancelled: u64,
+    /// Changes that were refused, or of unknown outcome.
+    pub changes_refused: u64,
+    /// Changes that were given up because new voters did not catch up.
+    pub timed_out: u64,
+    /// Joint configurations entered.
+    pub joint: u64,
+    /// Joint configurations that were taken back.
+    pub backed_out: u64,
+    /// New servers that were switched on.
+    pub joined: u64,
+    /// Removed servers that were switched off.
+    pub retired: u64,
+    /// Snapshots taken.
+    pub snapshots: u64,
+    /// Chunks of snapshots sent.
+    pub chunks: u64,
+    /// Snapshots installed from a leader.
+    pub installed: u64,
+    /// Snapshots restored by a state machine, after a restart too.
+    pub restored: u64,
+    /// Compactions of a log.
+    pub compactions: u64,
+    /// Leaderships handed over.
+    pub transfers: u64,
+    /// Restarts by plan, with a hand-over before.
+    pub restarts: u64,
+    /// Reads that asked for the lease.
+    pub lease_reads: u64,
+    /// Reads served by a node that did not lead.
+    pub follower_reads: u64,
+    /// Writes that were committed, and whose response was in a snapshot.
+    pub applied_elsewhere: u64,
+    /// Writes whose outcome nobody knew, though nobody gave them up.
+    pub unknown: u64,
     /// What happened, as a number: the same seed gives the same. Sums do not depend on the order of the runs.
     pub digest: u64,
 }
@@ -57,6 +95,25 @@ impl Summary {
         self.syncs += other.syncs;
         self.log_reads += other.log_reads;
         self.busy += other.busy;
+        self.changes_done += other.changes_done;
+        self.changes_cancelled += other.changes_cancelled;
+        self.changes_refused += other.changes_refused;
+        self.timed_out += other.timed_out;
+        self.joint += other.joint;
+        self.backed_out += other.backed_out;
+        self.joined += other.joined;
+        self.retired += other.retired;
+        self.snapshots += other.snapshots;
+        self.chunks += other.chunks;
+        self.installed += other.installed;
+        self.restored += other.restored;
+        self.compactions += other.compactions;
+        self.transfers += other.transfers;
+        self.restarts += other.restarts;
+        self.lease_reads += other.lease_reads;
+        self.follower_reads += other.follower_reads;
+        self.applied_elsewhere += other.applied_elsewhere;
+        self.unknown += other.unknown;
         self.digest = self.digest.wrapping_add(fold(1, other.digest));
     }
 }
@@ -75,6 +132,34 @@ impl fmt::Display for Summary {
             self.events, self.elections, self.messages, self.messages_lost, self.syncs, self.log_reads
         )?;
         writeln!(f, "faults       {} crashes, {} cuts, pauses and stalls", self.crashes, self.disturbances)?;
+        writeln!(
+            f,
+            "membership   {} changes done, {} cancelled, {} refused, {} timed out; {} joint phases, {} taken back; {} \
+             servers joined, {} retired",
+            self.changes_done,
+            self.changes_cancelled,
+            self.changes_refused,
+            self.timed_out,
+            self.joint,
+            self.backed_out,
+            self.joined,
+            self.retired
+        )?;
+        writeln!(
+            f,
+            "snapshots    {} taken, {} chunks sent, {} installed, {} restored; {} compactions",
+            self.snapshots, self.chunks, self.installed, self.restored, self.compactions
+        )?;
+        writeln!(
+            f,
+            "leadership   {} transfers, {} restarts by plan; {} lease reads asked for, {} reads served by others",
+            self.transfers, self.restarts, self.lease_reads, self.follower_reads
+        )?;
+        writeln!(
+            f,
+            "outcomes     {} writes applied elsewhere only, {} unknown",
+            self.applied_elsewhere, self.unknown
+        )?;
         write!(f, "digest       {:016x}", self.digest)
     }
 }

@@ -1,12 +1,19 @@
 //! What the unit tests share: hand-made entries, writes and statuses.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use raft_core::host::{FrozenState, StateMachine};
 use raft_core::{
-    Body, Counters, Entries, HardState, LogId, LogIndex, Message, NodeId, RoleKind, Status, Term, Write,
-    WriteId,
+    Body, Counters, Entries, HardState, LogId, LogIndex, Membership, Message, NodeId, RoleKind, SnapshotId,
+    SnapshotMeta, Status, Term, TermRun, Write, WriteId,
 };
 use serde::Deserialize;
 use serde::de::IntoDeserializer;
 use serde::de::value::{Error, U64Deserializer};
+
+use crate::machine::KvMachine;
 
 pub(crate) fn node(id: u64) -> NodeId {
     NodeId::new(id)
@@ -32,7 +39,7 @@ pub(crate) fn write_id(id: u64) -> WriteId {
 }
 
 pub(crate) fn write(id: u64, hard_state: Option<HardState>, entries: Entries) -> Write {
-    Write { id: write_id(id), hard_state, entries }
+    Write { id: write_id(id), hard_state, reset_to: None, entries }
 }
 
 pub(crate) fn hard_state(term: u64, voted_for: u64) -> Option<HardState> {
@@ -57,6 +64,38 @@ pub(crate) fn append(prev: LogId, entries: Entries, commit: u64) -> Body {
     Body::AppendEntries { prev, entries, commit: LogIndex::new(commit), round: 1 }
 }
 
+/// A configuration in which these nodes vote.
+pub(crate) fn voters(nodes: &[u64]) -> Membership {
+    let nodes: BTreeMap<NodeId, Bytes> =
+        nodes.iter().map(|id| (node(*id), Bytes::from_static(b"here"))).collect();
+    Membership::of_voters(nodes)
+}
+
+/// A joint configuration.
+pub(crate) fn joint(outgoing: &[u64], incoming: &[u64]) -> Membership {
+    let mut membership = voters(&[outgoing, incoming].concat());
+    membership.voters = voters(incoming).voters;
+    membership.outgoing = voters(outgoing).voters;
+    membership
+}
+
+/// What is known of the snapshot through `index@term`, the first that node 1 took, of the log of `check::book`'s tests.
+pub(crate) fn snapshot_meta(index: u64, term: u64, seq: u64) -> SnapshotMeta {
+    SnapshotMeta {
+        id: SnapshotId { last: id(index, term), taken_by: node(1), seq },
+        membership: Arc::new(voters(&[1, 2, 3])),
+        membership_index: LogIndex::FIRST,
+        size_bytes: 0,
+        digest: 0,
+        terms: [TermRun { term: Term::new(term), first: LogIndex::new(2) }].into(),
+    }
+}
+
+/// The machine's present state as bytes.
+pub(crate) fn frozen(machine: &mut KvMachine) -> Bytes {
+    machine.snapshot().unwrap().next_chunk().unwrap().unwrap()
+}
+
 /// A follower of an empty log.
 pub(crate) fn status(node: u64, term: u64) -> Status {
     Status {
@@ -69,6 +108,9 @@ pub(crate) fn status(node: u64, term: u64) -> Status {
         durable: LogIndex::ZERO,
         commit: LogIndex::ZERO,
         applied: LogIndex::ZERO,
+        base: LogId::ZERO,
+        snapshot: LogId::ZERO,
+        membership_index: LogIndex::ZERO,
         counters: Counters::default(),
     }
 }

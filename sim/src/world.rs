@@ -2,21 +2,22 @@
 //!
 //! * Everything that happens is an event of the heap, so a seed is one sequence, and its digest names it.
 //! * Nodes meet the world only through `step`, `poll_action` and `deadline`, as under any other driver.
-//! * When the time is over, faults end, everything heals, and the cluster has to come to rest: one leader, every
-//!   request answered, a new write committed, all state machines equal.
+//! * When the time is over, faults end, everything heals, and the cluster has to come to rest.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use raft_core::{Body, Event, Message, RoleKind};
+use raft_core::{Body, Config, Event, InstallProgress, Message};
 
 use crate::check::{Broken, Check, Checks, OpId};
 use crate::clients::Clients;
-use crate::clock::{Clock, MILLISECOND, Nanos, SECOND};
+use crate::clock::{Clock, MILLISECOND};
 use crate::network::Network;
+use crate::operator::Operator;
 use crate::rng::{Rng, fold};
 use crate::scenario::{Options, Scenario};
 use crate::server::{Local, Server};
+use crate::settle::Settle;
 use crate::summary::{Failure, Summary};
 
 /// Where protocol lines go.
@@ -39,6 +40,8 @@ pub(crate) enum Happening {
     Patience(OpId),
     /// Something goes wrong.
     Fault,
+    /// The operator does something.
+    Operate,
     /// A server starts.
     Start(usize),
     /// Has the cluster come to rest?
@@ -52,6 +55,7 @@ pub(crate) struct World<'t> {
     pub(crate) network: Network,
     pub(crate) servers: Vec<Server>,
     pub(crate) clients: Clients,
+    pub(crate) operator: Operator,
     pub(crate) checks: Checks,
     /// Draws for the driver's side: polling, disks, machines.
     pub(crate) rng: Rng,
@@ -59,7 +63,7 @@ pub(crate) struct World<'t> {
     pub(crate) summary: Summary,
     /// The faults are over.
     pub(crate) settling: bool,
-    settle: Settle,
+    pub(crate) settle: Settle,
     sink: Sink<'t>,
 }
 
@@ -73,30 +77,21 @@ macro_rules! say {
 }
 pub(crate) use say;
 
-/// How the cluster comes to rest after the faults.
-#[derive(Debug, Default)]
-struct Settle {
-    began: Nanos,
-    /// Advances whenever anything becomes durable, is applied or answered.
-    progress: u64,
-    progressed_at: Nanos,
-    last_write: Option<OpId>,
-}
-
 /// Events of one instant beyond which time is taken to stand still.
 const INSTANT_EVENTS_MAX: u64 = 200_000;
-/// Simulated time beyond which a cluster that still makes progress is taken to be too slow.
-const SETTLE_MAX: Nanos = 2_000 * SECOND;
-
 impl<'t> World<'t> {
     pub(crate) fn new(seed: u64, options: &Options, sink: Sink<'t>) -> Self {
         let scenario = Scenario::draw(seed, options);
-        let nodes = scenario.nodes;
+        let nodes = scenario.configs.len();
+        let ballast_bytes = scenario.machine.ballast_bytes;
+        let server =
+            |(at, config): (usize, &Config)| Server::new(config.clone(), ballast_bytes, at < scenario.nodes);
         Self {
             clock: Clock::new(),
             network: Network::new(scenario.network, nodes, Rng::new(seed, 1)),
-            servers: scenario.configs.iter().map(|config| Server::new(config.clone())).collect(),
-            clients: Clients::new(scenario.clients, nodes, Rng::new(seed, 2)),
+            servers: scenario.configs.iter().enumerate().map(server).collect(),
+            clients: Clients::new(scenario.clients, Rng::new(seed, 2)),
+            operator: Operator::new(Rng::new(seed, 5)),
             checks: Checks::new(nodes),
             rng: Rng::new(seed, 3),
             fault_rng: Rng::new(seed, 4),
@@ -127,7 +122,11 @@ impl<'t> World<'t> {
     }
 
     fn finished(&self, simulated: Duration) -> Summary {
+        let (snapshots, joint, backed_out) = self.checks.exercised();
         Summary {
+            snapshots,
+            joint,
+            backed_out,
             simulated,
             operations: self.checks.operations.count(),
             committed: self.checks.operations.committed_count(),
@@ -148,6 +147,7 @@ impl<'t> World<'t> {
             self.clock.after(delay, Happening::Request(client));
         }
         self.next_fault();
+        self.next_act();
         let (mut instant, mut events) = (0, 0);
         loop {
             let happening = self.clock.pop();
@@ -157,7 +157,7 @@ impl<'t> World<'t> {
             events = if self.clock.now() == instant { events + 1 } else { 0 };
             instant = self.clock.now();
             if events > INSTANT_EVENTS_MAX {
-                return Err(Broken::new("progress", "time stands still"));
+                return Err(Broken::new("progress", format!("time stands still at {happening:?}")));
             }
             let over = instant >= self.scenario.duration
                 && self.checks.operations.count() >= self.scenario.operations_min;
@@ -181,6 +181,7 @@ impl<'t> World<'t> {
             Happening::Retry(client) => self.retry(client),
             Happening::Patience(op) => self.patience_ends(op),
             Happening::Fault => self.fault(),
+            Happening::Operate => self.operate(),
             Happening::Start(server) => self.start(server),
             Happening::Settle => Ok(()),
         }
@@ -215,81 +216,6 @@ impl<'t> World<'t> {
         Ok(())
     }
 
-    /// The faults are over: everything heals, everybody starts.
-    fn heal(&mut self) -> Check {
-        say!(self, "---- the faults are over ----");
-        self.settling = true;
-        self.network.heal();
-        self.scenario.disk.stall = 0;
-        self.scenario.driver.late_wake = 0;
-        for server in 0..self.servers.len() {
-            self.servers[server].heal();
-            self.start(server)?;
-        }
-        let now = self.clock.now();
-        let last_write = Some(self.last_request());
-        self.settle = Settle { began: now, progressed_at: now, progress: 0, last_write };
-        self.clock.after(0, Happening::Settle);
-        Ok(())
-    }
-
-    /// The last write found another entry in its place: its client writes another one.
-    pub(crate) fn again_if_last(&mut self, op: OpId) {
-        if self.settling && self.settle.last_write == Some(op) {
-            self.settle.last_write = Some(self.last_request());
-        }
-    }
-
-    /// Whether the cluster has come to rest. It fails if nothing moves any more and it has not.
-    fn settled(&mut self) -> Result<bool, Broken> {
-        let missing = self.missing();
-        if missing.is_none() {
-            return Ok(true);
-        }
-        let now = self.clock.now();
-        // A slow disk that writes one entry at a time may be busy for long with what it has to catch up.
-        let moved = self.servers.iter().map(|server| {
-            let status = server.status();
-            status.applied.get() + status.durable.get()
-        });
-        let progress = moved.sum::<u64>() + self.clients.answered();
-        if progress != self.settle.progress {
-            (self.settle.progress, self.settle.progressed_at) = (progress, now);
-        }
-        let election_max = self.scenario.configs.iter().map(|config| config.election_timeout_max).max();
-        let patience = 40 * u64::try_from(election_max.unwrap_or_default().as_nanos()).unwrap_or(u64::MAX);
-        if now - self.settle.progressed_at > patience.max(10 * SECOND) || now - self.settle.began > SETTLE_MAX
-        {
-            let what = missing.unwrap_or_default();
-            let healed = (now - self.settle.began) / MILLISECOND;
-            return Err(Broken::new("liveness", format!("{healed} ms after everything healed: {what}")));
-        }
-        self.clock.after(10 * MILLISECOND, Happening::Settle);
-        Ok(false)
-    }
-
-    /// What keeps the cluster from being at rest.
-    fn missing(&self) -> Option<String> {
-        let committed = self.checks.committed();
-        if !self.servers.iter().any(|server| server.status().role == RoleKind::Leader) {
-            return Some("nobody leads".to_owned());
-        }
-        if !self.settle.last_write.is_some_and(|op| self.clients.is_answered(op)) {
-            return Some("a new write has not committed".to_owned());
-        }
-        for server in &self.servers {
-            let (status, machine) = (server.status(), server.machine());
-            if status.applied != committed || machine.applied().index != committed {
-                return Some(format!("n{} has applied {} of {committed}", status.id, status.applied));
-            }
-            if server.waiting() > 0 {
-                return Some(format!("n{} has not answered {} requests", status.id, server.waiting()));
-            }
-        }
-        let digests = || self.servers.iter().map(|server| server.machine().digest());
-        (digests().max() != digests().min()).then(|| "the state machines differ".to_owned())
-    }
-
     /// Folds what happened into the run's digest.
     pub(crate) fn fold(&mut self, value: u64) {
         self.summary.digest = fold(self.summary.digest, value);
@@ -297,7 +223,7 @@ impl<'t> World<'t> {
 
     fn fold_message(&mut self, message: &Message) {
         let (kind, a, b) = match &message.body {
-            Body::RequestVote { last } => (0, last.index.get(), last.term.get()),
+            Body::RequestVote { last, .. } => (0, last.index.get(), last.term.get()),
             Body::RequestVoteReply { granted } => (1, u64::from(*granted), 0),
             Body::PreVote { proposed, last } => (2, proposed.get(), last.index.get()),
             Body::PreVoteReply { proposed, granted } => (3, proposed.get(), u64::from(*granted)),
@@ -310,6 +236,18 @@ impl<'t> World<'t> {
             Body::AppendEntriesReply { result: Err(conflict), round } => {
                 (6, conflict.hint.index.get(), *round)
             }
+            Body::InstallSnapshot { meta, offset, data, .. } => {
+                self.summary.chunks += u64::from(!data.is_empty());
+                (7, meta.id.last.index.get(), *offset)
+            }
+            Body::InstallSnapshotReply { id, progress, .. } => match progress {
+                InstallProgress::Wants(offset) => (8, id.last.index.get(), *offset),
+                InstallProgress::Busy => (9, id.last.index.get(), 0),
+                InstallProgress::Installed(index) => (10, id.last.index.get(), index.get()),
+            },
+            Body::TimeoutNow => (11, 0, 0),
+            Body::ReadIndex { id } => (12, id.incarnation, id.seq),
+            Body::ReadIndexReply { id, index } => (13, id.seq, index.map_or(0, |index| index.get())),
         };
         for part in [message.from.get() << 32 | message.to.get() << 8 | kind, message.term.get(), a, b] {
             self.fold(part);

@@ -263,6 +263,10 @@ impl CommandPacker {
             for end in &self.ends {
                 data.extend_from_slice(&end.to_le_bytes());
             }
+            if data.capacity() > data.len() + data.len() / 2 {
+                // Limits count what is used: what is kept must not be much more.
+                data.shrink_to_fit();
+            }
             Chunk::Packed { bytes: Bytes::from(data), count }
         };
         self.ends.clear();

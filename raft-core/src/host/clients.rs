@@ -1,6 +1,7 @@
 //! Who waits for what: turns clients' requests into events, and a node's responses into answers.
 //!
-//! * One wake's commands become one [`Event::Propose`], packed into one buffer; one wake's reads one [`Event::Read`].
+//! * One wake's commands become one [`Event::Propose`], packed into one buffer; one wake's reads one [`Event::Read`] for
+//!   each run of the same consistency.
 //! * Commands are taken in only as far as the node has room for them; the rest stays queued, and so its callers wait.
 //! * Reads and writes have tickets of their own ranges: an [`Event::Forget`] names no kind.
 //! * A writer keeps its command until the outcome, so that it can go back if it did not happen.
@@ -115,8 +116,9 @@ pub struct Clients<W, R, A> {
     operators: Waiters<A>,
     /// Waiting for the `Apply` that covers them.
     committed: Vec<Committed<W>>,
-    /// The first read that [`reads`](Self::reads) has not told of.
+    /// The first read that [`reads`](Self::reads) has not told of, and how many follow, of which kind.
     reads_told: Ticket,
+    reads_untold: VecDeque<(u32, ReadConsistency)>,
     packer: CommandPacker,
     command_bytes_max: u64,
 }
@@ -131,6 +133,7 @@ impl<W: Writer, R: Reader, A: Operator> Clients<W, R, A> {
             operators: Waiters::default(),
             committed: Vec::new(),
             reads_told: Ticket::default(),
+            reads_untold: VecDeque::new(),
             packer: CommandPacker::default(),
             command_bytes_max,
         }
@@ -175,18 +178,20 @@ impl<W: Writer, R: Reader, A: Operator> Clients<W, R, A> {
     }
 
     /// Lets a read wait.
-    pub fn read(&mut self, reader: R) {
+    pub fn read(&mut self, reader: R, consistency: ReadConsistency) {
         self.readers.push(reader);
+        match self.reads_untold.back_mut() {
+            Some((count, last)) if *last == consistency && *count < u32::MAX => *count += 1,
+            _ => self.reads_untold.push_back((1, consistency)),
+        }
     }
 
-    /// What to step for the reads since the last call, if there are any.
+    /// What to step for the reads since the last call; to be called until there is nothing more.
     pub fn reads(&mut self) -> Option<Event> {
-        let (first, next) = (self.reads_told, self.readers.next());
-        // Should a wake ever bring more, the rest is told of at the next call.
-        let count = u32::try_from(next.get() - first.get()).unwrap_or(u32::MAX);
+        let (count, consistency) = self.reads_untold.pop_front()?;
+        let first = self.reads_told;
         self.reads_told = Ticket::new(first.get() + u64::from(count));
-        let tickets = Tickets::new(to_node(first), count);
-        (count > 0).then_some(Event::Read { tickets, consistency: ReadConsistency::Linearizable })
+        Some(Event::Read { tickets: Tickets::new(to_node(first), count), consistency })
     }
 
     /// Lets an administrative request wait, under this ticket.
@@ -237,7 +242,8 @@ impl<W: Writer, R: Reader, A: Operator> Clients<W, R, A> {
         self.writers.take_all(tickets).for_each(|(_, writer)| writer.reject(rejection.clone()));
     }
 
-    /// Everybody whose response the next [`MachineTask::Apply`](crate::MachineTask::Apply) brings nearer.
+    /// Everybody whose response the next [`MachineTask::Apply`](crate::MachineTask::Apply) brings nearer, or whose entry
+    /// the next [`MachineTask::Restore`](crate::MachineTask::Restore) may skip.
     pub fn committed(&mut self) -> Vec<Committed<W>> {
         core::mem::take(&mut self.committed)
     }
@@ -434,7 +440,7 @@ pub(super) mod tests {
         for name in 0..3 {
             let mut reader = Probe::new(name, &told);
             reader.gone = name == 2;
-            clients.read(reader);
+            clients.read(reader, ReadConsistency::Linearizable);
         }
         let Some(Event::Read { tickets, .. }) = clients.reads() else { panic!("three reads wait") };
         assert_eq!((tickets.count, clients.reads()), (3, None));
@@ -448,5 +454,15 @@ pub(super) mod tests {
         let busy = Told::Rejected(Rejection::Busy);
         assert_eq!(*told.borrow(), [(1, busy.clone()), (2, busy)]);
         assert_eq!(clients.pending(), (0, 0));
+
+        for consistency in [ReadConsistency::Lease, ReadConsistency::Lease, ReadConsistency::Linearizable] {
+            clients.read(Probe::new(9, &told), consistency);
+        }
+        let events: Vec<Event> = core::iter::from_fn(|| clients.reads()).collect();
+        let event = |first, count, consistency| {
+            let tickets = Tickets::new(Ticket::new(READS_FROM + first), count);
+            Event::Read { tickets, consistency }
+        };
+        assert_eq!(events, [event(3, 2, ReadConsistency::Lease), event(5, 1, ReadConsistency::Linearizable)]);
     }
 }

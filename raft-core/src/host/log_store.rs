@@ -3,7 +3,7 @@
 use crate::action::Write;
 use crate::entry::Entries;
 use crate::event::{Event, LogReadError};
-use crate::ids::{LogIndex, ReadId};
+use crate::ids::{LogId, LogIndex, ReadId};
 use crate::recovery::LogRecovery;
 
 /// A durable log. Blocking: a driver runs one that [`MAY_BLOCK`](Self::MAY_BLOCK) on a thread of its own.
@@ -31,6 +31,15 @@ pub trait LogStore: Send + 'static {
     /// # Errors
     /// If durability cannot be vouched for.
     fn write(&mut self, batch: &[Write]) -> Result<(), Self::Error>;
+
+    /// Drops entries through `through` at most; the log then begins behind what was dropped. As many are dropped as is
+    /// convenient: a store that keeps entries in groups drops whole ones. What is at or before the log's base, or
+    /// beyond its end, changes nothing. Need not be durable when it returns, but becomes so before any later
+    /// [`write`](Self::write). Its cost should be that of what is dropped, not of what stays.
+    ///
+    /// # Errors
+    /// If the store cannot go on.
+    fn compact(&mut self, through: LogId) -> Result<(), Self::Error>;
 
     /// A reader that does not queue behind [`write`](Self::write). It may outlive the last write, and the store
     /// itself: the directory of a durable store stays locked until its readers are dropped too.

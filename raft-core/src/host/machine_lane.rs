@@ -10,6 +10,7 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use super::clients::{Committed, Reader, Rejection, Writer};
+use super::frozen::{RestoreError, SnapshotSource};
 use super::state_machine::StateMachine;
 use crate::entry::{Entries, EntryRef};
 
@@ -110,6 +111,34 @@ impl<M: StateMachine, W: Writer<Response = M::Response>> MachineLane<M, W> {
         Ok(())
     }
 
+    /// The state as it is now: see [`StateMachine::snapshot`].
+    ///
+    /// # Errors
+    /// If it cannot be frozen. The lane goes on.
+    pub fn snapshot(&mut self) -> Result<M::Snapshot, M::Error> {
+        self.machine.snapshot()
+    }
+
+    /// Replaces the state by a snapshot's. Writers whose entries it replaces get no response: it has only their effect.
+    ///
+    /// # Errors
+    /// If the machine cannot take it.
+    pub fn restore(
+        &mut self,
+        source: &mut SnapshotSource<'_>,
+        committed: Vec<Committed<W>>,
+    ) -> Result<(), RestoreError<M::Error>> {
+        for waiter in committed {
+            self.enqueue(waiter);
+        }
+        let last = source.last();
+        self.machine.restore(source)?;
+        while let Some(passed) = self.waiting.pop_front_if(|waiter| waiter.id.index <= last.index) {
+            passed.lose();
+        }
+        Ok(())
+    }
+
     /// Outcomes come in log order; a range that came late would only move further to the front.
     fn enqueue(&mut self, waiter: Committed<W>) {
         let behind = self.waiting.iter().rev().take_while(|other| other.id.index > waiter.id.index).count();
@@ -128,7 +157,7 @@ mod tests {
     use super::super::clients::tests::{Probe, Told, id};
     use super::*;
     use crate::entry::Commands;
-    use crate::host::Rejection;
+    use crate::host::{FrozenState, Rejection, WholeState};
     use alloc::rc::Rc;
     use core::convert::Infallible;
 
@@ -141,6 +170,7 @@ mod tests {
 
     impl StateMachine for Total {
         type Response = u64;
+        type Snapshot = WholeState;
         type Error = Infallible;
 
         fn apply(&mut self, entries: &Entries, responses: &mut Vec<u64>) -> Result<(), Infallible> {
@@ -151,6 +181,17 @@ mod tests {
                 }
             }
             responses.truncate(self.mute);
+            Ok(())
+        }
+
+        fn snapshot(&mut self) -> Result<WholeState, Infallible> {
+            Ok(WholeState::new(self.total.to_le_bytes().to_vec()))
+        }
+
+        fn restore(&mut self, source: &mut SnapshotSource<'_>) -> Result<(), RestoreError<Infallible>> {
+            let mut total = [0; 8];
+            source.read_exact(&mut total)?;
+            self.total = u64::from_le_bytes(total);
             Ok(())
         }
     }
@@ -173,6 +214,26 @@ mod tests {
         lane.apply(&entries(7, 4), Vec::new()).unwrap();
         assert_eq!(told.borrow_mut().pop(), Some((9, Told::Applied(9, 32))));
         assert_eq!(lane.machine().total, 36);
+    }
+
+    #[test]
+    fn a_restore_tells_the_writers_that_it_skips() {
+        let told = Rc::default();
+        let mut lane = MachineLane::new(Total { total: 3, mute: usize::MAX });
+        let mut frozen = lane.snapshot().unwrap();
+        let bytes = frozen.next_chunk().unwrap().unwrap();
+        assert_eq!(frozen.next_chunk(), Ok(None));
+        let waiter = |index: u8| Committed { id: id(index.into()), writer: Probe::new(index, &told) };
+        lane.apply(&entries(1, 2), [waiter(4)].into()).unwrap();
+        let meta = crate::host::frozen::tests::meta(id(5), bytes.len() as u64);
+        let mut read = |offset: u64, _| Ok(bytes.slice(usize::try_from(offset).unwrap()..));
+        let mut source = SnapshotSource::new(&meta, &mut read);
+        lane.restore(&mut source, [waiter(3), waiter(6)].into()).unwrap();
+        let lost = |index| Told::Rejected(Rejection::ResponseLost(id(index)));
+        assert_eq!(*told.borrow(), [(3, lost(3)), (4, lost(4))]);
+        assert_eq!(lane.machine().total, 3);
+        lane.apply(&entries(6, 1), Vec::new()).unwrap();
+        assert_eq!(told.borrow_mut().pop(), Some((6, Told::Applied(6, 7))));
     }
 
     #[test]

@@ -2,15 +2,22 @@
 //! parts that drivers share because they need no IO.
 
 mod clients;
+mod frozen;
 mod log_store;
 mod machine_lane;
+mod snapshots;
 mod state_machine;
 mod transport;
 mod waiters;
 
 pub use clients::{Clients, Committed, Operator, Reader, Rejection, Writer};
+pub use frozen::{FrozenState, RestoreError, SnapshotSource, WholeState};
 pub use log_store::{LogReader, LogSpan, LogStore};
 pub use machine_lane::{LaneError, MachineLane, Read};
+pub use snapshots::{
+    IncomingSnapshot, SaveError, SnapshotChunk, SnapshotFault, SnapshotStore, SnapshotWriter, Written,
+    save_snapshot,
+};
 pub use state_machine::StateMachine;
 pub use transport::{Transport, message_bytes_needed};
 pub use waiters::Waiters;

@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use super::frozen::{FrozenState, RestoreError, SnapshotSource};
 use crate::entry::Entries;
 use crate::ids::LogId;
 
@@ -9,7 +10,7 @@ use crate::ids::LogId;
 /// never on time, chance, or the machine that it runs on (§2).
 ///
 /// ```
-/// use raft_core::host::StateMachine;
+/// use raft_core::host::{RestoreError, SnapshotSource, StateMachine, WholeState};
 /// use raft_core::{Entries, EntryRef};
 ///
 /// /// Adds up the lengths of all commands.
@@ -18,6 +19,7 @@ use crate::ids::LogId;
 ///
 /// impl StateMachine for Total {
 ///     type Response = u64;
+///     type Snapshot = WholeState;
 ///     type Error = core::convert::Infallible;
 ///
 ///     fn apply(&mut self, entries: &Entries, responses: &mut Vec<u64>) -> Result<(), Self::Error> {
@@ -29,11 +31,25 @@ use crate::ids::LogId;
 ///         }
 ///         Ok(())
 ///     }
+///
+///     fn snapshot(&mut self) -> Result<WholeState, Self::Error> {
+///         Ok(WholeState::new(self.0.to_le_bytes().to_vec()))
+///     }
+///
+///     fn restore(&mut self, source: &mut SnapshotSource<'_>) -> Result<(), RestoreError<Self::Error>> {
+///         let mut total = [0; 8];
+///         source.read_exact(&mut total)?;
+///         self.0 = u64::from_le_bytes(total);
+///         Ok(())
+///     }
 /// }
 /// ```
 pub trait StateMachine: Send + 'static {
     /// What a client gets for its command.
     type Response: Send + 'static;
+    /// Its state at one point, to be written out while it goes on. [`WholeState`](super::WholeState) does for a small
+    /// one; a large one is best kept in something that is cheap to clone and shares what did not change.
+    type Snapshot: FrozenState;
     /// Why it cannot go on. The driver stops the node: a machine that skipped a command would differ from
     /// the others for ever.
     type Error: core::error::Error + Send + Sync + 'static;
@@ -45,8 +61,24 @@ pub trait StateMachine: Send + 'static {
     /// If a command cannot be decoded or its effect cannot be kept. Never skip one.
     fn apply(&mut self, entries: &Entries, responses: &mut Vec<Self::Response>) -> Result<(), Self::Error>;
 
+    /// Freezes the state as it is now: what was applied until now, and nothing that is applied later (§7). Clients wait
+    /// while this runs, so it should be short; what takes long belongs into [`FrozenState::next_chunk`]. Two frozen
+    /// states may be there at once.
+    ///
+    /// # Errors
+    /// If it cannot be frozen. No snapshot is taken then; the machine itself must be as it was, and goes on.
+    fn snapshot(&mut self) -> Result<Self::Snapshot, Self::Error>;
+
+    /// Replaces the state by that of a snapshot, which this machine made on this server or another. A machine that
+    /// keeps its state durably also keeps [`SnapshotSource::last`], which is what it [`recover`](Self::recover)s then.
+    ///
+    /// # Errors
+    /// If the snapshot cannot be read, or is none of this machine's, or its state cannot be kept. The driver stops the
+    /// node.
+    fn restore(&mut self, source: &mut SnapshotSource<'_>) -> Result<(), RestoreError<Self::Error>>;
+
     /// The last entry whose effect is durable in the machine itself, asked once at start. A machine that lives
-    /// in memory keeps the default and is rebuilt from the log.
+    /// in memory keeps the default and is rebuilt from snapshot and log.
     ///
     /// # Errors
     /// If its own storage cannot be read.

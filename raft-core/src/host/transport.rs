@@ -16,17 +16,19 @@ pub trait Transport: Send + 'static {
 
     /// Whom to reach, and where: the members of `membership` with their addresses. Replaces the last call's.
     ///
-    /// A pristine node answers servers that it was not told of yet: a transport that dials for its answers needs
-    /// their addresses from its own configuration.
+    /// A node obeys a leader, and answers a candidate, that it was not told of yet (§6): one that has no log, and one
+    /// that was away while the membership changed. So messages of servers that are no members must be received, and
+    /// the answers to them carried, wherever the transport gets their addresses from.
     fn peers(&mut self, membership: &Arc<Membership>);
 }
 
-/// What an encoded message may need beside its entries.
+/// What an encoded message may need beside its entries, or its part of a snapshot.
 const MESSAGE_OVERHEAD_BYTES: u64 = 64 * 1024;
 
 /// The longest encoded message that a node with this configuration may send. A transport that carries less would be
 /// given it again and again: refuse to start such a node.
 #[must_use]
 pub fn message_bytes_needed(config: &Config) -> u64 {
-    config.append_bytes_max.max(config.command_bytes_max).saturating_add(MESSAGE_OVERHEAD_BYTES)
+    let payload = config.append_bytes_max.max(config.command_bytes_max).max(config.snapshot_chunk_bytes);
+    payload.saturating_add(MESSAGE_OVERHEAD_BYTES)
 }

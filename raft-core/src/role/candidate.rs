@@ -37,7 +37,7 @@ impl PreCandidate {
     pub(crate) fn decide(&self, shared: &Shared) -> Next {
         let won = quorum::agrees(shared.membership(), |node| self.granted.contains(&node));
         // The hard state may have changed since the question was asked: no campaign while it is in flight.
-        if won && shared.may_campaign().is_ok() { Next::Campaign } else { Next::Stay }
+        if won && shared.may_campaign().is_ok() { Next::Campaign { transfer: false } } else { Next::Stay }
     }
 
     pub(crate) fn pre_vote_reply(
@@ -71,14 +71,15 @@ pub(crate) struct Candidate {
 
 impl Candidate {
     /// Increments the term and votes for itself; the requests leave when both are durable (§5.2, TRAP 7).
-    pub(crate) fn start(shared: &mut Shared) -> Self {
+    /// `transfer`: a live leader asked for it, and nobody should refuse because of that leader (thesis §3.10).
+    pub(crate) fn start(shared: &mut Shared, transfer: bool) -> Self {
         let term = shared.term().next().expect("who may campaign has a term left");
         let id = shared.id();
         shared.enter_term(term, Some(id));
         shared.counters.campaigns += 1;
         shared.rearm_election();
         let last = shared.log.last();
-        ask(shared, &Body::RequestVote { last });
+        ask(shared, &Body::RequestVote { last, transfer });
         Self { granted: BTreeSet::new() }
     }
 

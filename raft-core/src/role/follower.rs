@@ -5,11 +5,15 @@
 //! * Success is derived, not stored: `match = min(verified, durable)`. Nothing is acknowledged before it is on
 //!   disk (TRAP 21), and no commit passes `verified` (TRAPS 16, 17).
 
+use alloc::sync::Arc;
+use bytes::Bytes;
+
 use crate::action::{Action, Violation};
 use crate::entry::Entries;
 use crate::ids::{LogId, LogIndex, NodeId};
 use crate::message::{Body, Conflict};
 use crate::role::Next;
+use crate::snapshot::{SnapshotId, SnapshotMeta};
 use crate::state::Shared;
 
 #[derive(Clone, Debug)]
@@ -22,6 +26,8 @@ pub(crate) struct Follower {
     replied: (u64, LogIndex),
     reply_due: bool,
     conflict: Option<Conflict>,
+    /// The snapshot of which the leader is to know how far it is.
+    installing: Option<SnapshotId>,
 }
 
 impl Follower {
@@ -32,6 +38,7 @@ impl Follower {
             replied: (0, commit_index),
             reply_due: false,
             conflict: None,
+            installing: None,
         }
     }
 
@@ -85,8 +92,12 @@ impl Follower {
     /// Appends what is new, after dropping what conflicts with it (§5.3). What is there already stays, with all
     /// that follows it: the message may be an old one (TRAP 18). Fails where a committed entry would change.
     fn take(&mut self, shared: &mut Shared, entries: &Entries) -> Result<(), LogIndex> {
-        let base = shared.log.terms.base().index;
+        let LogId { term: base_term, index: base } = shared.log.terms.base();
         for window in entries.windows() {
+            let spans = window.first_index() <= base && base <= window.last_index();
+            if spans && window.term() != base_term {
+                return Err(base);
+            }
             let (first, last) = (window.first_index().max(base.next()), window.last_index());
             if first > last {
                 continue;
@@ -107,6 +118,35 @@ impl Follower {
         Ok(())
     }
 
+    /// InstallSnapshot of the current term (§7).
+    pub(crate) fn install_snapshot(
+        &mut self,
+        shared: &mut Shared,
+        meta: Arc<SnapshotMeta>,
+        chunk: (u64, Bytes, bool),
+        round: u64,
+    ) {
+        self.round = self.round.max(round);
+        let leader = shared.leader.expect("the sender was recognised as the leader");
+        let id = meta.id;
+        if shared.install_snapshot(leader, meta, chunk, round) {
+            // Whatever is committed equals the leader's log (Leader Completeness, §5.4).
+            self.verified = self.verified.max(shared.commit_index);
+            self.installing = Some(id);
+        }
+    }
+
+    /// The leader should know how far the snapshot is.
+    pub(crate) fn chunk_written(&mut self, id: SnapshotId) {
+        self.installing = Some(id);
+    }
+
+    /// The log was replaced by a snapshot.
+    pub(crate) fn installed(&mut self, shared: &Shared) {
+        self.verified = shared.commit_index;
+        self.conflict = None;
+    }
+
     /// A write became durable: what it proves may be said now.
     pub(crate) fn persisted(&mut self, shared: &Shared) {
         self.reply_due |= self.matched(shared) > self.replied.1;
@@ -118,10 +158,15 @@ impl Follower {
 
     /// The next reply to the leader. Late: one answers for every message since the last.
     pub(crate) fn next_action(&mut self, shared: &Shared) -> Option<Action> {
-        if !self.reply_due && self.conflict.is_none() {
+        if !self.reply_due && self.conflict.is_none() && self.installing.is_none() {
             return None;
         }
         let leader = shared.leader.filter(|_| shared.disk.settled())?;
+        if let Some(id) = self.installing.take() {
+            let progress = shared.install_progress(id, self.matched(shared));
+            let body = Body::InstallSnapshotReply { id, progress, round: self.round };
+            return Some(Action::Send(shared.message(leader, body)));
+        }
         let result = match self.conflict.take() {
             Some(conflict) => Err(conflict),
             None => {

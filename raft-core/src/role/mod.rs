@@ -5,6 +5,8 @@ pub(crate) mod candidate;
 pub(crate) mod follower;
 pub(crate) mod leader;
 
+use alloc::boxed::Box;
+
 use crate::action::RoleKind;
 use crate::ids::NodeId;
 
@@ -18,7 +20,7 @@ pub(crate) enum Role {
     Follower(Follower),
     PreCandidate(PreCandidate),
     Candidate(Candidate),
-    Leader(Leader),
+    Leader(Box<Leader>),
 }
 
 /// What a handler wants to happen to the role.
@@ -32,7 +34,10 @@ pub(crate) enum Next {
     /// Ask who would vote for this node (thesis §9.6).
     PreCampaign,
     /// Ask for votes in a new term (§5.2).
-    Campaign,
+    Campaign {
+        /// Because the leader asked for it (thesis §3.10).
+        transfer: bool,
+    },
     /// A majority has voted for this node (§5.2).
     Lead,
 }

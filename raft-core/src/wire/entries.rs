@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::{Fields, WireError, put_count, put_u32, put_u64, put_with_length};
 use crate::entry::{BlockBody, Chunk, Entries, NotConsecutive, Window};
-use crate::ids::{LogId, LogIndex, NodeId, Term};
+use crate::ids::{LogIndex, NodeId};
 use crate::membership::{Membership, Target};
 
 const NOOP: u8 = 1;
@@ -97,7 +97,7 @@ pub(super) fn take_entries(buffer: &Bytes, fields: &mut Fields<'_>) -> Result<En
 
 fn take_block(buffer: &Bytes, fields: &mut Fields<'_>) -> Result<Window, WireError> {
     let kind = fields.u8()?;
-    let first = take_entry_id(fields)?;
+    let first = fields.entry_id()?;
     let count = fields.u32()?;
     let length = fields.u32()?;
     let body = fields.slice(length)?;
@@ -117,18 +117,6 @@ fn take_block(buffer: &Bytes, fields: &mut Fields<'_>) -> Result<Window, WireErr
         found => return Err(WireError::Unknown { of: "the kind of block", found }),
     };
     Ok(Window::new(first, body))
-}
-
-/// Neither part of an entry's id is zero: that is before the first term and before the log.
-fn take_entry_id(fields: &mut Fields<'_>) -> Result<LogId, WireError> {
-    let id = fields.log_id()?;
-    if id.term == Term::ZERO {
-        return Err(WireError::Term(0));
-    }
-    if id.index == LogIndex::ZERO {
-        return Err(WireError::Index(0));
-    }
-    Ok(id)
 }
 
 // ---------------------------------------------------------------------------------------------------------
@@ -167,20 +155,25 @@ pub fn encode_membership(membership: &Membership, out: &mut Vec<u8>) {
 /// If `bytes` is anything but what [`encode_membership`] makes of a valid membership.
 pub fn decode_membership(bytes: &[u8]) -> Result<Membership, WireError> {
     let mut fields = Fields(bytes);
+    let membership = take_membership(&mut fields)?;
+    fields.finish(membership)
+}
+
+pub(super) fn take_membership(fields: &mut Fields<'_>) -> Result<Membership, WireError> {
     let membership = Membership {
-        voters: take_set(&mut fields)?,
-        outgoing: take_set(&mut fields)?,
-        learners: take_set(&mut fields)?,
-        learners_next: take_set(&mut fields)?,
+        voters: take_set(fields)?,
+        outgoing: take_set(fields)?,
+        learners: take_set(fields)?,
+        learners_next: take_set(fields)?,
         intent: if fields.flag("intent")? {
-            Some(Target { voters: take_set(&mut fields)?, learners: take_set(&mut fields)? })
+            Some(Target { voters: take_set(fields)?, learners: take_set(fields)? })
         } else {
             None
         },
-        nodes: take_nodes(&mut fields)?,
+        nodes: take_nodes(fields)?,
     };
     membership.validate()?;
-    fields.finish(membership)
+    Ok(membership)
 }
 
 fn put_set(set: &BTreeSet<NodeId>, out: &mut Vec<u8>) {

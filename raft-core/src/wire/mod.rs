@@ -1,12 +1,12 @@
-//! Messages and log records as bytes: the format on the wire and on disk. No IO.
+//! Messages, log records and what is known of snapshots as bytes: the format on the wire and on disk. No IO.
 //!
 //! * *Canonical*: whatever is decoded encodes to the same bytes again, and equal memberships are equal bytes.
 //! * *Total*: bytes from a peer or a disk end in a value or a typed error, never in a panic, and memory grows
 //!   with their number only, whatever lengths they claim.
-//! * Commands stay slices of the buffer that is decoded; nothing allocates per entry. Whoever keeps entries
-//!   keeps that buffer.
-//! * It never judges what needs the receiver's state: that `to` is this node, that entries follow `prev`, that
-//!   their terms do not exceed the sender's. The node does.
+//! * Commands and chunks of snapshots stay slices of the buffer that is decoded; nothing allocates per entry.
+//!   Whoever keeps entries keeps that buffer.
+//! * It never judges what needs the receiver's state or another field: that `to` is this node, that entries follow
+//!   `prev`, that their terms do not exceed the sender's, that a chunk lies within its snapshot. The node does.
 //!
 //! Numbers are unsigned and little endian. A *flag* is one byte, 0 or 1. A *log id* is a term and an index,
 //! 8 bytes each. Terms are below [`Term::LIMIT`] and indexes below [`LogIndex::LIMIT`]. Anything
@@ -25,12 +25,19 @@
 //!
 //! | kind | message | body |
 //! |--:|---|---|
-//! | 1 | RequestVote | last: log id |
+//! | 1 | RequestVote | last: log id; transfer: flag |
 //! | 2 | RequestVoteReply | granted: flag |
 //! | 3 | PreVote | proposed: 8; last: log id |
 //! | 4 | PreVoteReply | proposed: 8; granted: flag |
 //! | 5 | AppendEntries | prev: log id; commit: 8; round: 8; entries |
 //! | 6 | AppendEntriesReply | round: 8; conflict: flag; if 0 match: 8, if 1 prev: 8 and hint: log id |
+//! | 7 | InstallSnapshot | offset: 8; done: flag; round: 8; length of the data: 4; data; snapshot |
+//! | 8 | InstallSnapshotReply | snapshot id; round: 8; progress: 1; if 0 wants: 8, if 1 (busy) nothing, if 2 match: 8 |
+//! | 9 | TimeoutNow | |
+//! | 10 | ReadIndex | incarnation, seq: 8 each |
+//! | 11 | ReadIndexReply | incarnation, seq: 8 each; answered: flag; if 1 index: 8 |
+//!
+//! Version 1 had kinds 1 to 6 only, and no `transfer`; it was never released.
 //!
 //! # Entries
 //!
@@ -57,6 +64,19 @@
 //! | intent | flag; if 1, voters and learners: two sets |
 //! | nodes | a count in 4 bytes; for each, ascending: id in 8 bytes, length in 4, address |
 //!
+//! # Snapshots
+//!
+//! What is known of one beside its bytes. It has no version and no length: a message has the one, and a store that
+//! keeps it puts both in front, and a checksum.
+//!
+//! | bytes | field |
+//! |--:|---|
+//! | 32 | snapshot id: last, a log id; taken by and seq, 8 each |
+//! | 8, 8, 8 | index of the membership, size of the snapshot in bytes, digest |
+//! | 4 | how many runs of terms |
+//! | 16 each | term, and index of the run's first entry |
+//! | … | membership |
+//!
 //! # Records
 //!
 //! One stored write in a file of such records.
@@ -65,10 +85,13 @@
 //! |--:|---|
 //! | 4 | checksum of everything that follows, the length included |
 //! | 4 | length of what follows |
-//! | 2 | version: [`VERSION`] |
-//! | 1 | parts: bit 0 a hard state, bit 1 its vote (only with bit 0) |
+//! | 2 | version: [`RECORD_VERSION`] |
+//! | 1 | parts: bit 0 a hard state, bit 1 its vote (only with bit 0), bit 2 a reset |
 //! | 8, 8 | term and vote of the hard state, as far as there |
-//! | … | entries |
+//! | 16 | what the log is reset to, if it is: a log id without zeros |
+//! | … | entries; after a reset they follow it |
+//!
+//! Who does not know bit 2 refuses such a record, and reads all others: it needed no other version.
 //!
 //! The checksum is the caller's, CRC-32 in the shipped stores. It covers the length, so that a shortened length
 //! is noticed; a length of 0 is never valid, so that a tail of zeros is noticed under any checksum.
@@ -78,17 +101,24 @@ use alloc::vec::Vec;
 use crate::entry::NotConsecutive;
 use crate::ids::{LogId, LogIndex, NodeId, Term};
 use crate::membership::MembershipError;
+use crate::snapshot::SnapshotMetaError;
 
 mod entries;
 mod message;
 mod record;
+mod snapshot;
 
 pub use entries::{decode_entries, decode_membership, encode_entries, encode_membership};
 pub use message::{decode_message, encode_message};
 pub use record::{Record, RecordReader, encode_record};
+pub use snapshot::{decode_snapshot_meta, encode_snapshot_meta};
 
-/// The version of the message and record formats. Others are refused.
-pub const VERSION: u16 = 1;
+/// The version of the messages. Others are refused. Those who talk must have the same.
+pub const VERSION: u16 = 2;
+
+/// The version of the records. Others are refused. Apart from that of the messages, so that what is stored outlives
+/// a change of what is said.
+pub const RECORD_VERSION: u16 = 1;
 
 /// Why bytes are not what they should be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -109,7 +139,7 @@ pub enum WireError {
         bytes: usize,
     },
     /// Another version of the format.
-    #[error("version {0} of the format, not {VERSION}")]
+    #[error("version {0} of the format is not the one that is spoken here")]
     Version(u16),
     /// A kind, flag or set of parts that this version does not have.
     #[error("{of} has the unknown value {found}")]
@@ -142,6 +172,9 @@ pub enum WireError {
     /// A membership whose parts do not fit together.
     #[error(transparent)]
     Membership(#[from] MembershipError),
+    /// What is said of a snapshot cannot be true.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotMetaError),
 }
 
 /// What is left of the input. Every read is bounded by it.
@@ -186,11 +219,9 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn version(&mut self) -> Result<(), WireError> {
-        match self.array().map(u16::from_le_bytes)? {
-            VERSION => Ok(()),
-            other => Err(WireError::Version(other)),
-        }
+    fn version(&mut self, spoken: u16) -> Result<(), WireError> {
+        let found = self.array().map(u16::from_le_bytes)?;
+        if found == spoken { Ok(()) } else { Err(WireError::Version(found)) }
     }
 
     fn node(&mut self) -> Result<NodeId, WireError> {
@@ -209,6 +240,18 @@ impl<'a> Fields<'a> {
 
     fn log_id(&mut self) -> Result<LogId, WireError> {
         Ok(LogId::new(self.term()?, self.index()?))
+    }
+
+    /// Neither part is zero: that is before the first term and before the log.
+    fn entry_id(&mut self) -> Result<LogId, WireError> {
+        let id = self.log_id()?;
+        if id.term == Term::ZERO {
+            return Err(WireError::Term(0));
+        }
+        if id.index == LogIndex::ZERO {
+            return Err(WireError::Index(0));
+        }
+        Ok(id)
     }
 
     /// `value`, if nothing is left.
@@ -248,7 +291,7 @@ fn put_with_length(out: &mut Vec<u8>, fill: impl FnOnce(&mut Vec<u8>)) {
     put_u32(out, 0);
     let start = out.len();
     fill(out);
-    let length =
-        u32::try_from(out.len() - start).expect("the configuration limits commands and writes to 1 GiB");
+    let length = u32::try_from(out.len() - start)
+        .expect("the configuration limits commands, writes and chunks to 1 GiB");
     out[at..start].copy_from_slice(&length.to_le_bytes());
 }

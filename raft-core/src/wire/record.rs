@@ -8,21 +8,25 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 
 use super::entries::{put_entries, take_entries};
-use super::{Fields, VERSION, WireError, put_u16, put_u32, put_u64, put_with_length};
+use super::{Fields, RECORD_VERSION, WireError, put_log_id, put_u16, put_u32, put_u64, put_with_length};
 use crate::action::{HardState, Write};
-use crate::entry::Entries;
+use crate::entry::{Entries, NotConsecutive};
+use crate::ids::LogId;
 
 const HARD_STATE: u8 = 1;
 const VOTE: u8 = 2;
+const RESET: u8 = 4;
 
 const VERSION_BYTES: usize = size_of::<u16>();
 
-/// One stored write: hard state and entries.
+/// One stored write: hard state, reset, entries, to be done in this order.
 #[derive(Clone, Debug, PartialEq, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Record {
     /// Replaces the one before it.
     pub hard_state: Option<HardState>,
+    /// Drops every entry before it, whatever its index: the next one has the index after this one's.
+    pub reset_to: Option<LogId>,
     /// Replace the log from their first index onward. If empty, the log stays as it is.
     pub entries: Entries,
 }
@@ -33,24 +37,22 @@ pub struct Record {
 /// If the write is longer than `u32::MAX` bytes; a node makes none above its configured limits.
 pub fn encode_record(write: &Write, checksum: impl Fn(&[u8]) -> u32, out: &mut Vec<u8>) {
     // Taken apart, so that a field added later cannot be forgotten here.
-    let Write { id: _, hard_state, entries } = write;
+    let Write { id: _, hard_state, reset_to, entries } = write;
+    let vote = hard_state.and_then(|hard_state| hard_state.voted_for);
+    let part = |there: bool, bit: u8| if there { bit } else { 0 };
     let at = out.len();
     put_u32(out, 0);
     let covered = out.len();
     put_with_length(out, |out| {
-        put_u16(out, VERSION);
-        match hard_state {
-            None => out.push(0),
-            Some(HardState { term, voted_for: None }) => {
-                out.push(HARD_STATE);
-                put_u64(out, term.get());
-            }
-            Some(HardState { term, voted_for: Some(candidate) }) => {
-                out.push(HARD_STATE | VOTE);
-                put_u64(out, term.get());
-                put_u64(out, candidate.get());
-            }
-        }
+        put_u16(out, RECORD_VERSION);
+        out.push(
+            part(hard_state.is_some(), HARD_STATE)
+                | part(vote.is_some(), VOTE)
+                | part(reset_to.is_some(), RESET),
+        );
+        hard_state.iter().for_each(|hard_state| put_u64(out, hard_state.term.get()));
+        vote.iter().for_each(|candidate| put_u64(out, candidate.get()));
+        reset_to.iter().for_each(|id| put_log_id(out, *id));
         put_entries(entries, out);
     });
     let sum = checksum(&out[covered..]);
@@ -60,17 +62,27 @@ pub fn encode_record(write: &Write, checksum: impl Fn(&[u8]) -> u32, out: &mut V
 /// Reads the content of a record: what its checksum and length vouch for. `buffer` holds it.
 fn decode_content(buffer: &Bytes, content: &[u8]) -> Result<Record, WireError> {
     let mut fields = Fields(content);
-    fields.version()?;
-    let hard_state = match fields.u8()? {
-        0 => None,
-        HARD_STATE => Some(HardState { term: fields.term()?, voted_for: None }),
-        parts if parts == HARD_STATE | VOTE => {
-            Some(HardState { term: fields.term()?, voted_for: Some(fields.node()?) })
-        }
-        found => return Err(WireError::Unknown { of: "the parts of a record", found }),
+    fields.version(RECORD_VERSION)?;
+    let parts = fields.u8()?;
+    let has = |bit: u8| parts & bit != 0;
+    // A vote is part of a hard state.
+    if parts > (HARD_STATE | VOTE | RESET) || (has(VOTE) && !has(HARD_STATE)) {
+        return Err(WireError::Unknown { of: "the parts of a record", found: parts });
+    }
+    let hard_state = if has(HARD_STATE) {
+        let term = fields.term()?;
+        Some(HardState { term, voted_for: if has(VOTE) { Some(fields.node()?) } else { None } })
+    } else {
+        None
     };
+    let reset_to = if has(RESET) { Some(fields.entry_id()?) } else { None };
     let entries = take_entries(buffer, &mut fields)?;
-    fields.finish(Record { hard_state, entries })
+    if let (Some(after), Some(next)) = (reset_to, entries.first())
+        && (next.index != after.index.next() || next.term < after.term)
+    {
+        return Err(NotConsecutive { after, next }.into());
+    }
+    fields.finish(Record { hard_state, reset_to, entries })
 }
 
 /// Reads a file of records from its first byte on. Commands stay slices of the file's bytes.
@@ -81,7 +93,7 @@ fn decode_content(buffer: &Bytes, content: &[u8]) -> Result<Record, WireError> {
 /// # let checksum = |bytes: &[u8]| bytes.iter().fold(7, |sum: u32, byte| sum.rotate_left(5) ^ u32::from(*byte));
 /// # let id = serde_json::from_str("1").unwrap();
 /// # let entries = Entries::noop(LogId::new(Term::new(1), LogIndex::new(1)));
-/// # let write = Write { id, hard_state: None, entries: entries.clone() };
+/// # let write = Write { id, hard_state: None, reset_to: None, entries: entries.clone() };
 /// let mut file = Vec::new();
 /// encode_record(&write, checksum, &mut file);
 /// let sound = file.len();

@@ -1,11 +1,14 @@
-//! Fixed bytes of each kind: a change of the format is seen here, and needs another `VERSION`.
+//! Fixed bytes of each kind: a change of the format is seen here, and needs another `VERSION` or `RECORD_VERSION`.
 
 use std::sync::Arc;
 
-use raft_core::wire::decode_message;
-use raft_core::{Body, Conflict, Entries, HardState, LogIndex, Message, NodeId, Term};
+use bytes::Bytes;
+use raft_core::wire::{decode_message, decode_snapshot_meta};
+use raft_core::{
+    Body, Conflict, Entries, HardState, InstallProgress, LogIndex, Message, NodeId, QuestionId, Term,
+};
 
-use crate::{commands, id, joint, message_bytes, record_bytes, write};
+use crate::{commands, id, joint, message_bytes, meta, meta_bytes, record_bytes, reset, write};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
@@ -21,9 +24,19 @@ const ENVELOPE: [&str; 3] = ["0100000000000000", "0200000000000000", "0300000000
 fn golden_message(body: Body, kind: &str, golden: &[&str]) {
     let message = Message { from: NodeId::new(1), to: NodeId::new(2), term: Term::new(3), body };
     let bytes = message_bytes(&message);
-    assert_golden(&bytes, &[&["0100", kind], ENVELOPE.as_slice(), golden].concat());
+    assert_golden(&bytes, &[&["0200", kind], ENVELOPE.as_slice(), golden].concat());
     assert_eq!(decode_message(bytes.into()), Ok(message));
 }
+
+const JOINT: [&str; 7] = [
+    "02000000 0100000000000000 0400000000000000",
+    "03000000 0100000000000000 0200000000000000 0300000000000000",
+    "01000000 0900000000000000",
+    "01000000 0300000000000000",
+    "01 02000000 0100000000000000 0400000000000000 02000000 0300000000000000 0900000000000000",
+    "05000000 0100000000000000 02000000 6831 0200000000000000 02000000 6832",
+    "0300000000000000 02000000 6833 0400000000000000 02000000 6834 0900000000000000 02000000 6839",
+];
 
 /// A no-op, two commands, the second half of three commands, and a membership.
 pub(crate) fn golden_entries() -> (Entries, Vec<&'static str>) {
@@ -42,14 +55,8 @@ pub(crate) fn golden_entries() -> (Entries, Vec<&'static str>) {
         "02 0300000000000000 0800000000000000 03000000 0f000000 656667 02000000 02000000 03000000",
         "02 0300000000000000 0b00000000000000 01000000 04000000 736f6c6f",
         "03 0300000000000000 0c00000000000000 01000000 bb000000",
-        "02000000 0100000000000000 0400000000000000",
-        "03000000 0100000000000000 0200000000000000 0300000000000000",
-        "01000000 0900000000000000",
-        "01000000 0300000000000000",
-        "01 02000000 0100000000000000 0400000000000000 02000000 0300000000000000 0900000000000000",
-        "05000000 0100000000000000 02000000 6831 0200000000000000 02000000 6832",
-        "0300000000000000 02000000 6833 0400000000000000 02000000 6834 0900000000000000 02000000 6839",
     ];
+    let golden = [golden.as_slice(), &JOINT].concat();
     (Entries::join(parts).unwrap(), golden)
 }
 
@@ -57,7 +64,8 @@ pub(crate) fn golden_entries() -> (Entries, Vec<&'static str>) {
 fn golden_bytes_of_messages() {
     let last = id(2, 0x0102_0304_0506_0708);
     let last_hex = ["0200000000000000", "0807060504030201"];
-    golden_message(Body::RequestVote { last }, "01", &last_hex);
+    golden_message(Body::RequestVote { last, transfer: false }, "01", &[last_hex[0], last_hex[1], "00"]);
+    golden_message(Body::RequestVote { last, transfer: true }, "01", &[last_hex[0], last_hex[1], "01"]);
     golden_message(Body::RequestVoteReply { granted: true }, "02", &["01"]);
     let proposed = Term::new(4);
     golden_message(Body::PreVote { proposed, last }, "03", &["0400000000000000", last_hex[0], last_hex[1]]);
@@ -82,6 +90,58 @@ fn golden_bytes_of_messages() {
     );
 }
 
+const SNAPSHOT_ID: &str = "0200000000000000 0900000000000000 0100000000000000 0300000000000000";
+
+fn golden_meta() -> Vec<&'static str> {
+    let fixed = [
+        SNAPSHOT_ID,
+        "0700000000000000 0000010000000000 edfe000000000000",
+        "02000000 0100000000000000 0400000000000000 0200000000000000 0600000000000000",
+    ];
+    [fixed.as_slice(), &JOINT].concat()
+}
+
+#[test]
+fn golden_bytes_of_what_is_known_of_a_snapshot() {
+    let bytes = meta_bytes(&meta());
+    assert_golden(&bytes, &golden_meta());
+    assert_eq!(decode_snapshot_meta(&bytes), Ok(meta()));
+}
+
+#[test]
+fn golden_bytes_of_messages_about_snapshots() {
+    let chunk = |data: &'static [u8], done| Body::InstallSnapshot {
+        meta: Arc::new(meta()),
+        offset: 0xfffd,
+        data: Bytes::from_static(data),
+        done,
+        round: 77,
+    };
+    let message = |fixed: &[&'static str]| [fixed, golden_meta().as_slice()].concat();
+    let last = ["fdff000000000000", "01", "4d00000000000000", "03000000 656e64"];
+    golden_message(chunk(b"end", true), "07", &message(&last));
+    let probe = ["fdff000000000000", "00", "4d00000000000000", "00000000"];
+    golden_message(chunk(b"", false), "07", &message(&probe));
+    let reply = |progress| Body::InstallSnapshotReply { id: meta().id, progress, round: 78 };
+    let fixed = [SNAPSHOT_ID, "4e00000000000000"];
+    let golden = |progress: &[&'static str]| [fixed.as_slice(), progress].concat();
+    golden_message(reply(InstallProgress::Wants(0xfffd)), "08", &golden(&["00", "fdff000000000000"]));
+    golden_message(reply(InstallProgress::Busy), "08", &golden(&["01"]));
+    let installed = InstallProgress::Installed(LogIndex::new(9));
+    golden_message(reply(installed), "08", &golden(&["02", "0900000000000000"]));
+}
+
+#[test]
+fn golden_bytes_of_transfers_and_reads() {
+    golden_message(Body::TimeoutNow, "09", &[]);
+    let id = QuestionId { incarnation: 5, seq: 6 };
+    let id_hex = "0500000000000000 0600000000000000";
+    golden_message(Body::ReadIndex { id }, "0a", &[id_hex]);
+    golden_message(Body::ReadIndexReply { id, index: None }, "0b", &[id_hex, "00"]);
+    let index = Some(LogIndex::new(9));
+    golden_message(Body::ReadIndexReply { id, index }, "0b", &[id_hex, "01", "0900000000000000"]);
+}
+
 #[test]
 fn golden_bytes_of_records() {
     let (entries, golden) = golden_entries();
@@ -96,4 +156,10 @@ fn golden_bytes_of_records() {
     assert_golden(&bytes, &["3c8f648a 0f000000", "0100 01 0300000000000000", "00000000"]);
     let bytes = record_bytes(&write(None, Entries::empty()));
     assert_golden(&bytes, &["dbafcbe4 07000000", "0100 00", "00000000"]);
+    let bytes = record_bytes(&reset(Some(voted), id(2, 9), Entries::noop(id(3, 10))));
+    let parts = ["0100 07 0300000000000000 0200000000000000", "0200000000000000 0900000000000000"];
+    let entries = ["01000000", "01 0300000000000000 0a00000000000000 01000000 00000000"];
+    assert_golden(&bytes, &[["37967515 40000000"].as_slice(), &parts, &entries].concat());
+    let bytes = record_bytes(&reset(None, id(2, 9), Entries::empty()));
+    assert_golden(&bytes, &["121d3648 17000000", "0100 04", "0200000000000000 0900000000000000", "00000000"]);
 }

@@ -12,14 +12,16 @@ mod refusals;
 mod strategies;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use raft_core::wire::{
     Record, RecordReader, WireError, encode_entries, encode_membership, encode_message, encode_record,
+    encode_snapshot_meta,
 };
 use raft_core::{
-    CommandPacker, Entries, HardState, LogId, LogIndex, Membership, Message, NodeId, Target, Term, Write,
-    WriteId,
+    CommandPacker, Entries, HardState, LogId, LogIndex, Membership, Message, NodeId, SnapshotId,
+    SnapshotMeta, Target, Term, TermRun, Write, WriteId,
 };
 
 pub(crate) fn id(term: u64, index: u64) -> LogId {
@@ -38,7 +40,27 @@ pub(crate) fn commands(first: LogId, commands: impl IntoIterator<Item = Vec<u8>>
 
 pub(crate) fn write(hard_state: Option<HardState>, entries: Entries) -> Write {
     let id: WriteId = serde_json::from_str("1").unwrap();
-    Write { id, hard_state, entries }
+    Write { id, hard_state, reset_to: None, entries }
+}
+
+pub(crate) fn reset(hard_state: Option<HardState>, to: LogId, entries: Entries) -> Write {
+    Write { reset_to: Some(to), ..write(hard_state, entries) }
+}
+
+pub(crate) fn run(term: u64, first: u64) -> TermRun {
+    TermRun { term: Term::new(term), first: LogIndex::new(first) }
+}
+
+/// A snapshot through 9@2 while the joint phase lasts.
+pub(crate) fn meta() -> SnapshotMeta {
+    SnapshotMeta {
+        id: SnapshotId { last: id(2, 9), taken_by: NodeId::new(1), seq: 3 },
+        membership: Arc::new(joint()),
+        membership_index: LogIndex::new(7),
+        size_bytes: 0x0001_0000,
+        digest: 0xfeed,
+        terms: [run(1, 4), run(2, 6)].into(),
+    }
 }
 
 /// The configuration of the joint phase in which node 2 leaves, node 3 is demoted and node 4 comes.
@@ -69,6 +91,10 @@ pub(crate) fn entries_bytes(entries: &Entries) -> Vec<u8> {
 
 pub(crate) fn membership_bytes(membership: &Membership) -> Vec<u8> {
     encoded(|out| encode_membership(membership, out))
+}
+
+pub(crate) fn meta_bytes(meta: &SnapshotMeta) -> Vec<u8> {
+    encoded(|out| encode_snapshot_meta(meta, out))
 }
 
 pub(crate) fn record_bytes(write: &Write) -> Vec<u8> {

@@ -7,14 +7,14 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use raft_core::wire::{
     Record, RecordReader, VERSION, WireError, decode_entries, decode_membership, decode_message,
-    encode_message, encode_record,
+    decode_snapshot_meta, encode_message, encode_record,
 };
-use raft_core::{Body, Entries, EntryRef, LogId, LogIndex, Message, NodeId, Term};
+use raft_core::{Body, Entries, EntryRef, LogId, LogIndex, Message, NodeId, Term, Write};
 
-use crate::strategies::{any_write, damage, damaged, entries, membership, message};
+use crate::strategies::{any_write, damage, damaged, entries, membership, message, meta};
 use crate::{
-    commands, encoded, entries_bytes, id, joint, membership_bytes, message_bytes, read_all, record_bytes,
-    write,
+    commands, encoded, entries_bytes, id, joint, membership_bytes, message_bytes, meta_bytes, read_all,
+    record_bytes, write,
 };
 
 /// Whatever these bytes are: decoding ends, and what it accepts encodes to the same bytes.
@@ -29,10 +29,15 @@ fn decodes_canonically_or_not_at_all(bytes: Vec<u8>) {
     if let Ok(membership) = decode_membership(&shared) {
         assert_eq!(membership_bytes(&membership), shared);
     }
+    if let Ok(meta) = decode_snapshot_meta(&shared) {
+        assert_eq!(meta_bytes(&meta), shared);
+    }
     // With a checksum that is never wrong, so that the content is reached.
     let mut reader = RecordReader::new(shared.clone(), |_: &[u8]| 0);
     while let Ok(Some(record)) = reader.next_record() {
-        let again = encoded(|out| encode_record(&write(record.hard_state, record.entries), |_| 0, out));
+        let Record { hard_state, reset_to, entries } = record;
+        let write = Write { reset_to, ..write(hard_state, entries) };
+        let again = encoded(|out| encode_record(&write, |_| 0, out));
         assert_eq!(&shared[..reader.offset()][reader.offset() - again.len()..], again);
     }
 }
@@ -63,13 +68,20 @@ proptest! {
     }
 
     #[test]
+    fn what_is_known_of_snapshots_survives(a in meta(), b in meta()) {
+        let (a_bytes, b_bytes) = (meta_bytes(&a), meta_bytes(&b));
+        prop_assert_eq!(a_bytes == b_bytes, a == b);
+        prop_assert_eq!(decode_snapshot_meta(&a_bytes), Ok(a));
+    }
+
+    #[test]
     fn writes_survive(writes in vec(any_write(), 0..4)) {
         let mut file = Vec::new();
         writes.iter().for_each(|write| encode_record(write, crc32fast::hash, &mut file));
         let end = file.len();
         let expected = writes
             .into_iter()
-            .map(|write| Record { hard_state: write.hard_state, entries: write.entries })
+            .map(|Write { id: _, hard_state, reset_to, entries }| Record { hard_state, reset_to, entries })
             .collect::<Vec<_>>();
         prop_assert_eq!(read_all(file), (expected, end, Ok(())));
     }
@@ -80,7 +92,7 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_bodies_are_refused_or_canonical(kind in 0..8u8, rest in vec(prop_oneof![0..3u8, any::<u8>()], 0..200)) {
+    fn arbitrary_bodies_are_refused_or_canonical(kind in 0..13u8, rest in vec(prop_oneof![0..3u8, any::<u8>()], 0..200)) {
         let header = VERSION.to_le_bytes().into_iter().chain([kind]);
         decodes_canonically_or_not_at_all(header.chain([0; 24]).chain(rest).collect());
     }
@@ -91,9 +103,10 @@ proptest! {
     }
 
     #[test]
-    fn damaged_entries_and_memberships_are_refused_or_canonical(
-        entries in entries(), membership in membership(), damage in damage(),
+    fn damaged_entries_memberships_and_snapshots_are_refused_or_canonical(
+        entries in entries(), membership in membership(), meta in meta(), damage in damage(),
     ) {
+        decodes_canonically_or_not_at_all(damaged(meta_bytes(&meta), damage.clone()));
         decodes_canonically_or_not_at_all(damaged(entries_bytes(&entries), damage.clone()));
         decodes_canonically_or_not_at_all(damaged(membership_bytes(&membership), damage));
     }
@@ -117,7 +130,11 @@ proptest! {
     }
 
     #[test]
-    fn every_beginning_of_a_value_is_refused(message in message(), membership in membership()) {
+    fn every_beginning_of_a_value_is_refused(message in message(), membership in membership(), meta in meta()) {
+        let bytes = meta_bytes(&meta);
+        for end in 0..bytes.len() {
+            prop_assert!(decode_snapshot_meta(&bytes[..end]).is_err());
+        }
         let bytes = Bytes::from(message_bytes(&message));
         for end in 0..bytes.len().min(300) {
             prop_assert!(decode_message(bytes.slice(..end)).is_err());
@@ -173,4 +190,21 @@ fn commands_stay_slices_of_the_buffer_that_was_decoded() {
         panic!("the last entry is the membership");
     };
     assert!(membership.nodes.values().all(|address| !buffer.as_ptr_range().contains(&address.as_ptr())));
+}
+
+#[test]
+fn a_chunk_stays_a_slice_of_the_buffer_that_was_decoded_and_the_rest_does_not() {
+    let data = Bytes::from(vec![7; 100_000]);
+    let meta = Arc::new(crate::meta());
+    let body = Body::InstallSnapshot { meta, offset: 0, data: data.clone(), done: false, round: 1 };
+    let message = Message { from: NodeId::new(1), to: NodeId::new(2), term: Term::new(2), body };
+    let buffer = Bytes::from(message_bytes(&message));
+    let Body::InstallSnapshot { meta, data: received, .. } = decode_message(buffer.clone()).unwrap().body
+    else {
+        panic!("another message than was sent");
+    };
+    let bounds = buffer.as_ptr_range();
+    assert!(bounds.contains(&received.as_ptr()));
+    assert_eq!(received, data);
+    assert!(meta.membership.nodes.values().all(|address| !bounds.contains(&address.as_ptr())));
 }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use raft_core::wire::{RecordReader, WireError, encode_record};
-use raft_core::{Entries, HardState, NodeId, Term};
+use raft_core::{Entries, HardState, NodeId, NotConsecutive, Term};
 
 use crate::golden::golden_entries;
-use crate::{commands, id, joint, read_all, record_bytes, write};
+use crate::{commands, id, joint, read_all, record_bytes, reset, write};
 
 /// Some records and where each ends.
 fn file() -> (Vec<u8>, Vec<usize>) {
@@ -17,6 +17,8 @@ fn file() -> (Vec<u8>, Vec<usize>) {
         write(None, commands(id(1, 2), (0..5).map(|n| vec![n; 7]))),
         write(Some(HardState { term: Term::new(2), voted_for: None }), Entries::empty()),
         write(None, golden_entries().0),
+        reset(None, id(4, 20), Entries::empty()),
+        reset(Some(voted), id(5, 30), commands(id(5, 31), [vec![1; 3]])),
     ];
     let mut file = Vec::new();
     let ends = writes.iter().map(|write| {
@@ -86,10 +88,20 @@ fn a_whole_record_that_makes_no_sense_is_not_taken_for_a_torn_one() {
     assert_eq!(read(&[2, 0]), Err(WireError::Version(2)), "written by a later version");
     assert_eq!(read(&[1, 0]), Err(WireError::Truncated));
     assert_eq!(read(&[1, 0, 2]), Err(WireError::Unknown { of: "the parts of a record", found: 2 }));
-    assert_eq!(read(&[1, 0, 4]), Err(WireError::Unknown { of: "the parts of a record", found: 4 }));
+    assert_eq!(read(&[1, 0, 6]), Err(WireError::Unknown { of: "the parts of a record", found: 6 }));
+    assert_eq!(read(&[1, 0, 8]), Err(WireError::Unknown { of: "the parts of a record", found: 8 }));
+    assert_eq!(read(&[1, 0, 4]), Err(WireError::Truncated), "a reset to what?");
     assert_eq!(read(&[1, 0, 0, 0, 0, 0, 0, 9]), Err(WireError::Trailing { bytes: 1 }));
     let term_max = [&[1, 0, 1], u64::MAX.to_le_bytes().as_slice(), &[0; 4]].concat();
     assert_eq!(read(&term_max), Err(WireError::Term(u64::MAX)));
+    // A reset must be to an entry, and entries must follow it.
+    let written = |to, entries| read(&record_bytes(&reset(None, to, entries))[8..]);
+    assert_eq!(written(id(0, 3), Entries::empty()), Err(WireError::Term(0)));
+    assert_eq!(written(id(2, 0), Entries::empty()), Err(WireError::Index(0)));
+    let gap = |after, next| Err(WireError::NotConsecutive(NotConsecutive { after, next }));
+    assert_eq!(written(id(2, 3), Entries::noop(id(2, 5))), gap(id(2, 3), id(2, 5)));
+    assert_eq!(written(id(2, 3), Entries::noop(id(2, 3))), gap(id(2, 3), id(2, 3)));
+    assert_eq!(written(id(2, 3), Entries::noop(id(1, 4))), gap(id(2, 3), id(1, 4)));
     // Too short to have a version: no writer of records has ever written that.
     assert_eq!(read(&[]), Err(WireError::Torn { offset: first.len() }));
 }

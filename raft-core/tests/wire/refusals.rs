@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use raft_core::wire::{WireError, decode_entries, decode_membership, decode_message};
+use raft_core::wire::{WireError, decode_entries, decode_membership, decode_message, decode_snapshot_meta};
 use raft_core::{
-    Body, Entries, LogId, LogIndex, Membership, MembershipError, Message, NodeId, NotConsecutive, Term,
+    Body, Entries, InstallProgress, LogId, LogIndex, Membership, MembershipError, Message, NodeId,
+    NotConsecutive, QuestionId, SnapshotMeta, SnapshotMetaError, Target, Term, TermRun,
 };
 
-use crate::{commands, id, joint, membership_bytes, message_bytes, nodes};
+use crate::{commands, id, joint, membership_bytes, message_bytes, meta, meta_bytes, nodes, run};
 
 #[test]
 fn each_refusal_says_why() {
@@ -23,15 +24,16 @@ fn each_refusal_says_why() {
         bytes[at..at + value.len()].copy_from_slice(value);
         decode_message(bytes.into()).unwrap_err()
     };
-    assert_eq!(refusal(0, &[2]), WireError::Version(2));
+    assert_eq!(refusal(0, &[1]), WireError::Version(1), "from before the first release");
+    assert_eq!(refusal(0, &[3]), WireError::Version(3));
     assert_eq!(refusal(2, &[0]), WireError::Unknown { of: "the kind of message", found: 0 });
-    assert_eq!(refusal(2, &[7]), WireError::Unknown { of: "the kind of message", found: 7 });
+    assert_eq!(refusal(2, &[12]), WireError::Unknown { of: "the kind of message", found: 12 });
     assert_eq!(refusal(2, &[1]), WireError::Truncated);
     assert_eq!(refusal(19, &u64::MAX.to_le_bytes()), WireError::Term(u64::MAX));
     assert_eq!(refusal(19, &Term::LIMIT.get().to_le_bytes()), WireError::Term(Term::LIMIT.get()));
     assert_eq!(refusal(27, &[2]), WireError::Unknown { of: "granted", found: 2 });
     let vote = |index: u64| {
-        let body = Body::RequestVote { last: LogId::new(Term::ZERO, LogIndex::new(index)) };
+        let body = Body::RequestVote { last: LogId::new(Term::ZERO, LogIndex::new(index)), transfer: false };
         decode_message(message_bytes(&Message { body, ..base.clone() }).into())
     };
     let limit = LogIndex::LIMIT.get();
@@ -131,10 +133,92 @@ fn impossible_memberships_are_refused() {
         broken(&Membership { learners_next: nodes(&[1]), ..of(1) }),
         Err(WireError::Membership(stays))
     );
+    let nowhere = Membership { intent: Some(Target::default()), ..of(1) };
+    assert_eq!(broken(&nowhere), Err(WireError::Membership(MembershipError::NoVoters)));
     assert_eq!(decode_membership(&[0xff; 4]), Err(WireError::Truncated));
     // Inside entries it is judged by the same rules, and must fill its block.
     let entry = |body: &[u8]| decode_blocks(&[block(3, id(1, 1), 1, body)]);
     assert_eq!(entry(&sound), Ok(Entries::membership(id(1, 1), Arc::new(joint()))));
     assert_eq!(entry(&[sound.as_slice(), &[0]].concat()), Err(WireError::Trailing { bytes: 1 }));
     assert_eq!(entry(&[]), Err(WireError::Truncated));
+}
+
+#[test]
+fn impossible_snapshots_are_refused() {
+    // `encode_snapshot_meta` writes down what it is given.
+    let broken = |change: &dyn Fn(&mut SnapshotMeta)| {
+        let mut meta = meta();
+        change(&mut meta);
+        decode_snapshot_meta(&meta_bytes(&meta))
+    };
+    let refused = |error: SnapshotMetaError| Err(WireError::Snapshot(error));
+    assert_eq!(broken(&|_| {}), Ok(meta()));
+    assert!(broken(&|meta| meta.terms = [].into()).is_ok(), "nothing need be known of earlier terms");
+    assert_eq!(broken(&|meta| meta.id.last = id(2, 0)), refused(SnapshotMetaError::Index(LogIndex::ZERO)));
+    assert_eq!(broken(&|meta| meta.id.last = id(0, 9)), refused(SnapshotMetaError::Term(Term::ZERO)));
+    let limit = LogIndex::LIMIT.get();
+    assert_eq!(broken(&|meta| meta.id.last = id(2, limit)), Err(WireError::Index(limit)));
+    for outside in [0, 10] {
+        let index = LogIndex::new(outside);
+        let error = SnapshotMetaError::MembershipIndex(index);
+        assert_eq!(broken(&|meta| meta.membership_index = index), refused(error));
+    }
+    let of_nobody = |meta: &mut SnapshotMeta| meta.membership = Arc::new(Membership::default());
+    assert_eq!(broken(&of_nobody), Err(WireError::Membership(MembershipError::NoVoters)));
+    let terms = |runs: &[TermRun]| broken(&|meta| meta.terms = runs.into());
+    let misfit = refused(SnapshotMetaError::Terms(id(2, 9)));
+    assert_eq!(terms(&[run(1, 4)]), misfit, "it ends in an earlier term");
+    assert_eq!(terms(&[run(2, 10)]), misfit, "its last term begins behind it");
+    assert_eq!(terms(&[run(1, 4), run(1, 5), run(2, 6)]), misfit, "a term twice");
+    assert_eq!(terms(&[run(1, 6), run(2, 6)]), misfit, "an empty run");
+    assert_eq!(terms(&[run(1, 0), run(2, 6)]), misfit, "before the log");
+    assert_eq!(terms(&[run(0, 1), run(2, 6)]), misfit, "before the first term");
+    // A claim of too many runs is not even looked at.
+    let mut many = meta_bytes(&meta());
+    many[56..60].copy_from_slice(&65u32.to_le_bytes());
+    assert_eq!(decode_snapshot_meta(&many), misfit);
+    assert_eq!(
+        decode_snapshot_meta(&[meta_bytes(&meta()).as_slice(), &[0]].concat()),
+        Err(WireError::Trailing { bytes: 1 })
+    );
+}
+
+#[test]
+fn impossible_parts_of_new_kinds_are_refused() {
+    let message = |body| Message { from: NodeId::new(1), to: NodeId::new(2), term: Term::new(3), body };
+    let refusal = |body: Body, at: usize, value: &[u8]| {
+        let mut bytes = message_bytes(&message(body));
+        let at = 27 + at;
+        bytes[at..at + value.len()].copy_from_slice(value);
+        decode_message(bytes.into()).unwrap_err()
+    };
+    let unknown = |of| WireError::Unknown { of, found: 3 };
+    let limit = LogIndex::LIMIT.get();
+    let vote = Body::RequestVote { last: id(1, 1), transfer: false };
+    assert_eq!(refusal(vote, 16, &[3]), unknown("transfer"));
+
+    let data = Bytes::from_static(b"abc");
+    let chunk = Body::InstallSnapshot { meta: Arc::new(meta()), offset: 0, data, done: false, round: 1 };
+    assert_eq!(refusal(chunk.clone(), 8, &[3]), unknown("done"));
+    assert_eq!(
+        refusal(chunk.clone(), 17, &u32::MAX.to_le_bytes()),
+        WireError::Truncated,
+        "a length without bytes"
+    );
+    let early = WireError::Snapshot(SnapshotMetaError::Term(Term::ZERO));
+    assert_eq!(refusal(chunk, 24, &[0]), early, "what is known of the snapshot is judged as elsewhere");
+
+    let installed = InstallProgress::Installed(LogIndex::new(1));
+    let reply = Body::InstallSnapshotReply { id: meta().id, progress: installed, round: 1 };
+    assert_eq!(refusal(reply.clone(), 40, &[3]), unknown("progress"));
+    assert_eq!(refusal(reply.clone(), 40, &[1]), WireError::Trailing { bytes: 8 }, "busy says nothing more");
+    assert_eq!(refusal(reply, 41, &limit.to_le_bytes()), WireError::Index(limit));
+
+    let id = QuestionId { incarnation: 1, seq: 2 };
+    let answer = Body::ReadIndexReply { id, index: Some(LogIndex::new(4)) };
+    assert_eq!(refusal(answer.clone(), 16, &[3]), unknown("answered"));
+    assert_eq!(refusal(answer.clone(), 16, &[0]), WireError::Trailing { bytes: 8 });
+    assert_eq!(refusal(answer, 17, &limit.to_le_bytes()), WireError::Index(limit));
+    let longer = [message_bytes(&message(Body::TimeoutNow)).as_slice(), &[0]].concat();
+    assert_eq!(decode_message(longer.into()), Err(WireError::Trailing { bytes: 1 }));
 }

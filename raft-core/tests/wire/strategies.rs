@@ -6,7 +6,8 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use raft_core::{
-    Body, Conflict, Entries, HardState, LogId, LogIndex, Membership, Message, NodeId, Target, Term, Write,
+    Body, Conflict, Entries, HardState, InstallProgress, LogId, LogIndex, Membership, Message, NodeId,
+    QuestionId, SnapshotId, SnapshotMeta, Target, Term, TermRun, Write,
 };
 
 use crate::{commands, id, write};
@@ -56,7 +57,8 @@ pub(crate) fn membership() -> impl Strategy<Value = Membership> {
                 intent.learners.insert(id);
             }
         }
-        membership.intent = with_intent.then_some(intent);
+        // A target without voters is no target.
+        membership.intent = (with_intent && !intent.voters.is_empty()).then_some(intent);
         membership.validate().unwrap();
         membership
     })
@@ -101,17 +103,67 @@ pub(crate) fn entries() -> impl Strategy<Value = Entries> {
     })
 }
 
+pub(crate) fn question() -> impl Strategy<Value = QuestionId> {
+    any::<(u64, u64)>().prop_map(|(incarnation, seq)| QuestionId { incarnation, seq })
+}
+
+pub(crate) fn snapshot_id() -> impl Strategy<Value = SnapshotId> {
+    (log_id(), node(), any::<u64>()).prop_map(|(last, taken_by, seq)| SnapshotId { last, taken_by, seq })
+}
+
+/// Runs of rising terms, the last one of the snapshot's own term, or none at all.
+pub(crate) fn meta() -> impl Strategy<Value = SnapshotMeta> {
+    let runs = vec((1..3u64, 1..50u64), 0..6);
+    let rest = (node(), any::<[u64; 3]>(), membership(), 0..3u64, any::<prop::sample::Index>());
+    (1..1_000u64, 1..1_000u64, runs, rest).prop_map(|(term, index, runs, rest)| {
+        let (taken_by, [seq, size_bytes, digest], membership, further, at) = rest;
+        let (mut last, mut first) = (term, index);
+        let terms = runs.into_iter().map(|(newer, longer)| {
+            last += newer;
+            first += longer;
+            TermRun { term: Term::new(last), first: LogIndex::new(first) }
+        });
+        let terms = terms.collect();
+        let through = first + further;
+        let membership_index = at.index(usize::try_from(through).unwrap()) as u64 + 1;
+        let meta = SnapshotMeta {
+            id: SnapshotId { last: id(last, through), taken_by, seq },
+            membership: Arc::new(membership),
+            membership_index: LogIndex::new(membership_index),
+            size_bytes,
+            digest,
+            terms,
+        };
+        meta.validate().unwrap();
+        meta
+    })
+}
+
 pub(crate) fn body() -> impl Strategy<Value = Body> {
     let conflict = (index(), log_id()).prop_map(|(prev, hint)| Conflict { prev, hint });
     let result = prop_oneof![index().prop_map(Ok), conflict.prop_map(Err)];
+    let data = vec(any::<u8>(), 0..40);
+    let progress = prop_oneof![
+        any::<u64>().prop_map(InstallProgress::Wants),
+        Just(InstallProgress::Busy),
+        index().prop_map(InstallProgress::Installed),
+    ];
     prop_oneof![
-        1 => log_id().prop_map(|last| Body::RequestVote { last }),
+        1 => (log_id(), any::<bool>()).prop_map(|(last, transfer)| Body::RequestVote { last, transfer }),
         1 => any::<bool>().prop_map(|granted| Body::RequestVoteReply { granted }),
         1 => (term(), log_id()).prop_map(|(proposed, last)| Body::PreVote { proposed, last }),
         1 => (term(), any::<bool>()).prop_map(|(proposed, granted)| Body::PreVoteReply { proposed, granted }),
         4 => (log_id(), entries(), index(), any::<u64>())
             .prop_map(|(prev, entries, commit, round)| Body::AppendEntries { prev, entries, commit, round }),
         1 => (result, any::<u64>()).prop_map(|(result, round)| Body::AppendEntriesReply { result, round }),
+        3 => (meta(), any::<u64>(), data, any::<(bool, u64)>()).prop_map(|(meta, offset, data, (done, round))| {
+            Body::InstallSnapshot { meta: Arc::new(meta), offset, data: data.into(), done, round }
+        }),
+        1 => (snapshot_id(), progress, any::<u64>())
+            .prop_map(|(id, progress, round)| Body::InstallSnapshotReply { id, progress, round }),
+        1 => Just(Body::TimeoutNow),
+        1 => question().prop_map(|id| Body::ReadIndex { id }),
+        1 => (question(), option::of(index())).prop_map(|(id, index)| Body::ReadIndexReply { id, index }),
     ]
 }
 
@@ -119,9 +171,23 @@ pub(crate) fn message() -> impl Strategy<Value = Message> {
     (node(), node(), term(), body()).prop_map(|(from, to, term, body)| Message { from, to, term, body })
 }
 
+/// With a hard state or not; entries that replace a suffix, or a reset with entries that follow it, or without any.
 pub(crate) fn any_write() -> impl Strategy<Value = Write> {
     let hard_state = (term(), option::of(node())).prop_map(|(term, voted_for)| HardState { term, voted_for });
-    (option::of(hard_state), entries()).prop_map(|(hard_state, entries)| write(hard_state, entries))
+    (option::of(hard_state), entries(), 0..4u8, any::<bool>()).prop_map(
+        |(hard_state, entries, kind, bare)| {
+            let entries = if bare && kind == 0 { Entries::empty() } else { entries };
+            let write = write(hard_state, entries);
+            let reset_to = match write.entries.first() {
+                _ if kind > 1 => None,
+                // What stands before the first entry can be anything of a term that is not above.
+                Some(first) if first.index.get() > 1 => Some(LogId::new(first.term, first.index.prev())),
+                Some(_) => None,
+                None => Some(id(7, 9)),
+            };
+            Write { reset_to, ..write }
+        },
+    )
 }
 
 /// A few changes to bytes: a byte set, bytes cut out, bytes put in.

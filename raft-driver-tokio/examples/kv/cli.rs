@@ -23,6 +23,10 @@ Then:
   curl -L -X PUT --data-binary hello http://127.0.0.1:8101/kv/greeting
   curl -L http://127.0.0.1:8102/kv/greeting
   curl http://127.0.0.1:8103/status
+Replace node 1 by node 4:
+  kv serve --id 4 --raft 127.0.0.1:7104 --http 127.0.0.1:8104 --data /tmp/kv-4 --join
+  curl -L -X POST http://127.0.0.1:8102/admin/members \\
+      -d '{\"voters\":{\"4\":\"127.0.0.1:7104@127.0.0.1:8104\"},\"remove\":[1]}'
 All of it, with `kill -9` and a check that nothing is lost:
   kv demo";
 
@@ -30,11 +34,16 @@ const SERVE_HELP: &str = "\
 HTTP (versions 1.1 and 2):
   PUT /kv/{key}     the body is the value, up to 1 MiB;
                     200 {\"index\":N,\"existed\":B} once committed and applied
-  GET /kv/{key}     linearizable; 200 with the value, or 404
+  GET /kv/{key}     linearizable, at any member; 200 with the value, or 404
   DELETE /kv/{key}  200 {\"index\":N,\"existed\":B}
   GET /status       role, term, leader, indexes, members, digest of the state
-  Keys are percent-decoded, 1 to 1024 bytes. A node that does not lead answers 307 to the
-  leader's HTTP address (known from the '@HTTP' of --peer), or 503 with Retry-After where none
+  POST /admin/members   {\"voters\":{\"4\":\"RAFT@HTTP\"},\"learners\":{},\"remove\":[1]} changes who
+                    takes part, in one step and from any set to any other; {\"cancel\":true} gives a
+                    change up. 200 once it is complete, 202 if that takes longer
+  POST /admin/transfer  {\"to\":2}, or no body for whoever is furthest: 200 {\"leader\":N}
+  POST /admin/snapshot  this node takes a snapshot now: 200 once it is durable
+  Keys are percent-decoded, 1 to 1024 bytes. A node that does not lead answers writes with 307 to the
+  leader's HTTP address (known from the '@HTTP' of --peer, or of what it was added by), or 503 with Retry-After where none
   is known. A 307, a 4xx and a 503 mean: did not happen. Any other 5xx says in its body what is
   known; \"unknown\" means that the write may happen or not. What has no outcome after 10 s is
   answered 504.
@@ -79,11 +88,15 @@ pub(crate) struct Serve {
     /// Where this node keeps its log. Made if missing; belongs to one node and one process at a time.
     #[arg(long, value_name = "DIR")]
     pub(crate) data: PathBuf,
-    /// A member: number, address for the other nodes, and address for clients to be sent to. Once for each
-    /// member, this node included. A pristine node begins with this list, which is the same on every node; one
-    /// with data goes on from that, and refuses another list. HTTP addresses may change.
-    #[arg(long = "peer", value_name = "N=RAFT[@HTTP]", required = true)]
+    /// A member that the cluster begins with: number, address for the other nodes, and address for clients to be sent
+    /// to. Once for each, this node included. The list stays the same for ever on all of these nodes, whoever the
+    /// members are later: a node with data goes on from that, and refuses peers that began with another list. HTTP
+    /// addresses may change.
+    #[arg(long = "peer", value_name = "N=RAFT[@HTTP]", required_unless_present = "join")]
     pub(crate) peers: Vec<Peer>,
+    /// Instead of a list: wait to be added to a running cluster by POST /admin/members there. Also at later starts.
+    #[arg(long, conflicts_with = "peers")]
+    pub(crate) join: bool,
     /// Names the cluster; nodes of different clusters refuse each other. Decimal, or hexadecimal after 0x.
     /// Choose one at random where two clusters could meet.
     #[arg(long, value_name = "ID", default_value = "1", value_parser = parse_cluster)]
@@ -94,6 +107,12 @@ pub(crate) struct Serve {
     /// Shortest time without a leader before an election; drawn anew each time, up to twice this.
     #[arg(long, value_name = "MS", default_value = "750", value_parser = parse_ms)]
     pub(crate) election_ms: Duration,
+    /// Take a snapshot each time that so many more entries were applied.
+    #[arg(long, value_name = "N", default_value = "100000", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) snapshot_entries: u64,
+    /// Entries behind a snapshot that stay in the log, so that slow nodes need none.
+    #[arg(long, value_name = "N", default_value = "10000")]
+    pub(crate) keep_entries: u64,
     /// Threads for clients and protocol. One is fastest while it is enough: nothing hops between cores.
     #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub(crate) threads: u16,
@@ -172,7 +191,7 @@ impl Serve {
             }
             http.extend(peer.http.clone().map(|address| (peer.id, address)));
         }
-        if !members.contains_key(&self.id) {
+        if !self.join && !members.contains_key(&self.id) {
             let what = format!("--id {} is not among the --peer list", self.id);
             return Err(wrong(
                 what,
@@ -196,7 +215,7 @@ fn parse_id(text: &str) -> Result<NodeId, String> {
 }
 
 /// Checks the form only; names are resolved when they are used.
-fn parse_address(text: &str) -> Result<String, String> {
+pub(crate) fn parse_address(text: &str) -> Result<String, String> {
     let (host, port) = text.rsplit_once(':').ok_or_else(|| format!("'{text}' is not HOST:PORT"))?;
     let named = !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || "/@=".contains(c));
     match port.parse::<u16>() {
@@ -270,6 +289,8 @@ mod tests {
             assert!(serve(&[&own[..], &more].concat()).is_err(), "{more:?}");
         }
         assert!(serve(&[]).is_err(), "no peers");
+        assert!(serve(&["--join", "--peer", "1=h:1"]).is_err(), "both");
+        assert!(serve(&["--join"]).unwrap().peers().unwrap().members.is_empty());
     }
 
     #[test]

@@ -22,7 +22,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::machine::{self, Glance, Machine, Outcome, VALUE_BYTES_MAX};
-use crate::request::{Refusal, Route, read_put, route};
+use crate::request::{Refusal, Route, read_admin, read_put, route};
 
 /// The longest that a client waits for an answer.
 pub(crate) const REQUEST_LIMIT: Duration = Duration::from_secs(10);
@@ -35,10 +35,10 @@ pub(crate) type Answer = Response<Bytes>;
 
 /// What answers need.
 pub(crate) struct Front {
-    raft: Raft<Machine>,
-    glance: Glance,
-    /// Where clients reach whom.
-    http: BTreeMap<NodeId, String>,
+    pub(crate) raft: Raft<Machine>,
+    pub(crate) glance: Glance,
+    /// Where clients reach whom, as this node was started with. The log may know better.
+    pub(crate) http: BTreeMap<NodeId, String>,
     pub(crate) in_flight: Arc<Semaphore>,
     pub(crate) request_limit: Duration,
 }
@@ -85,6 +85,7 @@ impl Front {
     async fn serve_in_time(&self, route: Route, request: Request<Incoming>) -> Answer {
         let deadline = Instant::now() + self.request_limit;
         let write = matches!(route, Route::Put(_) | Route::Delete(_));
+        let admin = matches!(route, Route::Members | Route::Transfer | Route::Snapshot);
         let (parts, body) = request.into_parts();
         match tokio::time::timeout_at(deadline, self.serve(route, &parts.uri, body, deadline)).await {
             Ok(answer) => answer,
@@ -92,6 +93,10 @@ impl Front {
                 StatusCode::GATEWAY_TIMEOUT,
                 "no outcome in time: the write may happen or not; read the key to find out",
             ),
+            Err(_) if admin => {
+                let body = json!({ "done": false, "why": "it takes longer, and goes on; GET /status tells" });
+                json(StatusCode::ACCEPTED, &body)
+            }
             Err(_) => problem(
                 StatusCode::GATEWAY_TIMEOUT,
                 "not answered in time; a read changes nothing, try again",
@@ -127,6 +132,21 @@ impl Front {
                 }
             },
             Route::Status => self.status().await,
+            Route::Snapshot => self.snapshot(uri).await,
+            Route::Members | Route::Transfer => {
+                let body = match tokio::time::timeout_at(deadline, read_admin(body)).await {
+                    Ok(Ok(body)) => body,
+                    Ok(Err(refusal)) => return refused(&refusal),
+                    Err(_) => {
+                        let what = "the body did not arrive in time; nothing was done";
+                        return problem(StatusCode::REQUEST_TIMEOUT, what);
+                    }
+                };
+                match route {
+                    Route::Members => self.change_members(&body, uri).await,
+                    _ => self.transfer(&body, uri).await,
+                }
+            }
         }
     }
 
@@ -158,11 +178,12 @@ impl Front {
     }
 
     /// To the leader, if it is known where clients reach it.
-    fn elsewhere(&self, leader: Option<NodeId>, uri: &Uri) -> Answer {
+    pub(crate) fn elsewhere(&self, leader: Option<NodeId>, uri: &Uri) -> Answer {
         let Some(leader) = leader.filter(|leader| *leader != self.raft.id()) else {
             return unavailable("no leader is known; the request was not performed");
         };
-        let Some(address) = self.http.get(&leader) else {
+        let known = self.glance.http();
+        let Some(address) = known.get(&leader).or_else(|| self.http.get(&leader)) else {
             return unavailable(&format!(
                 "node {leader} leads, and this node does not know its HTTP address: add it to --peer, as in \
                  --peer {leader}=RAFT@HTTP; the request was not performed"
@@ -182,10 +203,11 @@ impl Front {
         let Some(status) = self.raft.status().await else { return unavailable("the node has stopped") };
         let membership = Arc::clone(&self.raft.metrics().borrow().membership);
         let machine = self.glance.get();
+        let known = self.glance.http();
         let members = membership.members().into_iter().map(|id| Member {
             id: id.get(),
             raft: membership.nodes.get(&id).map(|address| String::from_utf8_lossy(address).into_owned()),
-            http: self.http.get(&id).cloned(),
+            http: known.get(&id).or_else(|| self.http.get(&id)).cloned(),
             voter: membership.is_voter(id),
         });
         let view = StatusView {
@@ -201,6 +223,9 @@ impl Front {
             commit_index: status.commit.get(),
             last_applied: status.applied.get(),
             last_log_index: status.last.index.get(),
+            log_base_index: status.base.index.get(),
+            snapshot_index: status.snapshot.index.get(),
+            changing: membership.intent.is_some(),
             members: members.collect(),
             machine: MachineView {
                 applied: machine.applied.get(),
@@ -229,6 +254,10 @@ struct StatusView {
     commit_index: u64,
     last_applied: u64,
     last_log_index: u64,
+    log_base_index: u64,
+    snapshot_index: u64,
+    /// Whether the members are being changed.
+    changing: bool,
     members: Vec<Member>,
     machine: MachineView,
 }
@@ -258,22 +287,22 @@ fn refused(refusal: &Refusal) -> Answer {
     answer
 }
 
-fn json(status: StatusCode, body: &impl Serialize) -> Answer {
+pub(crate) fn json(status: StatusCode, body: &impl Serialize) -> Answer {
     let body = serde_json::to_vec(body).expect("plain structs with string keys");
     with(status, body.into(), CONTENT_TYPE, HeaderValue::from_static("application/json"))
 }
 
-fn problem(status: StatusCode, what: &str) -> Answer {
+pub(crate) fn problem(status: StatusCode, what: &str) -> Answer {
     json(status, &json!({ "error": what }))
 }
 
 /// It may have happened or not.
-fn unknown(status: StatusCode, what: &str) -> Answer {
+pub(crate) fn unknown(status: StatusCode, what: &str) -> Answer {
     json(status, &json!({ "error": what, "outcome": "unknown" }))
 }
 
 /// Did not happen; may be tried again.
-fn unavailable(what: &str) -> Answer {
+pub(crate) fn unavailable(what: &str) -> Answer {
     let body = json!({ "error": what }).to_string();
     with(StatusCode::SERVICE_UNAVAILABLE, body.into(), RETRY_AFTER, HeaderValue::from_static("1"))
 }

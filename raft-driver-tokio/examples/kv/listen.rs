@@ -170,7 +170,7 @@ mod tests {
     use http_body_util::Full;
     use hyper::Request;
     use raft_core::{Config, NodeId};
-    use raft_driver_tokio::storage::MemoryLog;
+    use raft_driver_tokio::storage::{MemoryLog, MemorySnapshots};
     use raft_driver_tokio::tcp::{Tcp, TcpConfig};
     use raft_driver_tokio::{Builder, ClusterId, Raft};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -189,7 +189,8 @@ mod tests {
         let id = NodeId::new(1);
         let mut config = Config::new(id);
         config.command_bytes_max = COMMAND_BYTES_MAX as u64;
-        let raft = Builder::new(config).start(MemoryLog::default(), machine, tcp).await.unwrap();
+        let (log, snapshots) = (MemoryLog::default(), MemorySnapshots::default());
+        let raft = Builder::new(config).start(log, snapshots, machine, tcp).await.unwrap();
         raft.bootstrap([(id, Bytes::from_static(b"127.0.0.1:1"))].into()).await.unwrap();
         let mut front = Front::new(raft.clone(), glance, BTreeMap::new());
         front.request_limit = request_limit;

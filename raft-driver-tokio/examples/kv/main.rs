@@ -1,17 +1,20 @@
 //! A replicated key-value store over HTTP that survives `kill -9`: what a program on `raft-driver-tokio` looks like.
 //!
-//! * [`machine`]: the state machine. This is what a user writes.
-//! * [`serve`], [`listen`], [`request`] and [`http`]: a node with a durable log, a TCP transport and an HTTP front.
+//! * [`machine`] with [`frozen`]: the state machine, and its state as bytes. This is what a user writes.
+//! * [`serve`], [`listen`], [`request`], [`http`] and [`admin`]: a node with a durable log, snapshots in files, a TCP
+//!   transport and an HTTP front.
 //! * [`demo`] with [`cluster`], [`client`], [`load`], [`wait`] and [`report`]: three such processes, killed and restarted
 //!   under load, every acknowledged write read back.
 //!
 //! Left out, because nothing here needs it: authentication, encryption, listing of keys, conditional writes.
 
+mod admin;
 mod cli;
 mod client;
 mod cluster;
 mod demo;
 mod failure;
+mod frozen;
 mod http;
 mod listen;
 mod load;

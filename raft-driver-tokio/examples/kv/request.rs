@@ -21,6 +21,9 @@ pub(crate) enum Route {
     Put(Vec<u8>),
     Delete(Vec<u8>),
     Status,
+    Members,
+    Transfer,
+    Snapshot,
 }
 
 /// Why a request is refused before the node hears of it.
@@ -45,10 +48,17 @@ impl Refusal {
 
 /// Reads method and address.
 pub(crate) fn route(method: &Method, uri: &Uri) -> Result<Route, Refusal> {
-    let key = match uri.path().strip_prefix("/kv/") {
-        Some(raw) => Some(raw),
-        None if uri.path() == "/status" => None,
-        None => return Err(Refusal::new(StatusCode::NOT_FOUND, "there is /kv/{key} and /status")),
+    // Anything but a key is here with the one method that it takes.
+    let other = match uri.path() {
+        "/status" => Some((Route::Status, Method::GET, "GET")),
+        "/admin/members" => Some((Route::Members, Method::POST, "POST")),
+        "/admin/transfer" => Some((Route::Transfer, Method::POST, "POST")),
+        "/admin/snapshot" => Some((Route::Snapshot, Method::POST, "POST")),
+        path if path.starts_with("/kv/") => None,
+        _ => {
+            let what = "there is /kv/{key}, /status, /admin/members, /admin/transfer and /admin/snapshot";
+            return Err(Refusal::new(StatusCode::NOT_FOUND, what));
+        }
     };
     // Cut off silently, a '?' in a key would name another key.
     if uri.query().is_some() {
@@ -57,9 +67,10 @@ pub(crate) fn route(method: &Method, uri: &Uri) -> Result<Route, Refusal> {
             "no query is understood; write '?' in a key as %3F",
         ));
     }
-    let Some(key) = key else {
-        return if method == Method::GET { Ok(Route::Status) } else { Err(Refusal::method("GET")) };
-    };
+    if let Some((route, takes, name)) = other {
+        return if *method == takes { Ok(route) } else { Err(Refusal::method(name)) };
+    }
+    let key = uri.path().strip_prefix("/kv/").unwrap_or_default();
     let key = decode_key(key).map_err(|what| Refusal::new(StatusCode::BAD_REQUEST, what))?;
     match *method {
         Method::GET => Ok(Route::Get(key)),
@@ -117,6 +128,23 @@ pub(crate) async fn read_put(key: &[u8], mut body: Incoming) -> Result<Bytes, Re
     Ok(command.freeze())
 }
 
+/// Reads what an operator says.
+pub(crate) async fn read_admin(mut body: Incoming) -> Result<Bytes, Refusal> {
+    const ADMIN_BYTES_MAX: usize = 64 * 1024;
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| Refusal::new(StatusCode::BAD_REQUEST, error.to_string()))?;
+        whole.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+        if whole.len() > ADMIN_BYTES_MAX {
+            return Err(Refusal::new(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "the body is too long; nothing was done",
+            ));
+        }
+    }
+    Ok(whole.freeze())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,6 +159,9 @@ mod tests {
         assert_eq!(routed(Method::PUT, "/kv/a/b%2Fc%20%ff"), Ok(Route::Put(b"a/b/c \xff".to_vec())));
         assert_eq!(routed(Method::DELETE, "/kv/%3F%00+"), Ok(Route::Delete(b"?\0+".to_vec())));
         assert_eq!(routed(Method::GET, "/status"), Ok(Route::Status));
+        assert_eq!(routed(Method::POST, "/admin/members"), Ok(Route::Members));
+        assert_eq!(routed(Method::POST, "/admin/transfer"), Ok(Route::Transfer));
+        assert_eq!(routed(Method::POST, "/admin/snapshot"), Ok(Route::Snapshot));
         let longest = "%41".repeat(KEY_BYTES_MAX);
         assert_eq!(routed(Method::GET, &format!("/kv/{longest}")), Ok(Route::Get(vec![b'A'; KEY_BYTES_MAX])));
     }
@@ -150,5 +181,7 @@ mod tests {
         }
         assert_eq!(routed(Method::POST, "/kv/a"), Err(StatusCode::METHOD_NOT_ALLOWED));
         assert_eq!(routed(Method::DELETE, "/status"), Err(StatusCode::METHOD_NOT_ALLOWED));
+        assert_eq!(routed(Method::GET, "/admin/members"), Err(StatusCode::METHOD_NOT_ALLOWED));
+        assert_eq!(routed(Method::POST, "/admin/"), Err(StatusCode::NOT_FOUND));
     }
 }

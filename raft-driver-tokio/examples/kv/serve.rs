@@ -1,16 +1,18 @@
 //! `kv serve`: one node with its durable log, its TCP transport and its HTTP front, from start to shutdown.
 //!
 //! * Ports are taken before the data is touched; data is opened before anything is served.
-//! * A pristine node is bootstrapped with the list on the command line; one with data must have been.
+//! * A pristine node is bootstrapped with the list on the command line, or waits to be added; one with data goes on from
+//!   that, whoever the members are by now.
+//! * Whoever leads hands over before it ends, so that no client waits for an election.
 //! * Mistakes that do not heal by themselves end the process, each with its own exit code and advice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use raft_core::{AdminRefusal, Config, LogId, NodeId};
-use raft_driver_tokio::storage::{DurableLog, Identity, OpenError};
+use raft_core::{AdminRefusal, Config, LogIndex, NodeId, SnapshotPolicy};
+use raft_driver_tokio::storage::{DurableLog, Identity, OpenError, SnapshotFileError, SnapshotFiles};
 use raft_driver_tokio::tcp::{Refusal, Refused, Tcp, TcpConfig, TcpError};
 use raft_driver_tokio::{
     AdminError, BootstrapDigest, Builder, ClusterId, Raft, Recovered, StartError, StopReason,
@@ -30,6 +32,8 @@ use crate::stop::{asked_to_stop, stdin_closed};
 /// How long a refusal counts: several times the longest pause between two attempts to connect.
 const REFUSAL_FRESH: Duration = Duration::from_secs(15);
 
+/// How long a shutdown waits for another node to take over.
+const HAND_OVER_LIMIT: Duration = Duration::from_secs(2);
 /// How long a shutdown waits for the node.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 
@@ -63,7 +67,7 @@ async fn serve(options: Serve, peers: Peers) -> Result<(), Failure> {
         .await
         .map_err(|error| no_address("--http", &options.http, &error))?;
     let mut transport = TcpConfig::new(ClusterId::new(options.cluster));
-    transport.bootstrap = Some(BootstrapDigest::of(&peers.members));
+    transport.bootstrap = (!options.join).then(|| BootstrapDigest::of(&peers.members));
     // Where this node listens may be a wildcard; where it is reached is on the list.
     let own = peers.members.get(&options.id);
     transport.advertise = own.map(|address| String::from_utf8_lossy(address).into_owned());
@@ -88,17 +92,19 @@ async fn serve(options: Serve, peers: Peers) -> Result<(), Failure> {
         }
     }
     let refusals = tcp.refusals();
-    let log = open_log(&options)?;
+    let (log, snapshots) = open_stores(&options)?;
 
     let machine = Machine::default();
     let glance = machine.glance();
     let cannot_start = |error| cannot_start(&options, &error);
-    let recovered = Recovered::ask(log, machine).await.map_err(cannot_start)?;
-    // Before a peer hears from this node.
-    if let Some((_, membership)) = recovered.log().memberships.last() {
-        same_members(&options, &membership.nodes, &peers.members)?;
+    let recovered = Recovered::ask(log, snapshots, machine).await.map_err(cannot_start)?;
+    // Before a peer hears from this node. Later members are the log's own matter.
+    if let Some((LogIndex::FIRST, began)) = recovered.log().memberships.first()
+        && !options.join
+    {
+        same_members(&options, &began.nodes, &peers.members)?;
     }
-    let pristine = recovered.log().last == LogId::ZERO;
+    let pristine = recovered.membership().is_none();
     let raft = Builder::new(config(&options)).start_recovered(recovered, tcp).map_err(cannot_start)?;
     let front = Front::new(raft.clone(), glance, peers.http.clone());
     let clients = CancellationToken::new();
@@ -106,8 +112,8 @@ async fn serve(options: Serve, peers: Peers) -> Result<(), Failure> {
 
     let run = async {
         let begin = async {
-            if pristine {
-                bootstrap(&raft, &options, &peers).await?;
+            if pristine && !options.join {
+                bootstrap(&raft, &peers).await?;
             }
             let text = format!(
                 "node {} serves http://{}, other nodes at {}",
@@ -120,9 +126,13 @@ async fn serve(options: Serve, peers: Peers) -> Result<(), Failure> {
             failed = begin => failed,
             signal = stop => {
                 tracing::info!(signal, "shutting down");
+                hand_over(&raft).await;
                 Ok(())
             }
-            () = closed => Ok(()),
+            () = closed => {
+                hand_over(&raft).await;
+                Ok(())
+            }
             reason = raft.stopped() => Err(stopped(&reason)),
             failure = refused_by_majority(&raft, refusals, &options, &peers) => Err(failure),
         }
@@ -143,13 +153,25 @@ async fn serve(options: Serve, peers: Peers) -> Result<(), Failure> {
     }
 }
 
-fn open_log(options: &Serve) -> Result<DurableLog, Failure> {
+/// Whoever leads lets another one lead first. One that is alone, or cannot be reached, just ends.
+async fn hand_over(raft: &Raft<Machine>) {
+    match tokio::time::timeout(HAND_OVER_LIMIT, raft.step_down()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::info!(%error, "no hand-over"),
+        Err(_) => tracing::info!("nobody took over in time"),
+    }
+}
+
+fn open_stores(options: &Serve) -> Result<(DurableLog, SnapshotFiles), Failure> {
     let identity = Identity { cluster: ClusterId::new(options.cluster), node: options.id };
-    DurableLog::open(&options.data, identity).map_err(|error| {
-        let kind = if matches!(error, OpenError::InUse { .. }) { Kind::DataInUse } else { Kind::Data };
-        // What to do is in the error's own words.
-        Failure::new(kind, chain(&error), "")
-    })
+    let kind = |in_use| if in_use { Kind::DataInUse } else { Kind::Data };
+    // What to do is in the error's own words.
+    let log = DurableLog::open(&options.data, identity)
+        .map_err(|error| Failure::new(kind(matches!(error, OpenError::InUse { .. })), chain(&error), ""))?;
+    let snapshots = SnapshotFiles::open(options.data.join("snapshots"), identity).map_err(|error| {
+        Failure::new(kind(matches!(error, SnapshotFileError::InUse { .. })), chain(&error), "")
+    })?;
+    Ok((log, snapshots))
 }
 
 /// Members that are not those of the data would vote and count in a cluster that is none of theirs.
@@ -169,21 +191,23 @@ fn same_members(
     Err(Failure::new(
         Kind::Peers,
         format!(
-            "{data} belongs to a cluster of other members: {}; --peer says {}",
+            "{data} belongs to a cluster that began with other members: {}; --peer says {}",
             listed(found),
             listed(wanted)
         ),
-        "start with the members that the directory belongs to, or name another directory",
+        "start with the members that the cluster began with, or name another directory",
     ))
 }
 
 fn cannot_start(options: &Serve, error: &StartError) -> Failure {
     match error {
-        StartError::Log(_) | StartError::Machine(_) | StartError::Node(_) => Failure::new(
-            Kind::Data,
-            format!("{} cannot be used: {}", options.data.display(), chain(error)),
-            "keep it as it is for inspection, and replace this node by one of a new id with an empty directory",
-        ),
+        StartError::Log(_) | StartError::Snapshots(_) | StartError::Machine(_) | StartError::Node(_) => {
+            Failure::new(
+                Kind::Data,
+                format!("{} cannot be used: {}", options.data.display(), chain(error)),
+                "keep it as it is for inspection, and replace this node by one of a new id with an empty directory",
+            )
+        }
         _ => Failure::other(format!("the node cannot be started: {}", chain(error))),
     }
 }
@@ -194,19 +218,19 @@ fn config(options: &Serve) -> Config {
     config.election_timeout_min = options.election_ms;
     config.election_timeout_max = 2 * options.election_ms;
     config.command_bytes_max = COMMAND_BYTES_MAX as u64;
+    config.snapshot_policy = SnapshotPolicy::LogsSinceLast(options.snapshot_entries);
+    config.compaction_margin_entries = options.keep_entries;
     config
 }
 
 /// Gives a pristine node the members of the command line.
-async fn bootstrap(raft: &Raft<Machine>, options: &Serve, peers: &Peers) -> Result<(), Failure> {
+async fn bootstrap(raft: &Raft<Machine>, peers: &Peers) -> Result<(), Failure> {
     match raft.bootstrap(peers.members.clone()).await {
-        Ok(()) => Ok(()),
-        // The leader of other members was faster.
-        Err(AdminError::Refused(AdminRefusal::NotPristine)) => {
-            let membership = Arc::clone(&raft.metrics().borrow().membership);
-            same_members(options, &membership.nodes, &peers.members)
+        // The second: a leader was faster, who began with the same list, and the members may be others by now.
+        Ok(()) | Err(AdminError::Refused(AdminRefusal::NotPristine)) => Ok(()),
+        Err(error @ (AdminError::Refused(_) | AdminError::Unknown)) => {
+            Err(Failure::other(format!("no bootstrap: {error}")))
         }
-        Err(error @ AdminError::Refused(_)) => Err(Failure::other(format!("no bootstrap: {error}"))),
         Err(AdminError::Stopped) => Err(stopped(&raft.stopped().await)),
     }
 }
@@ -227,19 +251,22 @@ async fn refused_by_majority(
     peers: &Peers,
 ) -> Failure {
     let mut by: BTreeMap<NodeId, (Refusal, Instant)> = BTreeMap::new();
-    let members = peers.members.len();
     while refusals.changed().await.is_ok() {
         let Some(refused) = refusals.borrow_and_update().clone() else { continue };
-        // Who connects to this node may be anybody; whom it connects to is on its list. `Full` passes.
-        if !refused.by_peer || refused.refusal == Refusal::Full || !peers.members.contains_key(&refused.peer)
-        {
+        let membership = Arc::clone(&raft.metrics().borrow().membership);
+        let members: BTreeSet<NodeId> = match membership.voters.is_empty() {
+            true => peers.members.keys().copied().collect(),
+            false => membership.voters.clone(),
+        };
+        // Who connects to this node may be anybody; whom it connects to is a member. `Full` passes.
+        if !refused.by_peer || refused.refusal == Refusal::Full || !members.contains(&refused.peer) {
             continue;
         }
         by.insert(refused.peer, (refused.refusal, Instant::now()));
         // Whoever still refuses says so at each of this node's attempts; others were mended meanwhile.
         by.retain(|_, (_, at)| at.elapsed() < REFUSAL_FRESH);
         let led = raft.status().await.is_some_and(|status| status.leader.is_some());
-        if !led && members - by.len() < members / 2 + 1 {
+        if !led && members.len().saturating_sub(by.len()) < members.len() / 2 + 1 {
             let peers = by.iter().map(|(peer, (refusal, _))| format!("node {peer}: {refusal}"));
             let advice = match refused.refusal {
                 Refusal::Bootstrap => format!(
@@ -249,6 +276,7 @@ async fn refused_by_majority(
                 ),
                 Refusal::Cluster => "give every node of the cluster the same --cluster".to_owned(),
                 Refusal::Version => "run the same version on all nodes".to_owned(),
+                Refusal::Lease => "give every node the same --election-ms".to_owned(),
                 _ => {
                     "compare the ids and addresses in --peer with what the nodes were started with".to_owned()
                 }

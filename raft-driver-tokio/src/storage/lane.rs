@@ -9,11 +9,11 @@
 use std::sync::mpsc;
 
 use raft_core::host::{LogSpan, LogStore};
-use raft_core::{Event, Write, WriteId};
+use raft_core::{Event, LogTask, Write, WriteId};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::task::TaskTracker;
 
-use crate::driver::{LOG_STORE, discard, read_log, write_log};
+use crate::driver::{LOG_STORE, discard, perform_log, read_log};
 use crate::error::{StartError, StopReason};
 use crate::task::Input;
 use crate::worker::Worker;
@@ -21,7 +21,7 @@ use crate::worker::Worker;
 /// A log store and where it runs.
 #[derive(Debug)]
 pub(crate) struct LogLane<L: LogStore> {
-    writes: Writes<L>,
+    tasks: Tasks<L>,
     reader: L::Reader,
     inputs: UnboundedSender<Input>,
     /// Reads that run.
@@ -29,46 +29,45 @@ pub(crate) struct LogLane<L: LogStore> {
 }
 
 #[derive(Debug)]
-enum Writes<L> {
-    Inline { store: L, batch: Vec<Write> },
-    Thread(mpsc::Sender<Write>),
+enum Tasks<L> {
+    Inline { store: L, queue: Vec<LogTask>, batch: Vec<Write> },
+    Thread(mpsc::Sender<LogTask>),
 }
 
 impl<L: LogStore> LogLane<L> {
-    /// Begins; the worker, if there is one, ends when the lane is dropped and the writes queued are done.
+    /// Begins; the worker, if there is one, ends when the lane is dropped and the tasks queued are done.
     pub(crate) fn start(
         store: L,
         inputs: UnboundedSender<Input>,
         reads: TaskTracker,
     ) -> Result<(Self, Option<Worker>), StartError> {
         let reader = store.reader();
-        let (writes, worker) = if L::MAY_BLOCK {
+        let (tasks, worker) = if L::MAY_BLOCK {
             let (sender, receiver) = mpsc::channel();
             let reports = inputs.clone();
             let worker = Worker::spawn("raft-log", move || run(store, &receiver, &reports))?;
-            (Writes::Thread(sender), Some(worker))
+            (Tasks::Thread(sender), Some(worker))
         } else {
-            (Writes::Inline { store, batch: Vec::new() }, None)
+            (Tasks::Inline { store, queue: Vec::new(), batch: Vec::new() }, None)
         };
-        Ok((Self { writes, reader, inputs, reads }, worker))
+        Ok((Self { tasks, reader, inputs, reads }, worker))
     }
 
-    /// Takes the next write.
-    pub(crate) fn write(&mut self, write: Write) {
-        match &mut self.writes {
-            Writes::Inline { batch, .. } => batch.push(write),
+    /// Takes the next task.
+    pub(crate) fn perform(&mut self, task: LogTask) {
+        match &mut self.tasks {
+            Tasks::Inline { queue, .. } => queue.push(task),
             // A thread that has ended reported why before it did.
-            Writes::Thread(sender) => drop(sender.send(write)),
+            Tasks::Thread(sender) => drop(sender.send(task)),
         }
     }
 
     /// Performs what was taken, if the store runs inline, and says what is durable now.
     pub(crate) fn flush(&mut self) -> Result<Option<WriteId>, StopReason> {
-        let Writes::Inline { store, batch } = &mut self.writes else { return Ok(None) };
-        let Some(last) = batch.last().map(|write| write.id) else { return Ok(None) };
-        write_log(store, batch)?;
-        batch.clear();
-        Ok(Some(last))
+        let Tasks::Inline { store, queue, batch } = &mut self.tasks else { return Ok(None) };
+        let mut durable = None;
+        perform_log(store, queue.drain(..), batch, |id| durable = Some(id))?;
+        Ok(durable)
     }
 
     /// Reads entries: returns the event, or sees to it that it comes later.
@@ -90,23 +89,21 @@ impl<L: LogStore> LogLane<L> {
 }
 
 /// The thread of a store that may block.
-fn run<L: LogStore>(mut store: L, writes: &mpsc::Receiver<Write>, reports: &UnboundedSender<Input>) {
+fn run<L: LogStore>(mut store: L, tasks: &mpsc::Receiver<LogTask>, reports: &UnboundedSender<Input>) {
     let mut batch = Vec::new();
-    while let Ok(first) = writes.recv() {
-        let mut last = first.id;
-        batch.push(first);
-        for next in writes.try_iter() {
-            last = next.id;
-            batch.push(next);
-        }
-        let (input, failed) = match write_log(&mut store, &batch) {
-            Ok(()) => (Input::Event(Event::Persisted(last)), false),
-            Err(reason) => (Input::Failed(reason), true),
-        };
-        if reports.send(input).is_err() || failed {
+    let mut gone = false;
+    while let Ok(first) = tasks.recv() {
+        let queued = std::iter::once(first).chain(tasks.try_iter());
+        let performed = perform_log(&mut store, queued, &mut batch, |id| {
+            gone |= reports.send(Input::Event(Event::Persisted(id))).is_err();
+        });
+        if let Err(reason) = performed {
+            let _ = reports.send(Input::Failed(reason));
             break;
         }
-        batch.clear();
+        if gone {
+            break;
+        }
     }
     discard(LOG_STORE, store);
 }

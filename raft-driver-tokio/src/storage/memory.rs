@@ -6,7 +6,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use raft_core::host::{LogReader, LogStore};
-use raft_core::{Entries, HardState, LogIndex, LogRecovery, LogScan, NotConsecutive, ScanError, Write};
+use raft_core::{
+    Entries, HardState, LogId, LogIndex, LogRecovery, LogScan, NotConsecutive, ScanError, Write,
+};
 
 /// A log in memory. One node at a time may run over it.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +17,8 @@ pub struct MemoryLog(Arc<Mutex<Kept>>);
 #[derive(Debug, Default)]
 struct Kept {
     hard_state: HardState,
+    /// The entry before the first one.
+    base: LogId,
     /// Consecutive and never empty: as they were written, cut where a later write replaced their end.
     parts: Vec<Entries>,
 }
@@ -47,20 +51,40 @@ impl MemoryLog {
 
 impl Kept {
     fn last(&self) -> LogIndex {
-        self.parts.last().and_then(Entries::last).map_or(LogIndex::ZERO, |last| last.index)
+        self.parts.last().and_then(Entries::last).unwrap_or(self.base).index
     }
 
     fn write(&mut self, write: &Write) -> Result<(), MemoryLogError> {
         if let Some(hard_state) = write.hard_state {
             self.hard_state = hard_state;
         }
+        if let Some(base) = write.reset_to {
+            self.reset(base);
+        }
         self.append(&write.entries)
+    }
+
+    fn reset(&mut self, base: LogId) {
+        self.parts.clear();
+        self.base = base;
+    }
+
+    fn compact(&mut self, through: LogId) {
+        if through.index <= self.base.index || through.index > self.last() {
+            return;
+        }
+        let gone = self.parts.partition_point(|part| part.last().is_some_and(|id| id.index <= through.index));
+        self.parts.drain(..gone);
+        if let Some(part) = self.parts.first_mut() {
+            *part = part.slice(through.index.next(), LogIndex::LIMIT);
+        }
+        self.base = through;
     }
 
     fn append(&mut self, entries: &Entries) -> Result<(), MemoryLogError> {
         let Some(first) = entries.first().map(|first| first.index) else { return Ok(()) };
         let last = self.last();
-        if first == LogIndex::ZERO || first > last.next() {
+        if first <= self.base.index || first > last.next() {
             return Err(MemoryLogError::Gap { first, last });
         }
         if first <= last {
@@ -75,7 +99,7 @@ impl Kept {
     }
 
     fn read(&self, from: LogIndex, through: LogIndex, bytes_max: u64) -> Result<Entries, MemoryLogError> {
-        if from == LogIndex::ZERO || from > through {
+        if from <= self.base.index || from > through {
             return Ok(Entries::empty());
         }
         let skip = self.parts.partition_point(|part| part.last().is_some_and(|id| id.index < from));
@@ -102,6 +126,7 @@ impl LogStore for MemoryLog {
     fn recover(&mut self) -> Result<LogRecovery, MemoryLogError> {
         let kept = self.kept();
         let mut scan = LogScan::default();
+        scan.reset(kept.base);
         scan.hard_state(kept.hard_state)?;
         for part in &kept.parts {
             scan.entries(part)?;
@@ -112,6 +137,11 @@ impl LogStore for MemoryLog {
     fn write(&mut self, batch: &[Write]) -> Result<(), MemoryLogError> {
         let mut kept = self.kept();
         batch.iter().try_for_each(|write| kept.write(write))
+    }
+
+    fn compact(&mut self, through: LogId) -> Result<(), MemoryLogError> {
+        self.kept().compact(through);
+        Ok(())
     }
 
     fn reader(&self) -> MemoryReader {
@@ -134,7 +164,7 @@ impl LogReader for MemoryReader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use raft_core::{Commands, LogId, NodeId, Term};
+    use raft_core::{Commands, NodeId, Term};
 
     fn entries(term: u64, first: u64, count: u8) -> Entries {
         let commands = (0..count).map(|at| [at; 8]).collect::<Commands>();
@@ -178,6 +208,37 @@ mod tests {
         assert_eq!(read(9, 12, 0), Some((9, 1)), "one entry at least");
         assert_eq!(read(21, 30, u64::MAX), None);
         assert_eq!(read(5, 4, u64::MAX), None);
+    }
+
+    #[test]
+    fn what_is_compacted_is_gone_and_the_rest_goes_on() {
+        let log = MemoryLog::default();
+        put(&log, None, entries(1, 1, 10)).unwrap();
+        put(&log, None, entries(2, 11, 10)).unwrap();
+        let id = |term, index| LogId::new(Term::new(term), LogIndex::new(index));
+        let mut store = log.clone();
+        for through in [id(1, 4), id(1, 4), id(1, 2), id(9, 99)] {
+            store.compact(through).unwrap();
+        }
+        let read = |from: u64| log.reader().read(LogIndex::new(from), LogIndex::new(30), u64::MAX).unwrap();
+        assert!(read(4).is_empty());
+        assert_eq!(read(5).len(), 16);
+        let found = log.clone().recover().unwrap();
+        assert_eq!((found.base, found.last, found.terms.len()), (id(1, 4), id(2, 20), 2));
+        let gap = MemoryLogError::Gap { first: LogIndex::new(4), last: LogIndex::new(20) };
+        assert_eq!(put(&log, None, entries(2, 4, 1)), Err(gap), "compacted entries are not written again");
+        store.compact(id(2, 20)).unwrap();
+        let found = log.clone().recover().unwrap();
+        assert_eq!((found.base, found.last, found.terms.len()), (id(2, 20), id(2, 20), 0));
+        put(&log, None, entries(2, 21, 1)).unwrap();
+
+        // A reset goes on behind its base, wherever the log was.
+        for base in [id(3, 50), id(4, 7)] {
+            log.kept().reset(base);
+            put(&log, None, entries(5, base.index.get() + 1, 2)).unwrap();
+            let found = log.clone().recover().unwrap();
+            assert_eq!((found.base, found.last), (base, id(5, base.index.get() + 2)));
+        }
     }
 
     #[test]

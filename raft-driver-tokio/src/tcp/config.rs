@@ -10,12 +10,13 @@ use crate::tcp::handshake::HELLO_BYTES_MAX;
 pub struct TcpConfig {
     /// The cluster. Nodes of another are refused.
     pub cluster: ClusterId,
-    /// The set that the cluster was bootstrapped with; a peer with another is refused. Default `None`: not compared.
+    /// The set that the cluster was bootstrapped with, whoever its members are now; a peer with another is refused.
+    /// Default `None`: not compared, as for a node that joins later.
     pub bootstrap: Option<BootstrapDigest>,
-    /// Where peers reach this node, told in handshakes to nodes that have no log yet. Default: where it listens,
+    /// Where peers reach this node, told in handshakes to those that do not know it yet. Default: where it listens,
     /// which is of no use if that is a wildcard address.
     pub advertise: Option<String>,
-    /// Longest frame. Must hold the longest command and the longest append. Default 8 MiB.
+    /// Longest frame. Must hold the longest command, the longest append and a part of a snapshot. Default 8 MiB.
     pub frame_bytes_max: u32,
     /// Messages that wait to be sent to one peer; more are dropped. Default 4,096.
     pub queue_messages_max: usize,
@@ -26,7 +27,7 @@ pub struct TcpConfig {
     pub inbound_bytes_max: usize,
     /// Connections that are in their handshake; more are closed. Default 64.
     pub handshakes_max: usize,
-    /// Peers connected to a node that has no members yet; more are refused. With members, each has one connection.
+    /// Peers connected that are not members, as far as this node knows; more are refused. A member has one connection.
     /// Default 64.
     pub strangers_max: usize,
     /// For a connection to come about. Default 2 s.

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use raft_core::{Message, NodeId};
@@ -42,6 +42,7 @@ pub(crate) fn size_bytes(message: &Message) -> u64 {
     MESSAGE_BYTES
         + match &message.body {
             raft_core::Body::AppendEntries { entries, .. } => entries.size_bytes(),
+            raft_core::Body::InstallSnapshot { data, .. } => data.len() as u64,
             _ => 0,
         }
 }
@@ -53,6 +54,8 @@ pub(crate) struct Dialer {
     pub(crate) peer: NodeId,
     pub(crate) address: String,
     pub(crate) queue: Queue,
+    /// Whether this node belongs together with it. If not, it is connected to for as long as it can be reached.
+    pub(crate) is_member: Arc<AtomicBool>,
     /// The peer was seen: try now.
     pub(crate) kick: Arc<Notify>,
 }
@@ -86,7 +89,7 @@ enum End {
 }
 
 impl Dialer {
-    /// Runs until the node is gone.
+    /// Runs until the node is gone, or a peer that is no member.
     pub(crate) async fn run(mut self) {
         let shared = Arc::clone(&self.shared);
         let (id, peer, counts) = (shared.identity.node, self.peer, &shared.counts);
@@ -126,6 +129,10 @@ impl Dialer {
             }
             // What was on the way or queued is lost.
             shared.inbox.unreachable(peer);
+            if !self.is_member.load(Ordering::Relaxed) && shared.stranger(peer).is_none() {
+                // Nobody asks for an answer any more. Should it come back, it is connected to anew.
+                return;
+            }
             let jittered = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
             pause = (pause * 2).min(shared.config.backoff_max);
             if self.pause(jittered).await.is_none() {

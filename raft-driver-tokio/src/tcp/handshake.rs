@@ -10,17 +10,18 @@
 //! | 1 | 0 | verdict: 0, or a [`Refusal`] |
 //! | 16 | cluster | cluster |
 //! | 1, 8 | whether there is a bootstrap digest, and it | the same |
+//! | 8, 1, 4 | shortest election timeout in nanoseconds; whether leases are on, and the bound on drift | the same |
 //! | 8 | from | the answering node |
 //! | 8 | to | |
 //! | 2, … | length, and address of the sender | |
 
 use bytes::{Buf, BufMut, TryGetError};
-use raft_core::{NodeId, wire};
+use raft_core::{Config, Lease, NodeId, wire};
 
 use crate::cluster::{BootstrapDigest, ClusterId};
 
 const MAGIC: [u8; 4] = *b"raft";
-const PROTOCOL: u16 = 1;
+const PROTOCOL: u16 = 2;
 /// Longest frame of a handshake.
 pub(crate) const HELLO_BYTES_MAX: usize = 1024;
 
@@ -37,29 +38,33 @@ pub enum Refusal {
     /// Another node listens there than the one that was meant.
     #[error("another node was meant: an address belongs to a node of another id")]
     Target,
-    /// The side that connects is not a member of the cluster.
-    #[error("the node that connects is not a member")]
-    UnknownPeer,
+    /// The side that connects calls itself by the name of the one that it connects to.
+    #[error("the node that connects has the id of the node it connects to")]
+    OwnId,
     /// The two sides were bootstrapped with different sets of members.
     #[error("the two nodes were bootstrapped with different sets of members")]
     Bootstrap,
-    /// Too many peers are connected.
+    /// Too many peers are connected that are not members.
     #[error("too many connections")]
     Full,
+    /// Leases are on, and the two sides do not count the same time by them.
+    #[error("the two nodes have different lease or election_timeout_min, while leases are on")]
+    Lease,
 }
 
 impl Refusal {
-    const ALL: [Self; 6] =
-        [Self::Version, Self::Cluster, Self::Target, Self::UnknownPeer, Self::Bootstrap, Self::Full];
+    const ALL: [Self; 7] =
+        [Self::Version, Self::Cluster, Self::Target, Self::OwnId, Self::Bootstrap, Self::Full, Self::Lease];
 
     fn code(self) -> u8 {
         match self {
             Self::Version => 1,
             Self::Cluster => 2,
             Self::Target => 3,
-            Self::UnknownPeer => 4,
+            Self::OwnId => 4,
             Self::Bootstrap => 5,
             Self::Full => 6,
+            Self::Lease => 7,
         }
     }
 }
@@ -88,20 +93,54 @@ impl From<TryGetError> for NotAHandshake {
 pub(crate) struct Identity {
     pub(crate) cluster: ClusterId,
     pub(crate) bootstrap: Option<BootstrapDigest>,
+    pub(crate) timing: Timing,
     pub(crate) node: NodeId,
+}
+
+/// What must be the same on all nodes once reads are served by leases (thesis §6.4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Timing {
+    election_timeout_min_ns: u64,
+    lease: Option<Lease>,
+}
+
+impl Timing {
+    pub(crate) fn of(config: &Config) -> Self {
+        let nanos = config.election_timeout_min.as_nanos();
+        Self { election_timeout_min_ns: u64::try_from(nanos).unwrap_or(u64::MAX), lease: config.lease }
+    }
+
+    fn encode(self, out: &mut Vec<u8>) {
+        out.put_u64_le(self.election_timeout_min_ns);
+        out.put_u8(u8::from(self.lease.is_some()));
+        out.put_u32_le(self.lease.map_or(0, |lease| lease.clock_drift_ppm_max));
+    }
+
+    fn decode(bytes: &mut &[u8]) -> Result<Self, NotAHandshake> {
+        let election_timeout_min_ns = bytes.try_get_u64_le()?;
+        let (on, clock_drift_ppm_max) = (bytes.try_get_u8()?, bytes.try_get_u32_le()?);
+        let lease = match on {
+            0 => None,
+            1 => Some(Lease { clock_drift_ppm_max }),
+            _ => return Err(NotAHandshake::Field),
+        };
+        Ok(Self { election_timeout_min_ns, lease })
+    }
 }
 
 impl Identity {
     /// Whether a peer belongs to the same cluster, begun with the same set. A side without a digest does not
-    /// compare.
+    /// compare. With leases, both must count the same time.
     pub(crate) fn fits(&self, peer: &Self) -> Result<(), Refusal> {
         if self.cluster != peer.cluster {
             return Err(Refusal::Cluster);
         }
         match (self.bootstrap, peer.bootstrap) {
-            (Some(ours), Some(theirs)) if ours != theirs => Err(Refusal::Bootstrap),
-            _ => Ok(()),
+            (Some(ours), Some(theirs)) if ours != theirs => return Err(Refusal::Bootstrap),
+            _ => {}
         }
+        let leases = self.timing.lease.is_some() || peer.timing.lease.is_some();
+        if leases && self.timing != peer.timing { Err(Refusal::Lease) } else { Ok(()) }
     }
 
     fn encode(&self, verdict: u8, out: &mut Vec<u8>) {
@@ -112,6 +151,7 @@ impl Identity {
         out.put_u128_le(self.cluster.get());
         out.put_u8(u8::from(self.bootstrap.is_some()));
         out.put_u64_le(self.bootstrap.map_or(0, BootstrapDigest::raw));
+        self.timing.encode(out);
         out.put_u64_le(self.node.get());
     }
 
@@ -124,7 +164,8 @@ impl Identity {
             1 => Some(BootstrapDigest::from_raw(digest)),
             _ => return Err(NotAHandshake::Field),
         };
-        Ok(Self { cluster, bootstrap, node: NodeId::new(bytes.try_get_u64_le()?) })
+        let timing = Timing::decode(bytes)?;
+        Ok(Self { cluster, bootstrap, timing, node: NodeId::new(bytes.try_get_u64_le()?) })
     }
 }
 
@@ -205,10 +246,16 @@ impl Welcome {
 mod tests {
     use super::*;
 
+    fn timing(election_timeout_min_ns: u64, drift: Option<u32>) -> Timing {
+        let lease = drift.map(|clock_drift_ppm_max| Lease { clock_drift_ppm_max });
+        Timing { election_timeout_min_ns, lease }
+    }
+
     fn identity(bootstrap: Option<u64>) -> Identity {
         Identity {
             cluster: ClusterId::new(7 << 100),
             bootstrap: bootstrap.map(BootstrapDigest::from_raw),
+            timing: timing(300, bootstrap.map(|_| 100)),
             node: NodeId::new(3),
         }
     }
@@ -251,11 +298,25 @@ mod tests {
 
     #[test]
     fn a_side_without_a_digest_does_not_compare() {
-        let (none, one, two) = (identity(None), identity(Some(1)), identity(Some(2)));
+        let same = timing(300, None);
+        let digest = |bootstrap| Identity { timing: same, ..identity(bootstrap) };
+        let (none, one, two) = (digest(None), digest(Some(1)), digest(Some(2)));
         assert_eq!(one.fits(&two), Err(Refusal::Bootstrap));
         assert_eq!(one.fits(&none), Ok(()));
         assert_eq!(none.fits(&one), Ok(()));
         let stranger = Identity { cluster: ClusterId::new(8), ..one };
         assert_eq!(one.fits(&stranger), Err(Refusal::Cluster));
+    }
+
+    #[test]
+    fn with_leases_both_sides_count_the_same_time() {
+        let with = |timing| Identity { timing, ..identity(None) };
+        let fits = |ours, theirs| with(ours).fits(&with(theirs));
+        assert_eq!(fits(timing(300, None), timing(400, None)), Ok(()), "clocks are not relied on");
+        assert_eq!(fits(timing(300, Some(100)), timing(300, Some(100))), Ok(()));
+        for other in [timing(400, Some(100)), timing(300, Some(200)), timing(300, None)] {
+            assert_eq!(fits(timing(300, Some(100)), other), Err(Refusal::Lease));
+            assert_eq!(fits(other, timing(300, Some(100))), Err(Refusal::Lease));
+        }
     }
 }

@@ -3,7 +3,8 @@
 //! * Frames are a length in four bytes, little endian, and a message as [`raft_core::wire`] encodes it. Payloads
 //!   stay slices of the buffer that they were received in.
 //! * A connection begins with a handshake: both sides name protocol version, cluster, themselves and the digest of
-//!   the set that the cluster was bootstrapped with. Who does not fit is refused with a reason that both sides see.
+//!   the set that the cluster was bootstrapped with, and what leases rely on. Who does not fit is refused with a reason
+//!   that both sides see. Whether the other is a member is not asked: a node may hear of its own cluster's change last.
 //! * Nothing waits for a peer: each has a bounded queue, and what does not fit, or waits for a peer that cannot be
 //!   reached, is dropped. The protocol repeats what matters.
 //! * A lost connection is made again after a pause that doubles, with jitter; at once if the peer connects first.
@@ -26,7 +27,7 @@ mod tests;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use raft_core::NodeId;
+use raft_core::{Config, NodeId};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -109,9 +110,9 @@ impl Network for Tcp {
         u64::from(self.config.frame_bytes_max)
     }
 
-    fn start(self, id: NodeId, inbox: Inbox) -> Started<TcpSender> {
+    fn start(self, node: &Config, inbox: Inbox) -> Started<TcpSender> {
         let Self { listener, local, config, refusals } = self;
-        let shared = Arc::new(Shared::new(id, local, config, inbox, refusals));
+        let shared = Arc::new(Shared::new(node, local, config, inbox, refusals));
         shared.spawn(shared.stop.clone(), accept::accept(Arc::clone(&shared), listener));
         let counts = Arc::clone(&shared.counts);
         let ending = Arc::clone(&shared);

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use bytes::Bytes;
 use raft_core::host::Transport;
 use raft_core::{Membership, Message, NodeId};
 use tokio::sync::{Notify, mpsc};
@@ -24,6 +25,7 @@ pub struct TcpSender {
 #[derive(Debug)]
 struct Peer {
     address: String,
+    is_member: Arc<AtomicBool>,
     messages: mpsc::Sender<Message>,
     bytes: Arc<AtomicU64>,
     stop: CancellationToken,
@@ -35,7 +37,7 @@ impl TcpSender {
     }
 
     /// Begins to connect to a peer, instead of where it was looked for before.
-    fn connect(&mut self, peer: NodeId, address: String) {
+    fn connect(&mut self, peer: NodeId, address: String, is_member: bool) {
         self.disconnect(peer);
         let shared = &self.shared;
         let (messages, queue) = mpsc::channel(shared.config.queue_messages_max);
@@ -43,15 +45,17 @@ impl TcpSender {
         let stop = shared.stop.child_token();
         let kick = Arc::new(Notify::new());
         shared.set_kick(peer, Arc::clone(&kick));
+        let is_member = Arc::new(AtomicBool::new(is_member));
         let dialer = Dialer {
             shared: Arc::clone(shared),
             peer,
             address: address.clone(),
             queue: Queue { messages: queue, bytes: Arc::clone(&bytes) },
+            is_member: Arc::clone(&is_member),
             kick,
         };
         shared.spawn(stop.clone(), dialer.run());
-        self.peers.insert(peer, Peer { address, messages, bytes, stop });
+        self.peers.insert(peer, Peer { address, is_member, messages, bytes, stop });
     }
 
     fn disconnect(&mut self, peer: NodeId) {
@@ -61,16 +65,35 @@ impl TcpSender {
         }
     }
 
-    fn queue(&mut self, message: Message) -> Option<()> {
-        let to = message.to;
-        if !self.peers.contains_key(&to) {
+    /// Sees to it that whoever spoke to this node can be answered (§6): where that says that it is.
+    fn reach_stranger(&mut self, to: NodeId) -> Option<()> {
+        let ended = |peer: &Peer| peer.messages.is_closed();
+        if let Some(peer) = self.peers.get(&to) {
+            if !ended(peer) {
+                return Some(());
+            }
+            if peer.is_member.load(Ordering::Relaxed) {
+                // It was given up at the very moment when it became one.
+                let address = peer.address.clone();
+                self.connect(to, address, true);
+                return Some(());
+            }
+        }
+        if self.peers.len() >= self.members + self.shared.config.strangers_max {
+            let gone = self.peers.iter().filter(|(_, peer)| ended(peer)).map(|(peer, _)| *peer);
+            gone.collect::<Vec<_>>().into_iter().for_each(|peer| self.disconnect(peer));
             if self.peers.len() >= self.members + self.shared.config.strangers_max {
                 return None;
             }
-            // A node without a log answers whoever speaks to it (§6), where that says that it is.
-            let address = self.shared.stranger(to)?;
-            self.connect(to, address);
         }
+        let address = self.shared.stranger(to)?;
+        self.connect(to, address, false);
+        Some(())
+    }
+
+    fn queue(&mut self, message: Message) -> Option<()> {
+        let to = message.to;
+        self.reach_stranger(to)?;
         let peer = self.peers.get(&to)?;
         let bytes = size_bytes(&message);
         if peer.bytes.load(Ordering::Relaxed) > self.shared.config.queue_bytes_max {
@@ -95,20 +118,30 @@ impl Transport for TcpSender {
 
     fn peers(&mut self, membership: &Arc<Membership>) {
         self.shared.set_membership(Arc::clone(membership));
-        self.members = membership.nodes.len();
-        let gone = self.peers.keys().filter(|peer| !membership.nodes.contains_key(peer));
-        for peer in gone.copied().collect::<Vec<_>>() {
+        let members: BTreeMap<NodeId, &Bytes> =
+            membership.nodes.iter().map(|(peer, at)| (*peer, at)).collect();
+        self.members = members.len();
+        let is_gone = |peer: &NodeId, known: &Peer| {
+            // One that left is dropped at once; one that was never a member goes on for as long as it speaks.
+            !members.contains_key(peer)
+                && (known.is_member.load(Ordering::Relaxed) || self.shared.stranger(*peer).is_none())
+        };
+        let gone = self.peers.iter().filter(|(peer, known)| is_gone(peer, known)).map(|(peer, _)| *peer);
+        for peer in gone.collect::<Vec<_>>() {
             self.disconnect(peer);
         }
-        let others = membership.nodes.iter().filter(|(peer, _)| **peer != self.shared.identity.node);
-        for (peer, address) in others.map(|(peer, address)| (*peer, address)).collect::<Vec<_>>() {
+        let own = self.shared.identity.node;
+        for (peer, address) in members.into_iter().filter(|(peer, _)| *peer != own) {
             let Ok(address) = std::str::from_utf8(address) else {
                 tracing::error!(%peer, ?address, "raft.tcp.bad_address");
                 self.disconnect(peer);
                 continue;
             };
-            if self.peers.get(&peer).is_none_or(|known| known.address != address) {
-                self.connect(peer, address.to_owned());
+            match self.peers.get(&peer) {
+                Some(known) if known.address == address && !known.messages.is_closed() => {
+                    known.is_member.store(true, Ordering::Relaxed);
+                }
+                _ => self.connect(peer, address.to_owned(), true),
             }
         }
     }

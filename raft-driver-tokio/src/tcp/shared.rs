@@ -6,14 +6,14 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use raft_core::{Membership, NodeId};
+use raft_core::{Config, Membership, NodeId};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::tcp::handshake::{Hello, Identity, Refusal};
+use crate::tcp::handshake::{Hello, Identity, Refusal, Timing};
 use crate::tcp::{Refused, TcpConfig};
 use crate::transport::{Counts, Inbox};
 
@@ -73,13 +73,18 @@ impl Drop for Admitted {
 
 impl Shared {
     pub(crate) fn new(
-        id: NodeId,
+        node: &Config,
         local: SocketAddr,
         config: TcpConfig,
         inbox: Inbox,
         refusals: watch::Sender<Option<Refused>>,
     ) -> Self {
-        let identity = Identity { cluster: config.cluster, bootstrap: config.bootstrap, node: id };
+        let identity = Identity {
+            cluster: config.cluster,
+            bootstrap: config.bootstrap,
+            timing: Timing::of(node),
+            node: node.id,
+        };
         Self {
             identity,
             address: config.advertise.clone().unwrap_or_else(|| local.to_string()),
@@ -132,12 +137,16 @@ impl Shared {
         }
         let peer = hello.from.node;
         let mut gate = self.gate();
-        let pristine = gate.membership.nodes.is_empty();
-        if peer == self.identity.node || !(pristine || gate.membership.nodes.contains_key(&peer)) {
-            return Err(Refusal::UnknownPeer);
+        if peer == self.identity.node {
+            return Err(Refusal::OwnId);
         }
-        if pristine && !gate.inbound.contains_key(&peer) && gate.inbound.len() >= self.config.strangers_max {
-            return Err(Refusal::Full);
+        // A leader or candidate may be a member that this node has not heard of yet (§6).
+        let members = &gate.membership.nodes;
+        if !members.contains_key(&peer) && !gate.inbound.contains_key(&peer) {
+            let strangers = gate.inbound.keys().filter(|peer| !members.contains_key(peer)).count();
+            if strangers >= self.config.strangers_max {
+                return Err(Refusal::Full);
+            }
         }
         gate.accepted += 1;
         let serial = gate.accepted;
@@ -161,9 +170,10 @@ impl Shared {
             Refusal::Version => &counts.refused_version,
             Refusal::Cluster => &counts.refused_cluster,
             Refusal::Target => &counts.refused_target,
-            Refusal::UnknownPeer => &counts.refused_unknown_peer,
+            Refusal::OwnId => &counts.refused_own_id,
             Refusal::Bootstrap => &counts.refused_bootstrap,
             Refusal::Full => &counts.refused_full,
+            Refusal::Lease => &counts.refused_lease,
         };
         count.one();
         if log {

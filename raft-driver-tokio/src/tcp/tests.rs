@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use raft_core::host::Transport;
-use raft_core::{Body, Commands, Entries, LogId, LogIndex, Membership, Message, NodeId, Term};
+use raft_core::{Body, Commands, Config, Entries, Lease, LogId, LogIndex, Membership, Message, NodeId, Term};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
 
 use super::frame::{self, FrameReader};
-use super::handshake::{Hello, Identity, Welcome};
+use super::handshake::{Hello, Identity, Timing, Welcome};
 use super::{Refusal, Refused, Tcp, TcpConfig, TcpError, TcpSender};
 use crate::cluster::{BootstrapDigest, ClusterId};
 use crate::transport::{Closed, Inbox, Incoming, Network, Started, TransportStats};
@@ -60,7 +60,7 @@ async fn side(config: TcpConfig) -> Side {
     let (address, refusals) = (tcp.local_addr().to_string(), tcp.refusals());
     let (sender, incoming) = unbounded_channel();
     let inbox = Inbox::new(move |incoming| sender.send(incoming).map_err(|_| Closed));
-    let Started { transport, stats, stop } = tcp.start(node(1), inbox);
+    let Started { transport, stats, stop } = tcp.start(&Config::new(node(1)), inbox);
     Side { sender: transport, incoming, stats, refusals, stop, address }
 }
 
@@ -78,8 +78,12 @@ impl Side {
     }
 }
 
+fn timing() -> Timing {
+    Timing::of(&Config::new(node(1)))
+}
+
 fn hello() -> Hello {
-    let from = Identity { cluster: CLUSTER, bootstrap: Some(digest(1)), node: node(2) };
+    let from = Identity { cluster: CLUSTER, bootstrap: Some(digest(1)), timing: timing(), node: node(2) };
     Hello { from, to: node(1), address: String::new() }
 }
 
@@ -141,11 +145,13 @@ async fn whoever_does_not_belong_here_is_refused_and_told_why() {
     let mut side = side(config()).await;
     side.peers(&[(1, side.address.clone()), (2, "127.0.0.1:1".to_owned())]);
     let identity = hello().from;
+    let leases =
+        Timing::of(&Config { lease: Some(Lease { clock_drift_ppm_max: 9 }), ..Config::new(node(2)) });
     let cases = [
         (Hello { from: Identity { cluster: ClusterId::new(78), ..identity }, ..hello() }, Refusal::Cluster),
         (Hello { from: Identity { bootstrap: Some(digest(2)), ..identity }, ..hello() }, Refusal::Bootstrap),
-        (Hello { from: Identity { node: node(3), ..identity }, ..hello() }, Refusal::UnknownPeer),
-        (Hello { from: Identity { node: node(1), ..identity }, ..hello() }, Refusal::UnknownPeer),
+        (Hello { from: Identity { node: node(1), ..identity }, ..hello() }, Refusal::OwnId),
+        (Hello { from: Identity { timing: leases, ..identity }, ..hello() }, Refusal::Lease),
         (Hello { to: node(2), ..hello() }, Refusal::Target),
     ];
     for (hello, expected) in cases {
@@ -159,7 +165,7 @@ async fn whoever_does_not_belong_here_is_refused_and_told_why() {
     }
     let stats = (side.stats)();
     assert_eq!((stats.refused_cluster, stats.refused_bootstrap), (1, 1));
-    assert_eq!((stats.refused_unknown_peer, stats.refused_target), (2, 1));
+    assert_eq!((stats.refused_own_id, stats.refused_lease, stats.refused_target), (1, 1, 1));
     let (_stream, verdict) = connect(&side, &hello()).await;
     assert!(verdict.is_ok(), "the next one is welcome");
 }
@@ -275,7 +281,7 @@ async fn a_message_is_sent_and_sent_again_after_the_peer_was_away() {
     let mut side = side(config()).await;
     let peer = TcpListener::bind(LOOPBACK).await.unwrap();
     side.peers(&[(1, side.address.clone()), (2, peer.local_addr().unwrap().to_string())]);
-    let by = Identity { cluster: CLUSTER, bootstrap: None, node: node(2) };
+    let by = Identity { cluster: CLUSTER, bootstrap: None, timing: timing(), node: node(2) };
     for round in 0..3 {
         let (mut stream, _) = within(peer.accept()).await.unwrap();
         let mut reader = FrameReader::new(&mut stream, 1 << 20);
@@ -309,7 +315,7 @@ async fn a_refusal_by_the_peer_is_seen_here() {
     let mut side = side(config()).await;
     let peer = TcpListener::bind(LOOPBACK).await.unwrap();
     side.peers(&[(2, peer.local_addr().unwrap().to_string())]);
-    let by = Identity { cluster: ClusterId::new(5), bootstrap: None, node: node(2) };
+    let by = Identity { cluster: ClusterId::new(5), bootstrap: None, timing: timing(), node: node(2) };
     for (verdict, by_peer) in [(Err(Refusal::Bootstrap), true), (Ok(()), false)] {
         let (mut stream, _) = within(peer.accept()).await.unwrap();
         within(FrameReader::new(&mut stream, 1 << 20).next()).await.unwrap();
@@ -333,7 +339,7 @@ async fn a_peer_that_reads_nothing_is_given_up() {
     side.peers(&[(2, peer.local_addr().unwrap().to_string())]);
     let (mut stream, _) = within(peer.accept()).await.unwrap();
     within(FrameReader::new(&mut stream, 1 << 20).next()).await.unwrap();
-    let by = Identity { cluster: CLUSTER, bootstrap: None, node: node(2) };
+    let by = Identity { cluster: CLUSTER, bootstrap: None, timing: timing(), node: node(2) };
     stream.write_all(&framed(|out| Welcome { verdict: Ok(()), by }.encode(out))).await.unwrap();
     // Far more than the kernel buffers; the node itself never waits.
     let command = "x".repeat(60 * 1024);
@@ -371,6 +377,97 @@ async fn a_node_without_members_answers_who_speaks_to_it() {
     let (mut stream, _) = within(peer.accept()).await.unwrap();
     let said = Hello::decode(&within(FrameReader::new(&mut stream, 1 << 20).next()).await.unwrap()).unwrap();
     assert_eq!(said.to, node(2));
+}
+
+/// A leader that was added while this node was away is none of those that it knows (§6).
+#[tokio::test]
+async fn a_node_answers_members_that_it_has_not_heard_of_as_long_as_they_speak() {
+    let mut side = side(config()).await;
+    let member = TcpListener::bind(LOOPBACK).await.unwrap();
+    let set = [(1, side.address.clone()), (3, member.local_addr().unwrap().to_string())];
+    side.peers(&set);
+    let stranger = TcpListener::bind(LOOPBACK).await.unwrap();
+    let address = stranger.local_addr().unwrap().to_string();
+    side.sender.send(append(1, 2, &["who is that"]));
+    assert_eq!((side.stats)().messages_dropped, 1, "it never spoke");
+    let (mut spoken, verdict) = connect(&side, &Hello { address: address.clone(), ..hello() }).await;
+    assert!(verdict.is_ok());
+    spoken.write_all(&message_frame(&append(2, 1, &["I lead"]))).await.unwrap();
+    assert_eq!(side.message().await, append(2, 1, &["I lead"]));
+    side.sender.send(append(1, 2, &["yes"]));
+    let by = Identity { cluster: CLUSTER, bootstrap: None, timing: timing(), node: node(2) };
+    let welcome = framed(|out| Welcome { verdict: Ok(()), by }.encode(out));
+    let (mut stream, _) = within(stranger.accept()).await.unwrap();
+    let mut reader = FrameReader::new(&mut stream, 1 << 20);
+    within(reader.next()).await.unwrap();
+    stream.write_all(&welcome).await.unwrap();
+    let mut reader = FrameReader::new(&mut stream, 1 << 20);
+    let answer = within(reader.next()).await.unwrap();
+    assert_eq!(raft_core::wire::decode_message(answer).unwrap(), append(1, 2, &["yes"]));
+
+    // Other members change nothing about that, nor does becoming one.
+    side.peers(&set[..1]);
+    side.peers(&[set[0].clone(), (2, address)]);
+    side.sender.send(append(1, 2, &["still"]));
+    let mut reader = FrameReader::new(&mut stream, 1 << 20);
+    let answer = within(reader.next()).await.unwrap();
+    assert_eq!(raft_core::wire::decode_message(answer).unwrap(), append(1, 2, &["still"]));
+    // Once it left, the connection ends, though it still speaks.
+    side.peers(&set[..1]);
+    closed(&mut stream).await;
+
+    // An answer is still due, and once it is silent it is not looked for any more.
+    side.sender.send(append(1, 2, &["goodbye"]));
+    let (mut stream, _) = within(stranger.accept()).await.unwrap();
+    let mut reader = FrameReader::new(&mut stream, 1 << 20);
+    within(reader.next()).await.unwrap();
+    stream.write_all(&welcome).await.unwrap();
+    let mut reader = FrameReader::new(&mut stream, 1 << 20);
+    within(reader.next()).await.unwrap();
+    drop(spoken);
+    let stats = Arc::clone(&side.stats);
+    within(async {
+        while stats().inbound_closed == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    drop((stream, stranger));
+    let lost = async {
+        while !matches!(side.incoming.recv().await.unwrap(), Incoming::Unreachable(peer) if peer == node(2)) {
+        }
+    };
+    within(lost).await;
+    let dropped = stats().messages_dropped;
+    within(async {
+        while stats().messages_dropped == dropped {
+            side.sender.send(append(1, 2, &["anybody?"]));
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(stats().connect_failures, 0, "nobody looked for it again");
+}
+
+#[tokio::test]
+async fn strangers_have_a_limit_and_members_do_not_count() {
+    let mut config = config();
+    config.strangers_max = 1;
+    let mut side = side(config).await;
+    side.peers(&[(1, side.address.clone()), (2, "127.0.0.1:1".to_owned())]);
+    let speak = |id| {
+        let from = Identity { node: node(id), ..hello().from };
+        Hello { from, ..hello() }
+    };
+    let (_three, verdict) = connect(&side, &speak(3)).await;
+    assert!(verdict.is_ok());
+    let (_four, verdict) = connect(&side, &speak(4)).await;
+    assert_eq!(verdict.map(|by| by.node), Err(Refusal::Full));
+    let (_again, verdict) = connect(&side, &speak(3)).await;
+    assert!(verdict.is_ok(), "the same one, anew");
+    let (_member, verdict) = connect(&side, &speak(2)).await;
+    assert!(verdict.is_ok());
+    assert_eq!((side.stats)().refused_full, 1);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use raft_core::host::Transport;
-use raft_core::{Membership, Message, NodeId};
+use raft_core::{Config, Membership, Message, NodeId};
 
 use super::{Counts, Inbox, Link, Network, Started, TryDeliverError};
 
@@ -98,7 +98,8 @@ pub struct Endpoint {
 impl Network for Endpoint {
     type Transport = Sender;
 
-    fn start(self, id: NodeId, inbox: Inbox) -> Started<Sender> {
+    fn start(self, config: &Config, inbox: Inbox) -> Started<Sender> {
+        let id = config.id;
         let network = self.network;
         let serial = network.change(|topology| {
             topology.started += 1;

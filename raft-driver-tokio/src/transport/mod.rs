@@ -15,7 +15,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use raft_core::host::Transport;
-use raft_core::{Message, NodeId};
+use raft_core::{Config, Message, NodeId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
 pub use channels::{Channels, Endpoint, Sender};
@@ -32,8 +32,8 @@ pub trait Network: Send + 'static {
         u64::MAX
     }
 
-    /// Begins to receive for node `id`, into `inbox`. Called once, inside the runtime.
-    fn start(self, id: NodeId, inbox: Inbox) -> Started<Self::Transport>;
+    /// Begins to receive for the node of this configuration, into `inbox`. Called once, inside the runtime.
+    fn start(self, config: &Config, inbox: Inbox) -> Started<Self::Transport>;
 }
 
 /// A transport that runs.

@@ -50,12 +50,14 @@ counters! {
     refused_cluster,
     /// Handshakes refused because another node was meant.
     refused_target,
-    /// Handshakes refused because the peer is not a member.
-    refused_unknown_peer,
+    /// Handshakes refused because the peer has this node's id.
+    refused_own_id,
     /// Handshakes refused because the peer was bootstrapped with another set.
     refused_bootstrap,
     /// Connections refused because there are too many.
     refused_full,
+    /// Handshakes refused because the peer counts leases by another time.
+    refused_lease,
     /// Connections accepted and lost, or closed for a newer one of the same peer.
     inbound_closed,
     /// Connections accepted that failed before the handshake was over.

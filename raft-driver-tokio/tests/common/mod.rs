@@ -8,9 +8,9 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use raft_core::host::{LogReader, LogStore, StateMachine};
-use raft_core::{Config, Entries, EntryRef, LogIndex, LogRecovery, NodeId, RoleKind, Write};
-use raft_driver_tokio::storage::{MemoryLog, MemoryReader};
+use raft_core::host::{LogReader, LogStore, RestoreError, SnapshotSource, StateMachine, WholeState};
+use raft_core::{Config, Entries, EntryRef, LogId, LogIndex, LogRecovery, NodeId, RoleKind, Write};
+use raft_driver_tokio::storage::{MemoryLog, MemoryReader, MemorySnapshots};
 use raft_driver_tokio::transport::{Channels, Network};
 use raft_driver_tokio::{Applied, Builder, Certainty, Metrics, Raft, WriteError};
 
@@ -42,6 +42,7 @@ pub(crate) struct Journal {
 
 impl StateMachine for Journal {
     type Response = usize;
+    type Snapshot = WholeState;
     type Error = std::convert::Infallible;
 
     fn apply(&mut self, entries: &Entries, responses: &mut Vec<usize>) -> Result<(), Self::Error> {
@@ -53,6 +54,27 @@ impl StateMachine for Journal {
         }
         Ok(())
     }
+
+    fn snapshot(&mut self) -> Result<WholeState, Self::Error> {
+        let mut bytes = Vec::new();
+        for command in &self.commands {
+            bytes.extend_from_slice(&u32::try_from(command.len()).expect("short").to_le_bytes());
+            bytes.extend_from_slice(command);
+        }
+        Ok(WholeState::new(bytes))
+    }
+
+    fn restore(&mut self, source: &mut SnapshotSource<'_>) -> Result<(), RestoreError<Self::Error>> {
+        self.commands.clear();
+        while source.remaining_bytes() > 0 {
+            let mut length = [0; 4];
+            source.read_exact(&mut length)?;
+            let mut command = vec![0; u32::from_le_bytes(length) as usize];
+            source.read_exact(&mut command)?;
+            self.commands.push(command.into());
+        }
+        Ok(())
+    }
 }
 
 pub(crate) fn members(ids: impl IntoIterator<Item = u64>) -> BTreeMap<NodeId, Bytes> {
@@ -60,11 +82,24 @@ pub(crate) fn members(ids: impl IntoIterator<Item = u64>) -> BTreeMap<NodeId, By
 }
 
 /// Nodes over channels, with logs that outlive them.
-#[derive(Default)]
 pub(crate) struct Cluster {
+    pub(crate) configure: fn(u64) -> Config,
     pub(crate) network: Channels,
     pub(crate) logs: BTreeMap<u64, MemoryLog>,
+    pub(crate) snapshots: BTreeMap<u64, MemorySnapshots>,
     pub(crate) nodes: BTreeMap<u64, Raft<Journal>>,
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self {
+            configure: config,
+            network: Channels::default(),
+            logs: BTreeMap::new(),
+            snapshots: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+        }
+    }
 }
 
 impl Cluster {
@@ -82,7 +117,9 @@ impl Cluster {
     /// Starts a node over what it left.
     pub(crate) async fn run(&mut self, id: u64) -> Raft<Journal> {
         let log = self.logs.entry(id).or_default().clone();
-        let start = Builder::new(config(id)).start(log, Journal::default(), self.network.endpoint());
+        let snapshots = self.snapshots.entry(id).or_default().clone();
+        let builder = Builder::new((self.configure)(id));
+        let start = builder.start(log, snapshots, Journal::default(), self.network.endpoint());
         let raft = within(start).await.expect("starts");
         self.nodes.insert(id, raft.clone());
         raft
@@ -138,7 +175,8 @@ where
     L: raft_core::host::LogStore,
     N: Network,
 {
-    let raft = within(builder.start(log, machine, network)).await.expect("starts");
+    let raft =
+        within(builder.start(log, MemorySnapshots::default(), machine, network)).await.expect("starts");
     within(raft.bootstrap(members([1]))).await.expect("pristine");
     assert_eq!(raft.wait_for_leader(BOUND).await, Some(node(1)));
     raft
@@ -236,6 +274,10 @@ impl<const BLOCKS: bool> LogStore for FaultyLog<BLOCKS> {
             Some(Fault::Error) => Err(Fire),
             Some(Fault::Panic) => panic!("the disk melted"),
         }
+    }
+
+    fn compact(&mut self, through: LogId) -> Result<(), Fire> {
+        self.log.compact(through).map_err(|_| Fire)
     }
 
     fn reader(&self) -> FaultyReader {

@@ -1,16 +1,25 @@
-//! Loss of power at every operation on the disk: everything reported durable is there afterwards, byte for byte.
+//! Loss of power at every operation on the disk: everything reported durable is there afterwards, byte for byte, and
+//! the log begins where it began before or after the compaction or reset that was interrupted.
 
 use std::ops::RangeInclusive;
 
 use raft_core::host::LogStore;
-use raft_core::{Entries, LogIndex, Write};
+use raft_core::{Entries, LogId, LogIndex, Write};
 use raft_driver_tokio::storage::DurableLog;
 
 use crate::disk::{Disk, LOSSES, Loss, Op, after_loss};
-use crate::model::{IDENTITY, Model, commands, created, id, membership, vote, write};
+use crate::model::{IDENTITY, Model, commands, created, id, membership, reset, vote, write};
 
-/// Batches as a follower writes them: appends of all sizes, truncations within and between blocks, votes.
-fn workload() -> Vec<Vec<Write>> {
+/// What the store is asked.
+#[derive(Clone, Debug)]
+enum Call {
+    Write(Vec<Write>),
+    Compact(LogId),
+}
+
+/// Calls as a follower makes them: appends of all sizes, truncations within and between blocks, votes; compactions within
+/// blocks, between them and of everything; snapshots installed over the log.
+fn workload() -> Vec<Call> {
     // Small ones until they need more of the file than there was. Then the whole log is replaced.
     let small = |at: u64| vec![write(None, commands(id(1, 1 + at * 60), 60, 800))];
     let mut batches: Vec<_> = (0..30).map(small).collect();
@@ -32,7 +41,28 @@ fn workload() -> Vec<Vec<Write>> {
         vec![write(vote(7, 1), commands(id(7, 1), 20, 256))],
         vec![write(None, membership(id(7, 21), 5)), write(None, commands(id(7, 22), 3, 20))],
     ]);
-    batches
+    let mut calls: Vec<Call> = batches.into_iter().map(Call::Write).collect();
+    calls.extend([
+        // Nothing yet, since the one block goes on; then the first blocks; then all.
+        Call::Compact(id(7, 2)),
+        Call::Write(vec![write(None, commands(id(7, 25), 300, 256))]),
+        Call::Compact(id(7, 30)),
+        Call::Write(vec![write(vote(8, 1), commands(id(8, 325), 100, 900))]),
+        Call::Compact(id(8, 400)),
+        Call::Compact(id(8, 424)),
+        Call::Write(vec![write(None, commands(id(8, 425), 30, 256))]),
+        // A snapshot far ahead, one behind a vote, and one over an older part of the log.
+        Call::Write(vec![reset(None, id(9, 1000), Entries::empty())]),
+        Call::Write(vec![write(vote(9, 0), commands(id(9, 1001), 40, 300))]),
+        Call::Write(vec![
+            write(vote(10, 2), commands(id(10, 1041), 2, 50)),
+            reset(vote(11, 0), id(10, 1041), commands(id(11, 1042), 20, 256)),
+        ]),
+        Call::Write(vec![write(None, commands(id(11, 1062), 200, 256))]),
+        Call::Compact(id(11, 1100)),
+        Call::Write(vec![write(vote(12, 3), Entries::empty())]),
+    ]);
+    calls
 }
 
 /// A run, as the disk saw it.
@@ -52,15 +82,29 @@ impl Run {
         let mut log = DurableLog::open_on(disk.layer(), IDENTITY).unwrap();
         let mut states = vec![Model::read(&mut log).unwrap()];
         let mut marks = vec![(0, 0, 0)];
-        for batch in workload() {
+        for call in workload() {
             let reported = states.len() - 1;
-            for write in &batch {
-                let mut next = states[states.len() - 1].clone();
-                next.apply(write);
-                states.push(next);
+            let mut next = states[reported].clone();
+            match call {
+                Call::Write(batch) => {
+                    for write in &batch {
+                        next.apply(write);
+                        states.push(next.clone());
+                    }
+                    marks.push((disk.ops_len() - disk_ops_before, states.len() - 1, reported));
+                    log.write(&batch).unwrap();
+                }
+                Call::Compact(through) => {
+                    let before = disk.ops_len() - disk_ops_before;
+                    log.compact(through).unwrap();
+                    // It may drop less: what it dropped is seen by what it finds now.
+                    let found = Model::read(&mut log).unwrap();
+                    next.compact(found.base, through.index);
+                    assert_eq!(found, next);
+                    states.push(next);
+                    marks.push((before, states.len() - 1, reported));
+                }
             }
-            marks.push((disk.ops_len() - disk_ops_before, states.len() - 1, reported));
-            log.write(&batch).unwrap();
             marks.push((disk.ops_len() - disk_ops_before, states.len() - 1, states.len() - 1));
         }
         drop(log);
@@ -148,8 +192,9 @@ fn a_crash_during_recovery_loses_nothing_either() {
         let disk = Disk::of(image.clone());
         let mut log = DurableLog::open_on(disk.layer(), IDENTITY).unwrap();
         let found = Model::read(&mut log).unwrap();
-        let next = commands(id(8, found.last().index.get() + 1), 2, 100);
-        log.write(&[write(vote(8, 1), next)]).unwrap();
+        let last = found.last().index.get();
+        let next = commands(id(20, last + 1), 2, 100);
+        log.write(&[write(vote(20, 1), next)]).unwrap();
         let written = disk.ops_len();
         drop(log);
         let ops = disk.ops();
@@ -160,9 +205,9 @@ fn a_crash_during_recovery_loses_nothing_either() {
                 let now = Model::read(&mut log).unwrap();
                 let kept = &now.log[..found.log.len().min(now.log.len())];
                 assert_eq!(kept, &found.log[..], "cut {cut}, then {again}, {loss:?}");
-                assert!(now.hard_state == found.hard_state || now.hard_state == vote(8, 1).unwrap());
+                assert!(now.hard_state == found.hard_state || now.hard_state == vote(20, 1).unwrap());
                 if again == written {
-                    assert_eq!(now.last().index, LogIndex::new(found.log.len() as u64 + 2));
+                    assert_eq!(now.last().index, LogIndex::new(last + 2));
                 }
             }
         }

@@ -48,12 +48,18 @@ pub(crate) fn owned(entries: &Entries) -> Vec<Entry> {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Model {
     pub(crate) hard_state: HardState,
+    /// The entry before the log's first.
+    pub(crate) base: LogId,
     pub(crate) log: Vec<Entry>,
 }
 
 impl Model {
     pub(crate) fn apply(&mut self, write: &Write) {
         self.hard_state = write.hard_state.unwrap_or(self.hard_state);
+        if let Some(base) = write.reset_to {
+            self.log.clear();
+            self.base = base;
+        }
         if let Some(first) = write.entries.first() {
             self.log.retain(|entry| entry.id().index < first.index);
             self.log.extend(owned(&write.entries));
@@ -61,15 +67,24 @@ impl Model {
     }
 
     pub(crate) fn last(&self) -> LogId {
-        self.log.last().map_or(LogId::ZERO, Entry::id)
+        self.log.last().map_or(self.base, Entry::id)
+    }
+
+    /// A store may drop less than it was told: the model follows it to its base, if that is allowed.
+    pub(crate) fn compact(&mut self, base: LogId, through: LogIndex) {
+        assert!(self.base == base || self.base.index < base.index && base.index <= through);
+        if base != self.base {
+            assert!(self.log.iter().any(|entry| entry.id() == base), "{base} is no entry");
+            self.log.retain(|entry| entry.id().index > base.index);
+            self.base = base;
+        }
     }
 
     /// What is stored, as a restarted node sees it, if the recovery fits to the entries.
     pub(crate) fn read(log: &mut DurableLog) -> Result<Self, DurableError> {
         let recovery = log.recover()?;
-        let entries = read_all(&log.reader())?;
-        let log: Vec<Entry> = entries;
-        let found = Self { hard_state: recovery.hard_state, log };
+        let log: Vec<Entry> = read_from(&log.reader(), recovery.base.index)?;
+        let found = Self { hard_state: recovery.hard_state, base: recovery.base, log };
         let mut terms: Vec<(Term, LogIndex)> =
             found.log.iter().map(|entry| (entry.id().term, entry.id().index)).collect();
         terms.dedup_by_key(|(term, _)| *term);
@@ -78,7 +93,6 @@ impl Model {
             _ => None,
         });
         assert_eq!(recovery.last, found.last());
-        assert_eq!(recovery.base, LogId::ZERO);
         assert_eq!(recovery.terms.iter().map(|run| (run.term, run.first)).collect::<Vec<_>>(), terms);
         assert_eq!(recovery.memberships, memberships.collect::<Vec<_>>());
         Ok(found)
@@ -86,9 +100,14 @@ impl Model {
 }
 
 pub(crate) fn read_all(reader: &DurableReader) -> Result<Vec<Entry>, DurableError> {
+    read_from(reader, LogIndex::ZERO)
+}
+
+fn read_from(reader: &DurableReader, base: LogIndex) -> Result<Vec<Entry>, DurableError> {
     let mut found: Vec<Entry> = Vec::new();
+    assert!(reader.read(base, LogIndex::LIMIT, u64::MAX)?.is_empty(), "compacted entries are gone");
     loop {
-        let next = LogIndex::new(found.len() as u64 + 1);
+        let next = LogIndex::new(base.get() + found.len() as u64 + 1);
         let entries = reader.read(next, LogIndex::LIMIT, 100_000)?;
         if entries.is_empty() {
             return Ok(found);
@@ -101,7 +120,12 @@ pub(crate) fn read_all(reader: &DurableReader) -> Result<Vec<Entry>, DurableErro
 pub(crate) fn write(hard_state: Option<HardState>, entries: Entries) -> Write {
     // Only nodes mint these; a store does not look at them.
     let number: U64Deserializer<Error> = 1u64.into_deserializer();
-    Write { id: WriteId::deserialize(number).unwrap(), hard_state, entries }
+    Write { id: WriteId::deserialize(number).unwrap(), hard_state, reset_to: None, entries }
+}
+
+/// A log that begins anew.
+pub(crate) fn reset(hard_state: Option<HardState>, base: LogId, entries: Entries) -> Write {
+    Write { reset_to: Some(base), ..write(hard_state, entries) }
 }
 
 pub(crate) fn id(term: u64, index: u64) -> LogId {
@@ -144,6 +168,8 @@ enum Step {
     /// Writes in one batch: how far back from the end they begin, whether in a new term, what they are.
     Write(Vec<(u64, bool, Kind)>),
     Restart,
+    /// Through so far from the end.
+    Compact(u64),
     Read {
         from: u64,
         count: u64,
@@ -155,9 +181,18 @@ enum Step {
 enum Kind {
     HardState,
     Noop,
-    Commands { count: u64, bytes: usize, votes: bool },
+    Commands {
+        count: u64,
+        bytes: usize,
+        votes: bool,
+    },
     Membership(u64),
     NoopAndCommands(u64),
+    /// Everything is dropped; so far behind the log's end, or before it; what follows.
+    Reset {
+        ahead: i64,
+        count: u64,
+    },
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -169,6 +204,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             .prop_map(|(count, bytes, votes)| Kind::Commands { count, bytes, votes }),
         1 => (1..5u64).prop_map(Kind::Membership),
         2 => (1..30u64).prop_map(Kind::NoopAndCommands),
+        1 => (-50..50i64, 0..20u64).prop_map(|(ahead, count)| Kind::Reset { ahead, count }),
     ];
     let back = prop_oneof![6 => Just(0), 2 => 0..10u64, 1 => 0..300u64];
     let one = (back, any::<bool>(), kind);
@@ -177,6 +213,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         prop_oneof![
             6 => vec(one, 1..4).prop_map(Step::Write),
             1 => Just(Step::Restart),
+            2 => (0..300u64).prop_map(Step::Compact),
             2 => (0..400u64, 0..200u64, bytes_max)
                 .prop_map(|(from, count, bytes_max)| Step::Read { from, count, bytes_max }),
         ],
@@ -186,8 +223,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 /// A write that a node could hand out in this state.
 fn build(model: &Model, back: u64, new_term: bool, kind: &Kind) -> Write {
-    let term = model.hard_state.term.get().max(1) + u64::from(new_term);
-    let first = id(term, (model.last().index.get() + 1).saturating_sub(back).max(1));
+    let term = model.hard_state.term.get().max(model.base.term.get()).max(1) + u64::from(new_term);
+    let lowest = model.base.index.get() + 1;
+    let first = id(term, (model.last().index.get() + 1).saturating_sub(back).max(lowest));
     let hard_state = vote(term, if new_term { 2 } else { 0 });
     match *kind {
         Kind::HardState => write(hard_state, Entries::empty()),
@@ -195,6 +233,14 @@ fn build(model: &Model, back: u64, new_term: bool, kind: &Kind) -> Write {
         Kind::Membership(voters) => write(hard_state, membership(first, voters)),
         Kind::Commands { count, bytes, votes } => {
             write(hard_state.filter(|_| votes || new_term), commands(first, count, bytes))
+        }
+        Kind::Reset { ahead, count } => {
+            let base = id(term, model.last().index.get().saturating_add_signed(ahead).max(1));
+            let entries = match count {
+                0 => Entries::empty(),
+                _ => commands(id(term, base.index.get() + 1), count, 40),
+            };
+            reset(hard_state, base, entries)
         }
         Kind::NoopAndCommands(count) => {
             let more = commands(id(term, first.index.get() + 1), count, 30);
@@ -226,13 +272,21 @@ fn run(steps: &[Step]) {
                 assert_eq!(log.incarnation(), incarnation);
                 assert_eq!(Model::read(&mut log).unwrap(), model);
             }
+            Step::Compact(back) => {
+                let last = model.last();
+                let through = LogIndex::new(last.index.get().saturating_sub(*back));
+                let through = model.log.iter().find(|entry| entry.id().index == through);
+                let through = through.map_or(model.base, Entry::id);
+                log.compact(through).unwrap();
+                model.compact(log.recover().unwrap().base, through.index);
+            }
             Step::Read { from, count, bytes_max } => {
                 let (from, through) = (LogIndex::new(*from), LogIndex::new(from + count));
                 let found = log.reader().read(from, through, *bytes_max).unwrap();
                 let expected: Vec<Entry> = model
                     .log
                     .iter()
-                    .filter(|entry| from > LogIndex::ZERO && (from..=through).contains(&entry.id().index))
+                    .filter(|entry| from > model.base.index && (from..=through).contains(&entry.id().index))
                     .cloned()
                     .collect();
                 assert!(owned(&found).len() <= expected.len());

@@ -79,7 +79,10 @@ fn a_directory_of_another_node_or_cluster_is_refused() {
     let elsewhere = node.with(&["--cluster", "0xbeef"]);
     elsewhere.refused().says(3, &["belongs to cluster 1, not to beef", "choose the right cluster id"]);
     let refused = node.with(&["--peer", &format!("2={}", free_address())]).refused();
-    refused.says(6, &["belongs to a cluster of other members", "what to do", "start with the members"]);
+    refused.says(
+        6,
+        &["belongs to a cluster that began with other members", "what to do", "start with the members"],
+    );
     // Nothing was harmed.
     cluster.nodes[0].start();
     assert_eq!(cluster.get("k").as_deref(), Some("needle-in-the-file"));

@@ -8,4 +8,5 @@
 mod bad_input;
 mod cluster;
 mod demo;
+mod members;
 mod support;

@@ -2,13 +2,15 @@
 //!
 //! * A term's entries are appended by its one leader, without gaps, behind one entry of an earlier term. So the
 //!   whole log below any entry follows from that entry's identity, and a log is known by its last identity.
+//! * It keeps the configurations, and so knows which one is in force in any log (§6).
 //! * Log Matching (§5.3) is checked where entries come in: the same identity always has the same contents and
 //!   the same predecessor.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use raft_core::wire::encode_membership;
-use raft_core::{Entries, EntryRef, LogId, LogIndex, NodeId, Status, Term};
+use raft_core::{Entries, EntryRef, LogId, LogIndex, Membership, NodeId, Status, Term};
 use twox_hash::XxHash3_64;
 
 use super::{Broken, Check, TermAt, ensure};
@@ -51,20 +53,29 @@ struct Branch {
     first: LogIndex,
     /// What the first entry stands behind.
     prev: LogId,
-    entries: Vec<Meta>,
+    /// `None`: its leader spoke of it, and nobody has seen what it holds.
+    entries: Vec<Option<Meta>>,
+    /// The configuration in force at `prev`.
+    inherited: Option<LogId>,
 }
 
 /// All branches.
 #[derive(Debug)]
 pub(crate) struct Book {
     branches: BTreeMap<Term, Branch>,
+    configurations: BTreeMap<LogId, Arc<Membership>>,
 }
 
 impl Default for Book {
     fn default() -> Self {
-        let bootstrap =
-            Branch { leader: None, first: LogIndex::FIRST, prev: LogId::ZERO, entries: Vec::new() };
-        Self { branches: BTreeMap::from([(Term::BOOTSTRAP, bootstrap)]) }
+        let bootstrap = Branch {
+            leader: None,
+            first: LogIndex::FIRST,
+            prev: LogId::ZERO,
+            entries: Vec::new(),
+            inherited: None,
+        };
+        Self { branches: BTreeMap::from([(Term::BOOTSTRAP, bootstrap)]), configurations: BTreeMap::new() }
     }
 }
 
@@ -89,8 +100,56 @@ impl Book {
             "n{} leads term {term} behind {prev}, which nobody ever wrote or sent",
             status.id
         );
-        self.branches.insert(term, Branch { leader: Some(status.id), first, prev, entries: Vec::new() });
+        let inherited = self.configuration(prev).map(|(id, _)| id);
+        let branch = Branch { leader: Some(status.id), first, prev, entries: Vec::new(), inherited };
+        self.branches.insert(term, branch);
         Ok(())
+    }
+
+    /// Who leads a term, and where its own entries begin.
+    pub(crate) fn leader(&self, term: Term) -> Option<(NodeId, LogIndex)> {
+        let branch = self.branches.get(&term)?;
+        branch.leader.map(|leader| (leader, branch.first))
+    }
+
+    /// The configuration in force in the log that ends with `last`, as far as its entries were ever seen.
+    pub(crate) fn configuration(&self, last: LogId) -> Option<(LogId, &Arc<Membership>)> {
+        let branch = self.branches.get(&last.term)?;
+        let own = LogId::new(last.term, branch.first)..=last;
+        let found =
+            (branch.first <= last.index).then(|| self.configurations.range(own).next_back()).flatten();
+        if let Some((id, membership)) = found {
+            return Some((*id, membership));
+        }
+        let id = branch.inherited?;
+        self.configurations.get(&id).map(|membership| (id, membership))
+    }
+
+    /// The configuration at an entry, if that was seen and is one.
+    pub(crate) fn configuration_at(&self, id: LogId) -> Option<&Arc<Membership>> {
+        self.configurations.get(&id)
+    }
+
+    /// Every configuration ever seen.
+    pub(crate) fn configurations(&self) -> impl Iterator<Item = (LogId, &Arc<Membership>)> {
+        self.configurations.iter().map(|(id, membership)| (*id, membership))
+    }
+
+    /// A configuration was seen for the first time: later branches may stand behind it.
+    fn configured(&mut self, id: LogId, membership: Arc<Membership>) {
+        self.configurations.insert(id, membership);
+        let later: Vec<(Term, LogId)> = self
+            .branches
+            .iter()
+            .filter(|(term, _)| **term > id.term)
+            .map(|(term, b)| (*term, b.prev))
+            .collect();
+        for (term, prev) in later {
+            let inherited = self.configuration(prev).map(|(id, _)| id);
+            if let Some(branch) = self.branches.get_mut(&term) {
+                branch.inherited = inherited;
+            }
+        }
     }
 
     /// The last entry known of the log of a term's leader.
@@ -136,7 +195,17 @@ impl Book {
     pub(crate) fn meta(&self, id: LogId) -> Option<Meta> {
         let branch = self.branches.get(&id.term)?;
         let at = id.index.get().checked_sub(branch.first.get())?;
-        branch.entries.get(usize::try_from(at).ok()?).copied()
+        branch.entries.get(usize::try_from(at).ok()?).copied().flatten()
+    }
+
+    /// A leader speaks of an entry of its own term that it may have sent and written to nobody so far.
+    pub(crate) fn spoken_of(&mut self, leader: NodeId, id: LogId) {
+        if let Some(branch) = self.branches.get_mut(&id.term).filter(|branch| branch.leader == Some(leader)) {
+            let known = id.index.next().since(branch.first);
+            let known =
+                usize::try_from(known).expect("an index that fits in memory").max(branch.entries.len());
+            branch.entries.resize(known, None);
+        }
     }
 
     /// Enters what `by` sends or writes behind `prev`. What was not in the book goes to `fresh`.
@@ -149,6 +218,7 @@ impl Book {
     ) -> Check {
         let mut branch_term = Term::ZERO;
         let mut branch: Option<&mut Branch> = None;
+        let mut fresh_configurations = Vec::new();
         for entry in entries.iter() {
             let id = entry.id();
             ensure!(CHECKER, id.index == prev.index.next(), "n{by} put {id} behind {prev}");
@@ -169,17 +239,18 @@ impl Book {
             let meta = Meta::of(&entry);
             let at = usize::try_from(id.index.since(branch.first)).expect("an index that fits in memory");
             match branch.entries.get(at) {
-                Some(known) => {
+                Some(Some(known)) => {
                     ensure!(
                         CHECKER,
                         *known == meta,
                         "n{by} has another {id} than others: {meta:?}, not {known:?}"
                     );
                 }
-                None => {
+                unseen => {
+                    let first_words = unseen.is_some();
                     ensure!(
                         CHECKER,
-                        at == branch.entries.len(),
+                        first_words || at == branch.entries.len(),
                         "n{by} has {id} before anybody had what it follows"
                     );
                     let bootstrap = id == LogId::new(Term::BOOTSTRAP, LogIndex::FIRST);
@@ -189,11 +260,21 @@ impl Book {
                         "n{by} created {id}, but the leader of its term is {:?}",
                         branch.leader
                     );
-                    branch.entries.push(meta);
+                    if first_words {
+                        branch.entries[at] = Some(meta);
+                    } else {
+                        branch.entries.push(Some(meta));
+                    }
                     fresh.push((id, meta));
+                    if let EntryRef::Membership(_, membership) = entry {
+                        fresh_configurations.push((id, Arc::clone(membership)));
+                    }
                 }
             }
             prev = id;
+        }
+        for (id, membership) in fresh_configurations {
+            self.configured(id, membership);
         }
         Ok(())
     }

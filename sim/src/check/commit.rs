@@ -1,16 +1,21 @@
 //! Commit legality and Leader Completeness (§5.4).
 //!
-//! * An entry is first committed by a leader, that of its own term (§5.4.2, Figure 8), when a majority of the
-//!   voters has it synced. The entry of a bootstrap is committed by decree.
+//! * An entry is first committed by a leader, that of its own term (§5.4.2, Figure 8), when the configuration in force
+//!   there has it synced on a majority: of its voters, learners never counted, and of both sets while joint (§6). The
+//!   entry of a bootstrap is committed by decree.
 //! * One entry is committed at an index, for ever; a node's commit index falls only when it restarts.
 //! * A new leader has every entry that was committed in an earlier term.
+//!
+//! It also keeps the one true state machine: what the committed log adds up to at each index.
 
-use raft_core::{LogId, LogIndex, NodeId, RoleKind, Status, Term};
+use raft_core::{LogId, LogIndex, Membership, NodeId, RoleKind, Status, Term};
 
 use super::book::Book;
 use super::disks::Disks;
 use super::operations::Operations;
+use super::rules::decides;
 use super::{Broken, Check, TermAt, ensure};
+use crate::machine::State;
 
 const CHECKER: &str = "commit";
 
@@ -23,12 +28,15 @@ struct Committed {
     term: Term,
     /// The term of the leader that committed it.
     in_term: Term,
+    /// The state machine's digests when it has come here: of everything, and of the values alone.
+    state: (u64, u64),
 }
 
 /// The committed log: the one truth that every node's log is held against.
 #[derive(Debug, Default)]
 pub(crate) struct Commit {
     entries: Vec<Committed>,
+    machine: State,
 }
 
 impl Commit {
@@ -48,12 +56,31 @@ impl Commit {
         self.entries.get(at).map(|entry| LogId::new(entry.term, index))
     }
 
-    /// A node's commit index advanced. `before` is `None` if it has just started.
+    /// The digests of the one true state machine at `index`.
+    pub(crate) fn state_at(&self, index: LogIndex) -> Option<(u64, u64)> {
+        let Some(at) = index.get().checked_sub(1) else {
+            return Some((State::default().digest, State::default().values_digest()));
+        };
+        self.entries.get(usize::try_from(at).ok()?).map(|entry| entry.state)
+    }
+
+    /// The configuration in force as of the last committed entry.
+    pub(crate) fn configuration<'b>(
+        &self,
+        book: &'b Book,
+    ) -> Option<(LogId, &'b std::sync::Arc<Membership>)> {
+        book.configuration(self.tip())
+    }
+
+    /// A node's commit index advanced. `before` is `None` if it has just started. `in_force` are the configurations
+    /// that it may have counted by.
+    #[allow(clippy::too_many_arguments)]
     pub(crate) fn advanced(
         &mut self,
         before: Option<&Status>,
         after: &Status,
         term_at: TermAt<'_>,
+        in_force: [&Membership; 2],
         book: &Book,
         disks: &Disks,
         operations: &mut Operations,
@@ -93,20 +120,21 @@ impl Commit {
                 "n{node} leads term {} and committed {id} by counting (Figure 8)",
                 after.term
             );
-            self.counted(node, id, book, disks)?;
+            Self::counted(node, id, in_force, book, disks)?;
         }
         self.extend(id, after.term, book, operations)
     }
 
-    /// The entry is synced on a majority of the voters.
-    fn counted(&self, node: NodeId, id: LogId, book: &Book, disks: &Disks) -> Check {
-        let holders: Vec<_> = disks.nodes().filter(|voter| disks.holds(*voter, id, book)).collect();
-        ensure!(
-            CHECKER,
-            holders.len() * 2 > disks.nodes().count(),
-            "n{node} committed {id}, which is synced on {holders:?} of {} only",
-            disks.nodes().count()
-        );
+    /// The entry is synced on those who decide.
+    fn counted(node: NodeId, id: LogId, in_force: [&Membership; 2], book: &Book, disks: &Disks) -> Check {
+        let holds = |voter| disks.holds(voter, id, book);
+        if !in_force.iter().any(|membership| decides(membership, holds)) {
+            let holders: Vec<_> = disks.nodes().filter(|holder| holds(*holder)).collect();
+            let [membership, _] = in_force;
+            let what =
+                format!("n{node} committed {id}, which is synced on {holders:?} only, of {membership:?}");
+            return Err(Broken::new(CHECKER, what));
+        }
         Ok(())
     }
 
@@ -124,14 +152,21 @@ impl Commit {
                     format!("{id} was committed, and nobody knows entry {index} before it"),
                 ));
             };
-            self.entries.push(Committed { term: entry.term, in_term });
             let meta = book.meta(entry);
             // The entry of a bootstrap counts as committed before it is even written.
             let known = meta.is_some() || entry == BOOTSTRAP;
             ensure!(CHECKER, known, "{entry} was committed before anybody wrote or sent it");
-            if let Some(op) = meta.and_then(|meta| meta.op) {
-                operations.committed(op, entry)?;
-            }
+            let put = match meta.and_then(|meta| meta.op) {
+                Some(op) => Some((op, operations.committed(op, entry)?)),
+                None => None,
+            };
+            self.machine.apply(entry, put);
+            let values = match put {
+                None => self.entries.last().map(|entry| entry.state.1),
+                Some(_) => None,
+            };
+            let state = (self.machine.digest, values.unwrap_or_else(|| self.machine.values_digest()));
+            self.entries.push(Committed { term: entry.term, in_term, state });
         }
         Ok(())
     }
@@ -207,7 +242,9 @@ pub(super) mod tests {
             let before = Status { role, last: id(5, 3), commit: index(1), ..status(2, 3) };
             let after = Status { commit: index(to), ..before };
             let log = terms(&[(1, 1), (2, 2), (4, 3)], 5);
-            self.commit.advanced(Some(&before), &after, &log, &self.book, &self.disks, &mut self.operations)
+            let by = crate::testing::voters(&[1, 2, 3]);
+            let (book, disks, operations) = (&self.book, &self.disks, &mut self.operations);
+            self.commit.advanced(Some(&before), &after, &log, [&by, &by], book, disks, operations)
         }
     }
 

@@ -3,13 +3,15 @@
 //! * At most one leader in a term.
 //! * At most one vote of a node in a term, across restarts: by what it says and by what its disk keeps.
 //! * A vote leaves only when it is durable, and goes only to a candidate whose log is up to date (§5.4.1).
-//! * A leader has durable votes of a majority, its own included.
+//! * A leader has the durable votes of a majority by the configuration in its own log, of both sets while joint (§6).
+//! * An election that may disregard a living leader was asked for by that leader (thesis §3.10).
 
 use std::collections::BTreeMap;
 
-use raft_core::{Body, HardState, LogId, Message, NodeId, Status, Term};
+use raft_core::{Body, HardState, LogId, Membership, Message, NodeId, Status, Term};
 
 use super::disks::slot;
+use super::rules::decides;
 use super::{Broken, Check, ensure};
 
 const CHECKER: &str = "election";
@@ -22,11 +24,23 @@ pub(crate) struct Election {
     votes: Vec<BTreeMap<Term, NodeId>>,
     /// The last entry that each candidate of a term advertised.
     candidates: BTreeMap<(Term, NodeId), LogId>,
+    /// The term in which each node was last told to campaign at once.
+    hurried: Vec<Term>,
 }
 
 impl Election {
     pub(crate) fn new(nodes: usize) -> Self {
-        Self { leaders: BTreeMap::new(), votes: vec![BTreeMap::new(); nodes], candidates: BTreeMap::new() }
+        Self {
+            leaders: BTreeMap::new(),
+            votes: vec![BTreeMap::new(); nodes],
+            candidates: BTreeMap::new(),
+            hurried: vec![Term::ZERO; nodes],
+        }
+    }
+
+    /// Whether this node led a term above `term`.
+    pub(crate) fn led_after(&self, node: NodeId, term: Term) -> bool {
+        self.leaders.iter().any(|(of, leader)| *of > term && *leader == node)
     }
 
     pub(crate) fn elected(&self) -> u64 {
@@ -51,7 +65,7 @@ impl Election {
     }
 
     /// A node became leader.
-    pub(crate) fn elected_leader(&mut self, status: &Status) -> Check {
+    pub(crate) fn elected_leader(&mut self, status: &Status, membership: &Membership) -> Check {
         let (node, term) = (status.id, status.term);
         if let Some(other) = self.leaders.get(&term) {
             return Err(Broken::new(CHECKER, format!("n{other} and n{node} both lead term {term}")));
@@ -60,9 +74,8 @@ impl Election {
         let votes = self.votes.iter().filter(|votes| votes.get(&term) == Some(&node)).count();
         ensure!(
             CHECKER,
-            votes * 2 > self.votes.len(),
-            "n{node} leads term {term} with {votes} durable votes of {}",
-            self.votes.len()
+            decides(membership, |voter| self.vote(voter, term) == Some(node)),
+            "n{node} leads term {term} with {votes} durable votes by {membership:?}"
         );
         Ok(())
     }
@@ -106,8 +119,15 @@ impl Election {
 
     /// A node was given a message: what a candidate advertises is remembered.
     pub(crate) fn received(&mut self, message: &Message) {
-        if let Body::RequestVote { last } = message.body {
-            self.candidates.insert((message.term, message.from), last);
+        match message.body {
+            Body::RequestVote { last, .. } => {
+                self.candidates.insert((message.term, message.from), last);
+            }
+            Body::TimeoutNow => {
+                let hurried = &mut self.hurried[slot(message.to)];
+                *hurried = message.term.max(*hurried);
+            }
+            _ => {}
         }
     }
 
@@ -115,9 +135,17 @@ impl Election {
     pub(crate) fn sent(&self, message: &Message) -> Check {
         let (from, term) = (message.from, message.term);
         let vote = match &message.body {
-            Body::RequestVote { .. } => from,
+            Body::RequestVote { transfer, .. } => {
+                ensure!(
+                    CHECKER,
+                    !transfer || self.hurried[slot(from)].next() == Some(term),
+                    "{message:?}, but the last leader that asked for it did so in term {}",
+                    self.hurried[slot(from)]
+                );
+                from
+            }
             Body::RequestVoteReply { granted: true } => message.to,
-            Body::AppendEntries { .. } => {
+            Body::AppendEntries { .. } | Body::InstallSnapshot { .. } | Body::TimeoutNow => {
                 let leader = self.leaders.get(&term);
                 ensure!(
                     CHECKER,
@@ -141,7 +169,7 @@ impl Election {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{append, hard_state, id, message, node, status};
+    use crate::testing::{append, hard_state, id, joint, message, node, status, voters};
     use raft_core::{Entries, RoleKind};
 
     fn vote(election: &mut Election, voter: u64, term: u64, candidate: u64) -> Check {
@@ -163,13 +191,14 @@ mod tests {
         let mut leader = status(1, 2);
         leader.role = RoleKind::Leader;
         vote(&mut election, 1, 2, 1).unwrap();
-        assert!(election.elected_leader(&leader).unwrap_err().what.contains("1 durable votes of 3"));
+        let by = voters(&[1, 2, 3]);
+        assert!(election.elected_leader(&leader, &by).unwrap_err().what.contains("1 durable votes"));
         let mut election = Election::new(3);
         vote(&mut election, 1, 2, 1).unwrap();
         vote(&mut election, 2, 2, 1).unwrap();
-        assert_eq!(election.elected_leader(&leader), Ok(()));
+        assert_eq!(election.elected_leader(&leader, &by), Ok(()));
         leader.id = node(2);
-        assert!(election.elected_leader(&leader).unwrap_err().what.contains("both lead term 2"));
+        assert!(election.elected_leader(&leader, &by).unwrap_err().what.contains("both lead term 2"));
         assert_eq!(election.sent(&message(1, 2, 2, append(LogId::ZERO, Entries::empty(), 0))), Ok(()));
         assert!(election.sent(&message(2, 1, 2, append(LogId::ZERO, Entries::empty(), 0))).is_err());
     }
@@ -182,7 +211,11 @@ mod tests {
         vote(&mut election, 1, 4, 2).unwrap();
         assert_eq!(election.sent(&grant), Ok(()));
         assert!(election.sent(&message(1, 3, 4, Body::RequestVoteReply { granted: true })).is_err());
-        assert!(election.sent(&message(1, 3, 4, Body::RequestVote { last: LogId::ZERO })).is_err());
+        assert!(
+            election
+                .sent(&message(1, 3, 4, Body::RequestVote { last: LogId::ZERO, transfer: false }))
+                .is_err()
+        );
         assert_eq!(election.sent(&message(1, 3, 4, Body::RequestVoteReply { granted: false })), Ok(()));
     }
 
@@ -195,9 +228,9 @@ mod tests {
         let mut after = before;
         (after.term, after.voted_for) = (crate::testing::term(4), Some(node(2)));
         assert!(election.voted(&before, &after).is_err());
-        election.received(&message(2, 1, 4, Body::RequestVote { last: id(9, 2) }));
+        election.received(&message(2, 1, 4, Body::RequestVote { last: id(9, 2), transfer: false }));
         assert!(election.voted(&before, &after).unwrap_err().what.contains("has 5@3 itself"));
-        election.received(&message(2, 1, 4, Body::RequestVote { last: id(5, 3) }));
+        election.received(&message(2, 1, 4, Body::RequestVote { last: id(5, 3), transfer: false }));
         assert_eq!(election.voted(&before, &after), Ok(()));
         let mut back = after;
         back.voted_for = None;
@@ -205,5 +238,30 @@ mod tests {
         back.leader = Some(node(3));
         back.voted_for = after.voted_for;
         assert!(election.voted(&after, &back).unwrap_err().what.contains("takes n"));
+    }
+
+    #[test]
+    fn votes_of_learners_and_of_one_set_alone_elect_nobody() {
+        let mut election = Election::new(5);
+        let leader = status(1, 2);
+        (1..=3).for_each(|voter| vote(&mut election, voter, 2, 1).unwrap());
+        assert!(election.elected_leader(&leader, &joint(&[1, 2, 3], &[3, 4, 5])).is_err());
+        let mut election = Election::new(5);
+        [1, 4, 5].iter().for_each(|voter| vote(&mut election, *voter, 2, 1).unwrap());
+        assert!(election.elected_leader(&leader, &voters(&[1, 2, 3])).is_err());
+        let mut election = Election::new(5);
+        [1, 2, 4, 5].iter().for_each(|voter| vote(&mut election, *voter, 2, 1).unwrap());
+        assert_eq!(election.elected_leader(&leader, &joint(&[1, 2, 3], &[3, 4, 5])), Ok(()));
+    }
+
+    #[test]
+    fn an_election_against_a_living_leader_must_have_been_asked_for() {
+        let mut election = Election::new(3);
+        vote(&mut election, 2, 4, 2).unwrap();
+        let request = message(2, 1, 4, Body::RequestVote { last: LogId::ZERO, transfer: true });
+        assert!(election.sent(&request).unwrap_err().what.contains("asked for it"));
+        election.received(&message(1, 2, 3, Body::TimeoutNow));
+        assert_eq!(election.sent(&request), Ok(()));
+        assert!(election.led_after(node(1), Term::ZERO) == election.leaders.contains_key(&Term::new(3)));
     }
 }

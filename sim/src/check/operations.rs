@@ -42,8 +42,8 @@ struct Operation {
     floor: LogIndex,
     /// What the command's bytes are, once they were given.
     hash: u64,
-    /// Whether the command was ever written or sent by a node.
-    seen: bool,
+    /// Where the command was first written or sent by a node, if it ever was.
+    seen: Option<LogId>,
     committed: Option<LogId>,
 }
 
@@ -61,7 +61,7 @@ impl Operations {
     pub(crate) fn begin(&mut self, asked: Asked, key: u16) -> OpId {
         let floor = self.linear.floor(key);
         let state = State::Open;
-        self.all.push(Operation { asked, key, state, floor, hash: 0, seen: false, committed: None });
+        self.all.push(Operation { asked, key, state, floor, hash: 0, seen: None, committed: None });
         self.all.len() as u64 - 1
     }
 
@@ -108,12 +108,23 @@ impl Operations {
             operation.state != State::Never,
             "entry {id} holds operation {op}, which was refused"
         );
-        operation.seen = true;
+        ensure!(
+            CHECKER,
+            operation.seen.is_none_or(|other| other == id),
+            "operation {op} was proposed twice, at {:?} and at {id}",
+            operation.seen
+        );
+        operation.seen = Some(id);
         Ok(())
     }
 
-    /// An entry with this operation's command was committed.
-    pub(crate) fn committed(&mut self, op: OpId, id: LogId) -> Check {
+    /// Where the operation's command stands, if any node wrote or sent it.
+    pub(crate) fn seen(&self, op: OpId) -> Option<LogId> {
+        self.all.get(usize::try_from(op).ok()?)?.seen
+    }
+
+    /// An entry with this operation's command was committed. Returns its key.
+    pub(crate) fn committed(&mut self, op: OpId, id: LogId) -> Result<u16, Broken> {
         self.committed += 1;
         let operation = self.get(op)?;
         if let Some(other) = operation.committed {
@@ -128,8 +139,9 @@ impl Operations {
             "operation {op} was answered never to happen, and is committed at {id}"
         );
         operation.committed = Some(id);
-        let floor = operation.floor;
-        self.linear.write(op, floor, id.index)
+        let (floor, key) = (operation.floor, operation.key);
+        self.linear.write(op, floor, id.index)?;
+        Ok(key)
     }
 
     /// A node answered that the operation is committed at `claimed`, where `truth` is.
@@ -165,7 +177,7 @@ impl Operations {
         let operation = self.get(op)?;
         ensure!(
             CHECKER,
-            !operation.seen,
+            operation.seen.is_none(),
             "operation {op} was answered not proposed, and a node wrote or sent it"
         );
         Ok(())

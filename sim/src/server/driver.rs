@@ -1,4 +1,4 @@
-//! The driver of one server: takes events in, polls actions, performs them, reports completions.
+//! The driver of one server: brings events and the time to its node, and polls its actions.
 //!
 //! * Late, early, merged or spurious, as far as the law of actions allows: actions are left for later, timers fire
 //!   late, syncs are reported together.
@@ -7,14 +7,10 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use raft_core::host::StateMachine;
-use raft_core::{
-    Action, AdminOutcome, AdminRefusal, Entries, Event, Instant, LogIndex, LogReadError, LogTask,
-    MachineTask, Message, Node, NodeId, Notice, Response, Ticket, Tickets,
-};
+use raft_core::{Event, Instant, LogReadError, Message, Node, NodeId, RoleKind, SnapshotError};
 
 use super::{Local, Waiter};
-use crate::check::{Broken, Check, ensure};
+use crate::check::{Broken, Check, View, limits};
 use crate::clock::{MILLISECOND, Nanos};
 use crate::world::{Happening, World, say};
 
@@ -87,6 +83,20 @@ impl World<'_> {
                     found.map(|entries| if shorter { entries.prefix(self.rng.below(200)) } else { entries });
                 self.step(at, Event::LogRead { read, result: found.ok_or(LogReadError::Gone) })
             }
+            Local::SnapshotTaken { fails } => self.snapshot_taken(at, fails),
+            Local::ChunkRead { id, offset, bytes_max } => {
+                let found = server.snapshots.read(id, offset, bytes_max);
+                let fails = self.scenario.disk.snapshot_fails;
+                let result = match found {
+                    Some(_) if self.rng.chance(fails) => Err(SnapshotError::Failed),
+                    Some(_) if self.rng.chance(fails / 4) => Err(SnapshotError::Unusable),
+                    found => found.ok_or(SnapshotError::Unusable),
+                };
+                self.step(at, Event::SnapshotChunkRead { id, offset, result })
+            }
+            Local::ChunkWritten { meta, offset, done, fails } => {
+                self.chunk_written(at, &meta, offset, done, fails)
+            }
             Local::Bootstrap { alien } => self.bootstrap(at, alien),
         }
     }
@@ -96,6 +106,7 @@ impl World<'_> {
         let mut members: BTreeMap<NodeId, Bytes> = self
             .servers
             .iter()
+            .take(self.scenario.nodes)
             .map(|server| (server.config.id, Bytes::from(format!("sim:{}", server.config.id))))
             .collect();
         if alien {
@@ -145,11 +156,29 @@ impl World<'_> {
         let server = &mut self.servers[at];
         let Some(node) = &mut server.node else { return Ok(()) };
         let local_now = Instant::from_nanos(server.clock.at(now));
+        if let Event::Persisted(reported) = &event {
+            while server.unreported.front().is_some_and(|write| write <= reported) {
+                server.unreported.pop_front();
+            }
+        }
+        if let Event::Applied(reported) = &event {
+            while server.applying.front().is_some_and(|(through, _)| through <= reported) {
+                server.applying.pop_front();
+            }
+        }
         node.step(local_now, event).map_err(|error| Broken::new("fatal", format!("n{}: {error}", at + 1)))?;
         let (before, after) = (server.status, node.status());
-        self.checks.stepped(&before, &after, &|index| node.term_at(index))?;
+        let view = View { term_at: &|index| node.term_at(index), membership: node.membership() };
+        self.checks.stepped(&before, &after, view)?;
         server.status = after;
         self.summary.events += 1;
+        // What a leader has on the way is looked at now and then: a window that is overrun stays so for a while.
+        if after.role == RoleKind::Leader && self.summary.events.is_multiple_of(16) {
+            for peer in node.peers() {
+                limits::peer(&peer, &server.config)?;
+            }
+        }
+        self.summary.installed += after.counters.snapshots_installed - before.counters.snapshots_installed;
         self.fold((after.commit.get() << 16) ^ (after.term.get() << 40) ^ after.last.index.get());
         if (before.role, before.term) != (after.role, after.term) {
             say!(self, "n{}@{} is {:?}", after.id, after.term, after.role);
@@ -203,202 +232,5 @@ impl World<'_> {
             self.perform(at, action)?;
         }
         Ok(())
-    }
-
-    fn perform(&mut self, at: usize, action: Action) -> Check {
-        let server = &mut self.servers[at];
-        let id = server.config.id;
-        let life = server.life;
-        match action {
-            Action::Log(LogTask::Write(write)) => {
-                self.checks.written(id, &write)?;
-                server.disk.append(&write);
-                say!(self, "n{id} writes #{:?} {:?} {:?}", write.id, write.hard_state, write.entries);
-                self.start_sync(at);
-                Ok(())
-            }
-            Action::Machine(task) => {
-                if let MachineTask::Apply(entries) = &task {
-                    self.checks.applies(id, entries)?;
-                }
-                server.lane.push_back(task);
-                if server.lane.len() == 1 {
-                    self.start_machine(at);
-                }
-                Ok(())
-            }
-            Action::Send(message) => {
-                ensure!("messages", message.from == id, "n{id} sends in another's name: {message:?}");
-                // A node that belongs to no cluster yet answers whoever asks it.
-                let known = server.peers.is_empty() || server.peers.contains(&message.to);
-                ensure!("messages", known, "{message:?}, but it never asked to be connected to its receiver");
-                self.send(message)
-            }
-            Action::Respond(response) => self.respond(at, response),
-            Action::ReadLog { read, from, through, bytes_max } => {
-                self.checks.reads_log(id, from, through)?;
-                self.summary.log_reads += 1;
-                say!(self, "n{id} reads its log from {from} through {through}");
-                let delay = self.rng.exponential(self.scenario.disk.read_mean);
-                let local = Local::LogRead { read, from, through, bytes_max };
-                self.clock.after(delay, Happening::Local(at, life, local));
-                Ok(())
-            }
-            Action::Peers(membership) => {
-                server.peers.extend(membership.members());
-                say!(self, "n{id} connects to {:?}", membership.members());
-                Ok(())
-            }
-            Action::Notify(notice) => {
-                self.checks.notified(id, &notice)?;
-                if !matches!(notice, Notice::Role { .. }) {
-                    say!(self, "n{id} notes {notice:?}");
-                }
-                Ok(())
-            }
-        }
-    }
-
-    fn start_sync(&mut self, at: usize) {
-        let model = self.scenario.disk;
-        let server = &mut self.servers[at];
-        if !server.disk.start_sync() {
-            return;
-        }
-        let mut delay = model.sync_min + self.rng.exponential(model.sync_more);
-        if self.rng.chance(model.stall) {
-            delay += self.rng.exponential(model.stall_mean);
-        }
-        let finished = (self.clock.now() + delay).max(server.stalled_until);
-        self.clock.at(finished, Happening::Local(at, server.life, Local::Synced));
-    }
-
-    fn synced(&mut self, at: usize) -> Check {
-        let server = &mut self.servers[at];
-        let (id, life) = (server.config.id, server.life);
-        self.summary.syncs += 1;
-        let through = server.disk.finish_sync();
-        let more = server.disk.wants_sync();
-        if let Some(through) = through {
-            self.checks.synced(id, through)?;
-            say!(self, "n{id} synced #{through:?}");
-        }
-        self.start_sync(at);
-        let (Some(through), model) = (through, self.scenario.disk) else { return Ok(()) };
-        if self.rng.chance(model.late_report) {
-            if more && self.rng.chance(500_000) {
-                // The sync that has just begun will report for both.
-                return Ok(());
-            }
-            let delay = self.rng.exponential(model.late_mean);
-            self.clock.after(delay, Happening::Local(at, life, Local::Persisted(through)));
-            return Ok(());
-        }
-        self.step(at, Event::Persisted(through))
-    }
-
-    fn start_machine(&mut self, at: usize) {
-        let delay = self.rng.exponential(self.scenario.machine.task_mean);
-        let life = self.servers[at].life;
-        self.clock.after(delay, Happening::Local(at, life, Local::MachineDone));
-    }
-
-    fn machine_done(&mut self, at: usize) -> Check {
-        let model = self.scenario.machine;
-        let server = &mut self.servers[at];
-        let Some(task) = server.lane.pop_front() else { return Ok(()) };
-        let more = !server.lane.is_empty();
-        let applied = match task {
-            MachineTask::Apply(entries) => self.apply(at, &entries)?,
-            MachineTask::Serve(tickets) => {
-                self.serve(at, tickets)?;
-                None
-            }
-        };
-        if more {
-            self.start_machine(at);
-        }
-        let Some(applied) = applied else { return Ok(()) };
-        if self.rng.chance(model.save) {
-            self.servers[at].machine.save();
-        }
-        let more_to_apply = self.servers[at].lane.iter().any(|task| matches!(task, MachineTask::Apply(_)));
-        if more_to_apply && self.rng.chance(model.late_report) {
-            return Ok(());
-        }
-        self.step(at, Event::Applied(applied))
-    }
-
-    fn apply(&mut self, at: usize, entries: &Entries) -> Result<Option<LogIndex>, Broken> {
-        let server = &mut self.servers[at];
-        let mut responses = Vec::new();
-        let applied = server.machine.apply(entries, &mut responses);
-        applied.map_err(|error| Broken::new("machine", format!("n{}: {error}", at + 1)))?;
-        let (last, digest) = (server.machine.applied(), server.machine.digest());
-        self.checks.digest(server.config.id, last.index, digest)?;
-        say!(self, "n{} applied through {last}", at + 1);
-        Ok(Some(last.index))
-    }
-
-    fn serve(&mut self, at: usize, tickets: Tickets) -> Check {
-        for ticket in tickets.iter() {
-            let waiter = self.waiter(at, ticket)?;
-            let Waiter::Client(op) = waiter else {
-                return Err(Broken::new("tickets", format!("n{} served {waiter:?} as a read", at + 1)));
-            };
-            self.read_served(at, op)?;
-        }
-        Ok(())
-    }
-
-    /// Who waits for this ticket. Each is answered exactly once.
-    fn waiter(&mut self, at: usize, ticket: Ticket) -> Result<Waiter, Broken> {
-        self.servers[at].waiters.take(ticket).ok_or_else(|| {
-            let what = format!("n{} answered ticket {ticket}, which nobody waits for (any more)", at + 1);
-            Broken::new("tickets", what)
-        })
-    }
-
-    fn respond(&mut self, at: usize, response: Response) -> Check {
-        match response {
-            Response::Write { tickets, outcome } => {
-                for (offset, ticket) in (0..).zip(tickets.iter()) {
-                    let waiter = self.waiter(at, ticket)?;
-                    let Waiter::Client(op) = waiter else {
-                        return Err(Broken::new(
-                            "tickets",
-                            format!("n{} answered {waiter:?} as a write", at + 1),
-                        ));
-                    };
-                    self.write_answered(at, op, offset, &outcome)?;
-                }
-                Ok(())
-            }
-            Response::Read { tickets, outcome } => {
-                for ticket in tickets.iter() {
-                    let waiter = self.waiter(at, ticket)?;
-                    let Waiter::Client(op) = waiter else {
-                        return Err(Broken::new(
-                            "tickets",
-                            format!("n{} answered {waiter:?} as a read", at + 1),
-                        ));
-                    };
-                    self.read_answered(at, op, &outcome)?;
-                }
-                Ok(())
-            }
-            Response::Admin { ticket, outcome } => {
-                let waiter = self.waiter(at, ticket)?;
-                say!(self, "n{} answers {waiter:?}: {outcome:?}", at + 1);
-                let right = match waiter {
-                    Waiter::Bootstrap => outcome == AdminOutcome::Done,
-                    Waiter::AlienBootstrap => outcome == AdminOutcome::Refused(AdminRefusal::NotPristine),
-                    Waiter::Campaign => true,
-                    Waiter::Client(_) => false,
-                };
-                ensure!("tickets", right, "n{} answered {waiter:?} with {outcome:?}", at + 1);
-                Ok(())
-            }
-        }
     }
 }

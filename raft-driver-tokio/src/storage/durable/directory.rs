@@ -130,7 +130,7 @@ fn open_file(path: &Path, is_new: bool) -> Result<Arc<dyn FileLayer>, OpenError>
 }
 
 /// Creates the directory and what leads to it, durable only after [`sync_ancestors`].
-fn create_directory(dir: &Path) -> Result<(), OpenError> {
+pub(in crate::storage) fn create_directory(dir: &Path) -> Result<(), OpenError> {
     let above = dir.ancestors().skip(1).find(|path| path.as_os_str().is_empty() || path.is_dir());
     if cfg!(unix) && !dir.is_dir() {
         // What cannot be synced is not created either: the next run could not tell who did.
@@ -141,7 +141,7 @@ fn create_directory(dir: &Path) -> Result<(), OpenError> {
 }
 
 /// Makes the names that lead to the directory durable, up to the root.
-fn sync_ancestors(dir: &Path) -> Result<(), OpenError> {
+pub(in crate::storage) fn sync_ancestors(dir: &Path) -> Result<(), OpenError> {
     // Symbolic links: it is the directory's own name that must stay.
     let dir = fs::canonicalize(dir).map_err(OpenError::io("find the directory", dir))?;
     for above in dir.ancestors().skip(1) {
@@ -163,7 +163,7 @@ fn sync_ancestors(dir: &Path) -> Result<(), OpenError> {
 }
 
 /// Makes the names in a directory durable.
-fn sync_directory(dir: &Path) -> Result<(), OpenError> {
+pub(in crate::storage) fn sync_directory(dir: &Path) -> Result<(), OpenError> {
     #[cfg(test)]
     tests::SYNCED.with_borrow_mut(|synced| synced.push(dir.to_owned()));
     // Elsewhere directories cannot be opened as files, and names are durable with the file.

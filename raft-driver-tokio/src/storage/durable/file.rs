@@ -29,11 +29,11 @@ use super::error::OpenError;
 use crate::ClusterId;
 
 /// The version of the files' format. Others are refused.
-pub(super) const FORMAT: u16 = 1;
+pub(super) const FORMAT: u16 = 2;
 pub(super) const LOG_MAGIC: [u8; 8] = *b"raft-log";
 pub(super) const IDENTITY_MAGIC: [u8; 8] = *b"raft-id\n";
 /// Identity and its checksum, at the beginning of every file.
-pub(super) const IDENTITY_BYTES: usize = 40;
+pub(in crate::storage) const IDENTITY_BYTES: usize = 40;
 
 const PAGE_BYTES: u64 = 4096;
 const WITNESS_AT: [u64; 2] = [512, 1024];
@@ -50,11 +50,11 @@ pub struct Identity {
 
 impl Identity {
     /// As it stands at the beginning of a file.
-    pub(super) fn encode(&self, magic: [u8; 8]) -> [u8; IDENTITY_BYTES] {
+    pub(in crate::storage) fn encode(&self, magic: [u8; 8]) -> [u8; IDENTITY_BYTES] {
         let mut out = [0; IDENTITY_BYTES];
         out[..8].copy_from_slice(&magic);
         out[8..10].copy_from_slice(&FORMAT.to_le_bytes());
-        out[10..12].copy_from_slice(&wire::VERSION.to_le_bytes());
+        out[10..12].copy_from_slice(&wire::RECORD_VERSION.to_le_bytes());
         out[12..28].copy_from_slice(&self.cluster.get().to_le_bytes());
         out[28..36].copy_from_slice(&self.node.get().to_le_bytes());
         let sum = crc32fast::hash(&out[..36]);
@@ -63,17 +63,22 @@ impl Identity {
     }
 
     /// Whether the file that begins with `found` is this node's.
-    pub(super) fn check(&self, magic: [u8; 8], found: &[u8], path: &Path) -> Result<(), OpenError> {
+    pub(in crate::storage) fn check(
+        &self,
+        magic: [u8; 8],
+        found: &[u8],
+        path: &Path,
+    ) -> Result<(), OpenError> {
         let path = || path.to_owned();
         let Some(found) = found.first_chunk::<IDENTITY_BYTES>().filter(|found| found[..8] == magic) else {
             return Err(OpenError::NotALog { path: path() });
         };
         let number = |at: usize| u16::from_le_bytes([found[at], found[at + 1]]);
-        if (number(8), number(10)) != (FORMAT, wire::VERSION) {
+        if (number(8), number(10)) != (FORMAT, wire::RECORD_VERSION) {
             return Err(OpenError::Version {
                 path: path(),
                 found: (number(8), number(10)),
-                expected: (FORMAT, wire::VERSION),
+                expected: (FORMAT, wire::RECORD_VERSION),
             });
         }
         if crc32fast::hash(&found[..36]).to_le_bytes() != found[36..] {

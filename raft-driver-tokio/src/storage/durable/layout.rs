@@ -12,11 +12,12 @@
 //! | 2 | zero |
 //! | 8 | sequence of the commit that wrote the record |
 //! | 8, 8 | hard state as of that commit: term, vote or zero |
-//! | 8, 8, 4 | of a block: its first term, its last term, how many entries. Of a meta record: incarnation, 0, 0 |
-//! | … | of a block: the entries, in the encoding of `raft_core::wire` |
+//! | 8, 8, 4 | of a block: its first term, its last term, how many entries. Of a meta record: incarnation, the base's term, 0 |
+//! | … | of a block: the entries, in the encoding of `raft_core::wire`. Of a meta record: the base's index in 8 bytes |
 //!
 //! * The record with the highest sequence (the last block or the meta record) has the hard state in force: so an
 //!   append with a hard state changes one leaf of the tree, not two.
+//! * The *base* is the entry before the log's first. The first block begins right behind it.
 //! * Nothing that a record says is believed before its checksum was compared.
 
 use bytes::Bytes;
@@ -62,19 +63,34 @@ pub(super) struct Header {
     pub(super) is_run: bool,
 }
 
+/// What a meta record says beside its stamp.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Meta {
+    /// How many times the log was opened.
+    pub(super) incarnation: u64,
+    /// The entry before the log's first.
+    pub(super) base: LogId,
+}
+
 /// Replaces `out` by the meta record.
-pub(super) fn encode_meta(group: u64, stamp: Stamp, incarnation: u64, out: &mut Vec<u8>) {
-    put_header(META, stamp, [incarnation, 0], 0, out);
+pub(super) fn encode_meta(group: u64, stamp: Stamp, meta: Meta, out: &mut Vec<u8>) {
+    put_header(META, stamp, [meta.incarnation, meta.base.term.get()], 0, out);
+    out.extend_from_slice(&meta.base.index.get().to_le_bytes());
     seal(group, LogIndex::ZERO, out);
 }
 
-/// The meta record's stamp and incarnation.
-pub(super) fn decode_meta(group: u64, value: &[u8]) -> Result<(Stamp, u64), DurableError> {
-    let (kind, stamp, words, count, body) = open(group, LogIndex::ZERO, value)?;
-    if kind != META || count != 0 || !body.is_empty() {
-        return Err(DurableError::Damaged("the meta record has another form".into()));
+/// The meta record's stamp, and what else it says.
+pub(super) fn decode_meta(group: u64, value: &[u8]) -> Result<(Stamp, Meta), DurableError> {
+    let (kind, stamp, [incarnation, base_term], count, body) = open(group, LogIndex::ZERO, value)?;
+    let index = <[u8; 8]>::try_from(body).map(|index| LogIndex::new(u64::from_le_bytes(index)));
+    match (kind, count, index) {
+        (META, 0, Ok(index))
+            if index < LogIndex::LIMIT && (index == LogIndex::ZERO) == (base_term == Term::ZERO.get()) =>
+        {
+            Ok((stamp, Meta { incarnation, base: LogId::new(Term::new(base_term), index) }))
+        }
+        _ => Err(DurableError::Damaged("the meta record has another form".into())),
     }
-    Ok((stamp, words[0]))
 }
 
 /// Replaces `out` by the block of `entries`, which are not empty.
@@ -223,9 +239,13 @@ mod tests {
     #[test]
     fn records_return_and_every_flipped_bit_is_noticed() {
         let mut out = Vec::new();
-        encode_meta(3, STAMP, 12, &mut out);
-        assert_eq!(decode_meta(3, &out).unwrap(), (STAMP, 12));
-        decode_meta(4, &out).unwrap_err();
+        for base in [LogId::ZERO, id(3, 77)] {
+            let meta = Meta { incarnation: 12, base };
+            encode_meta(3, STAMP, meta, &mut out);
+            assert_eq!(decode_meta(3, &out).unwrap(), (STAMP, meta));
+            decode_meta(4, &out).unwrap_err();
+            decode_meta(3, &out[..out.len() - 1]).unwrap_err();
+        }
 
         let nodes = [(NodeId::new(1), Bytes::from_static(b"a"))].into();
         let membership = Entries::membership(id(2, 5), Arc::new(Membership::of_voters(nodes)));

@@ -3,6 +3,7 @@
 //! * What [`write`](LogStore::write) returned for is read back, byte for byte, by every later start, or the start
 //!   fails with an error that says why. Nothing is cut silently.
 //! * A batch is one transaction and one fsync: hard state, truncation and entries become durable together.
+//! * Compaction drops whole blocks, a bounded number at once, so that it stops no write for long.
 //! * What is read is compared with its checksum first, at start and in every read.
 //! * After the first failure nothing is tried again: every later call of store and readers fails.
 //! * One process at a time: a second opener is refused.
@@ -55,7 +56,7 @@
 //!   earlier, it is noticed: see [`OpenError::RolledBack`].
 //! * After a failed fsync the operating system may show data that is not on the disk. Do not go on using a disk that
 //!   failed.
-//! * The file does not shrink, and space is reused only once the log is compacted.
+//! * The file does not shrink; the space of what was compacted or truncated is reused.
 //! * A panic inside redb (it asserts on some damage in debug builds) is caught and counts as damage; not so with
 //!   `panic = "abort"`.
 //!
@@ -65,6 +66,7 @@ mod directory;
 mod error;
 mod file;
 mod layout;
+mod write;
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -73,13 +75,16 @@ use std::sync::{Arc, OnceLock};
 
 use raft_core::host::{LogReader, LogStore};
 use raft_core::{Entries, HardState, LogId, LogIndex, LogRecovery, LogScan, Write};
-use redb::{AccessGuard, Database, ReadableDatabase, ReadableTable, StorageError, Table};
+use redb::{AccessGuard, Database, ReadableDatabase, StorageError};
 
 use directory::{Marker, Reached};
+pub(super) use directory::{create_directory, sync_ancestors, sync_directory};
 pub use error::{DurableError, OpenError};
 use file::FirstPage;
+pub(super) use file::IDENTITY_BYTES;
 pub use file::{FileLayer, Identity};
-use layout::{GROUP, LOG, Stamp};
+use layout::{GROUP, LOG, Meta, Stamp};
+use write::{Ends, Plan, Put};
 
 /// redb keeps pages in memory up to this: enough for the newest blocks and the tree above all of them. What is
 /// older is in the operating system's cache or on the disk.
@@ -107,7 +112,9 @@ pub struct DurableLog {
     incarnation: u64,
     /// Of the last commit.
     stamp: Stamp,
-    last: LogId,
+    ends: Ends,
+    /// Blocks through here are still to be dropped.
+    goal: Option<LogIndex>,
     /// Reused for every record.
     buffer: Vec<u8>,
 }
@@ -208,16 +215,16 @@ fn create(file: Arc<dyn FileLayer>, identity: &Identity, path: &Path) -> Result<
     let fill = || {
         let mut database = builder().create_with_backend(first_page.rest()?)?;
         let stamp = Stamp { sequence: 0, hard_state: HardState::default() };
-        put_meta(&mut database, stamp, 0)?;
+        put_meta(&mut database, stamp, Meta { incarnation: 0, base: LogId::ZERO })?;
         database.close()?;
         Ok(())
     };
     caught(fill).map_err(OpenError::of(path))
 }
 
-fn put_meta(database: &mut Database, stamp: Stamp, incarnation: u64) -> Result<(), DurableError> {
+fn put_meta(database: &mut Database, stamp: Stamp, meta: Meta) -> Result<(), DurableError> {
     let mut record = Vec::new();
-    layout::encode_meta(GROUP, stamp, incarnation, &mut record);
+    layout::encode_meta(GROUP, stamp, meta, &mut record);
     let transaction = database.begin_write()?;
     transaction.open_table(LOG)?.insert((GROUP, 0), record.as_slice())?;
     transaction.commit()?;
@@ -236,11 +243,10 @@ fn open(
     };
     let found = caught(|| {
         let database = builder().create_with_backend(first_page.rest()?)?;
-        let ends = Ends::read(&database)?;
-        Ok((database, ends))
+        let found = read_ends(&database)?;
+        Ok((database, found))
     });
-    let (mut database, ends) = found.map_err(OpenError::of(path))?;
-    let Ends { mut stamp, incarnation, last } = ends;
+    let (mut database, (mut stamp, Meta { incarnation, base }, last)) = found.map_err(OpenError::of(path))?;
     if stamp.sequence < witnessed {
         return Err(OpenError::RolledBack { path: path.to_owned(), found: stamp.sequence, witnessed });
     }
@@ -258,40 +264,34 @@ fn open(
     // Counting this start makes everything found durable, also what a killed process had left in caches.
     stamp.sequence += 1;
     let incarnation = incarnation + 1;
-    caught(|| put_meta(&mut database, stamp, incarnation)).map_err(OpenError::of(path))?;
+    let meta = Meta { incarnation, base };
+    caught(|| put_meta(&mut database, stamp, meta)).map_err(OpenError::of(path))?;
     first_page.set_witness(stamp.sequence).map_err(OpenError::io("write", path))?;
     if let Some(marker) = &mut marker {
         // After the log: it must never lag behind what the marker says.
         marker.set_reached(Reached { sequence: stamp.sequence, incarnation })?;
     }
     let shared = Arc::new(Shared { database, failed: OnceLock::new(), _marker: marker });
-    Ok(DurableLog { shared, first_page, incarnation, stamp, last, buffer: Vec::new() })
+    let ends = Ends { base, last };
+    Ok(DurableLog { shared, first_page, incarnation, stamp, ends, goal: None, buffer: Vec::new() })
 }
 
-/// What the two ends of the log say: the meta record and the last block.
-struct Ends {
-    stamp: Stamp,
-    incarnation: u64,
-    last: LogId,
-}
-
-impl Ends {
-    fn read(database: &Database) -> Result<Self, DurableError> {
-        let table = database.begin_read()?.open_table(LOG)?;
-        let missing = || DurableError::Damaged("its meta record is missing".into());
-        let meta = table.get((GROUP, 0))?.ok_or_else(missing)?;
-        let (mut stamp, incarnation) = layout::decode_meta(GROUP, meta.value())?;
-        let mut last = LogId::ZERO;
-        if let Some(block) = table.range(blocks(LogIndex::FIRST))?.next_back() {
-            let (index, value) = key_value(block)?;
-            let header = layout::decode_header(GROUP, index, value.value())?;
-            last = header.last;
-            if header.stamp.sequence > stamp.sequence {
-                stamp = header.stamp;
-            }
+/// What the two ends of the log say: the meta record and the last block. The stamp is that of the last commit.
+fn read_ends(database: &Database) -> Result<(Stamp, Meta, LogId), DurableError> {
+    let table = database.begin_read()?.open_table(LOG)?;
+    let missing = || DurableError::Damaged("its meta record is missing".into());
+    let record = table.get((GROUP, 0))?.ok_or_else(missing)?;
+    let (mut stamp, meta) = layout::decode_meta(GROUP, record.value())?;
+    let mut last = meta.base;
+    if let Some(block) = table.range(blocks(LogIndex::FIRST))?.next_back() {
+        let (index, value) = key_value(block)?;
+        let header = layout::decode_header(GROUP, index, value.value())?;
+        last = header.last;
+        if header.stamp.sequence > stamp.sequence {
+            stamp = header.stamp;
         }
-        Ok(Self { stamp, incarnation, last })
     }
+    Ok((stamp, meta, last))
 }
 
 /// The keys of the blocks that begin at `first` or later.
@@ -310,44 +310,16 @@ fn key_value<'a>(pair: Pair<'a>) -> Result<(LogIndex, AccessGuard<'a, &'static [
 // Writing
 // ---------------------------------------------------------------------------------------------------------
 
-/// What a batch comes to: its writes, one over the other.
-#[derive(Default)]
-struct Plan {
-    hard_state: Option<HardState>,
-    /// Consecutive. They replace the log from their first index on.
-    parts: Vec<Entries>,
-}
-
-impl Plan {
-    fn of(batch: &[Write], last: LogId) -> Result<Self, DurableError> {
-        let mut plan = Self::default();
-        for write in batch {
-            plan.hard_state = write.hard_state.or(plan.hard_state);
-            let Some(first) = write.entries.first() else { continue };
-            let end = plan.parts.last().and_then(Entries::last).unwrap_or(last);
-            if first.index == LogIndex::ZERO || first.index > end.index.next() {
-                return Err(DurableError::NotConsecutive { first, last: end });
-            }
-            while plan.parts.pop_if(|part| part.first().is_some_and(|id| id.index >= first.index)).is_some() {
-            }
-            if let Some(end) = plan.parts.last_mut() {
-                *end = end.slice(LogIndex::ZERO, first.index.prev());
-            }
-            plan.parts.push(write.entries.clone());
-        }
-        Ok(plan)
-    }
-}
-
 impl LogStore for DurableLog {
     type Reader = DurableReader;
     type Error = DurableError;
 
     fn recover(&mut self) -> Result<LogRecovery, DurableError> {
-        let hard_state = self.stamp.hard_state;
+        let (hard_state, base) = (self.stamp.hard_state, self.ends.base);
         self.shared.call(|database| {
             let table = database.begin_read()?.open_table(LOG)?;
             let mut scan = LogScan::default();
+            scan.reset(base);
             for block in table.range(blocks(LogIndex::FIRST))? {
                 let (index, value) = key_value(block)?;
                 let header = layout::decode_header(GROUP, index, value.value())?;
@@ -369,28 +341,22 @@ impl LogStore for DurableLog {
     }
 
     fn write(&mut self, batch: &[Write]) -> Result<(), DurableError> {
-        let Self { shared, first_page, stamp, last, buffer, .. } = self;
-        let (new_stamp, new_last) = shared.call(|database| {
-            let Plan { hard_state, parts } = Plan::of(batch, *last)?;
-            if hard_state.is_none() && parts.is_empty() {
-                // Everything before is durable.
-                return Ok((*stamp, *last));
-            }
-            let new_stamp =
-                Stamp { sequence: stamp.sequence + 1, hard_state: hard_state.unwrap_or(stamp.hard_state) };
-            let transaction = database.begin_write()?;
-            let new_last = {
-                let mut table = transaction.open_table(LOG)?;
-                let mut put = Put { table: &mut table, stamp: new_stamp, buffer };
-                if parts.is_empty() { put.hard_state()? } else { put.entries(parts, *last)? }
-            };
-            // One fsync. Its failure is final: redb and `call` both refuse everything after it.
-            transaction.commit()?;
-            first_page.set_witness(new_stamp.sequence)?;
-            Ok((new_stamp, new_last.unwrap_or(*last)))
-        })?;
-        (*stamp, *last) = (new_stamp, new_last);
-        Ok(())
+        let plan = Plan::of(batch, self.ends);
+        match self.shared.call(|_| plan)? {
+            // Everything before is durable.
+            plan if plan.is_empty() => Ok(()),
+            plan => self.commit(plan),
+        }
+    }
+
+    fn compact(&mut self, through: LogId) -> Result<(), DurableError> {
+        let Ends { base, last } = self.ends;
+        if through.index <= base.index || through.index > last.index {
+            return Ok(());
+        }
+        self.goal = Some(self.goal.map_or(through.index, |goal| goal.max(through.index)));
+        // What one transaction leaves is dropped by the writes that follow.
+        self.commit(Plan::default())
     }
 
     fn reader(&self) -> DurableReader {
@@ -398,71 +364,32 @@ impl LogStore for DurableLog {
     }
 }
 
-/// What a transaction changes.
-struct Put<'t, 'db> {
-    table: &'t mut Table<'db, (u64, u64), &'static [u8]>,
-    stamp: Stamp,
-    buffer: &'t mut Vec<u8>,
-}
-
-impl Put<'_, '_> {
-    /// A hard state without entries goes into the meta record.
-    fn hard_state(&mut self) -> Result<Option<LogId>, DurableError> {
-        let missing = || DurableError::Damaged("its meta record is missing".into());
-        let (_, incarnation) =
-            layout::decode_meta(GROUP, self.table.get((GROUP, 0))?.ok_or_else(missing)?.value())?;
-        layout::encode_meta(GROUP, self.stamp, incarnation, self.buffer);
-        self.table.insert((GROUP, 0), self.buffer.as_slice())?;
-        Ok(None)
-    }
-
-    /// Replaces the log from the first entry's index on. `last` is its last entry now.
-    fn entries(&mut self, parts: Vec<Entries>, last: LogId) -> Result<Option<LogId>, DurableError> {
-        let entries = join(parts)?;
-        let Some(first) = entries.first() else { return Ok(None) };
-        let before = if first.index <= last.index { self.truncate(first.index)? } else { last };
-        if first.term < before.term {
-            return Err(DurableError::NotConsecutive { first, last: before });
+impl DurableLog {
+    /// One transaction.
+    fn commit(&mut self, plan: Plan) -> Result<(), DurableError> {
+        let Self { shared, first_page, incarnation, stamp, ends, goal, buffer } = self;
+        let begins_anew = plan.begins_anew();
+        let (new_stamp, new_ends) = shared.call(|database| {
+            let hard_state = plan.hard_state.unwrap_or(stamp.hard_state);
+            let new_stamp = Stamp { sequence: stamp.sequence + 1, hard_state };
+            let transaction = database.begin_write()?;
+            let new_ends = {
+                let mut table = transaction.open_table(LOG)?;
+                let mut put = Put { table: &mut table, stamp: new_stamp, incarnation: *incarnation, buffer };
+                put.write(plan, *ends, *goal)?
+            };
+            // One fsync. Its failure is final: redb and `call` both refuse everything after it.
+            transaction.commit()?;
+            first_page.set_witness(new_stamp.sequence)?;
+            Ok((new_stamp, new_ends))
+        })?;
+        if begins_anew || new_ends.base == ends.base || Some(new_ends.base.index) >= *goal {
+            // The goal is reached, or lies within the block that is first now, or is of another log.
+            *goal = None;
         }
-        let new_last = entries.last();
-        self.blocks(entries)?;
-        Ok(new_last)
-    }
-
-    /// Drops every entry from `first` on. Says what the log ends with then.
-    fn truncate(&mut self, first: LogIndex) -> Result<LogId, DurableError> {
-        let mut kept = None;
-        let mut before = LogId::ZERO;
-        if let Some(block) = self.table.range((GROUP, 1)..(GROUP, first.get()))?.next_back() {
-            let (index, value) = key_value(block)?;
-            before = layout::decode_header(GROUP, index, value.value())?.last;
-            if before.index >= first {
-                let entries = layout::decode_block(GROUP, index, value.value())?;
-                kept = Some((index, entries.slice(index, first.prev())));
-            }
-        }
-        self.table.retain_in(blocks(first), |_, _| false)?;
-        if let Some((index, entries)) = kept {
-            before = entries.last().unwrap_or_default();
-            self.table.remove((GROUP, index.get()))?;
-            self.blocks(entries)?;
-        }
-        Ok(before)
-    }
-
-    fn blocks(&mut self, entries: Entries) -> Result<(), DurableError> {
-        for block in layout::cut(entries) {
-            let Some(first) = block.first() else { continue };
-            layout::encode_block(GROUP, self.stamp, &block, self.buffer);
-            self.table.insert((GROUP, first.index.get()), self.buffer.as_slice())?;
-        }
+        (*stamp, *ends) = (new_stamp, new_ends);
         Ok(())
     }
-}
-
-fn join(parts: Vec<Entries>) -> Result<Entries, DurableError> {
-    Entries::join(parts)
-        .map_err(|error| DurableError::NotConsecutive { first: error.next, last: error.after })
 }
 
 // ---------------------------------------------------------------------------------------------------------

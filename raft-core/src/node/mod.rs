@@ -1,25 +1,25 @@
 //! The node: takes in events, performs transitions between roles, and hands out actions.
 //!
-//! This is the only place where a role changes, where a term of a message is compared with one's own, and where
-//! the driver's mistakes and the peers' nonsense are told apart: the former are [`Fatal`], the latter ignored and
-//! counted.
+//! This is the only place where a role changes, and where the driver's mistakes and the peers' nonsense are told apart:
+//! the former are [`Fatal`], the latter ignored and counted. What messages do is in a room of its own.
 
+mod receive;
+
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 
-use crate::action::{Action, AdminOutcome, AdminRefusal, ReadOutcome, RoleKind, WriteOutcome};
+use crate::action::{Action, AdminOutcome, AdminRefusal, RoleKind, WriteOutcome};
 use crate::config::Config;
 use crate::entry::Commands;
 use crate::error::{Fatal, StartError};
-use crate::event::{Event, ReadConsistency};
-use crate::ids::{LogId, LogIndex, NodeId, Term, Ticket};
+use crate::event::Event;
+use crate::ids::{LogId, LogIndex, NodeId, Term, Ticket, Tickets};
 use crate::log::Log;
 use crate::membership::Membership;
-use crate::message::{Body, Conflict, Message};
 use crate::proposals;
-use crate::reads;
 use crate::recovery::Recovery;
 use crate::role::candidate::{Candidate, PreCandidate};
-use crate::role::follower::{Follower, recognise};
+use crate::role::follower::Follower;
 use crate::role::leader::{Leader, tickets_of};
 use crate::role::{Next, Role};
 use crate::state::{Reader, Shared};
@@ -50,19 +50,13 @@ impl Node {
     /// back, and a node that went on could break promises it has made. It must not be started.
     pub fn start(config: Config, recovery: Recovery, now: Instant) -> Result<Self, StartError> {
         config.validate()?;
-        let Recovery { log: found, applied, incarnation } = recovery;
-        let hard_state = found.hard_state;
-        let log = Log::recover(found, applied)?;
+        let applied = recovery.applied;
+        let (log, replaced) = Log::recover(recovery.log.clone(), recovery.snapshot.as_deref(), applied)?;
         let bootstrapped = log.term(LogIndex::FIRST) == Some(Term::BOOTSTRAP);
-        let mut shared = Shared::new(config, log, hard_state, now, incarnation);
-        shared.apply_handed = applied.index;
-        shared.last_applied = applied.index;
+        let mut shared = Shared::new(config, log, &recovery, now);
+        shared.adopt_snapshot(replaced);
         // The first configuration counts as committed wherever it stands.
         shared.commit(applied.index.max(if bootstrapped { LogIndex::FIRST } else { LogIndex::ZERO }));
-        let membership = Arc::clone(shared.membership());
-        if !membership.nodes.is_empty() {
-            shared.out.push_back(Action::Peers(membership));
-        }
         shared.rearm_election();
         let mut node = Self { role: Role::Follower(Follower::new(shared.commit_index)), shared, fatal: None };
         node.hurry_if_alone();
@@ -80,21 +74,51 @@ impl Node {
         }
         self.shared.now = self.shared.now.max(now);
         let result = self.take_in(event);
-        if let Role::Leader(leader) = &mut self.role {
-            leader.rewind();
-        }
+        self.follow_up();
         result.inspect_err(|fatal| self.fatal = Some(*fatal))
+    }
+
+    /// What an event made possible, whichever it was.
+    fn follow_up(&mut self) {
+        let shared = &mut self.shared;
+        match &mut self.role {
+            Role::Leader(leader) => {
+                let next = leader.react(shared);
+                if next != Next::Stay {
+                    self.transition(next);
+                }
+            }
+            Role::Follower(role) => {
+                if shared.install() {
+                    role.installed(shared);
+                }
+            }
+            Role::PreCandidate(_) | Role::Candidate(_) => {}
+        }
+        let leader = match &self.role {
+            Role::Leader(leader) => Some(leader),
+            _ => None,
+        };
+        if leader.is_none() && self.shared.has_farewells() {
+            self.shared.announce(true);
+        }
+        self.shared.forget_snapshots(|id| leader.is_some_and(|leader| leader.is_sending(id)));
     }
 
     fn take_in(&mut self, event: Event) -> Result<(), Fatal> {
         let shared = &mut self.shared;
         let next = match event {
-            Event::Wake => match &mut self.role {
-                Role::Follower(role) => role.wake(shared),
-                Role::PreCandidate(role) => role.wake(shared),
-                Role::Candidate(role) => role.wake(shared),
-                Role::Leader(role) => role.wake(shared),
-            },
+            Event::Wake => {
+                shared.wake_questions();
+                let steps_down = shared.wake_handover();
+                match &mut self.role {
+                    Role::Leader(_) if steps_down => Next::Follow(None),
+                    Role::Leader(role) => role.wake(shared),
+                    Role::Follower(role) => role.wake(shared),
+                    Role::PreCandidate(role) => role.wake(shared),
+                    Role::Candidate(role) => role.wake(shared),
+                }
+            }
             Event::Receive(message) => {
                 self.receive(message);
                 return Ok(());
@@ -129,14 +153,53 @@ impl Node {
                 self.propose(first, &commands);
                 Next::Stay
             }
-            Event::Read { tickets, consistency: ReadConsistency::Linearizable } => {
+            Event::Read { tickets, consistency } => {
                 match &mut self.role {
                     _ if tickets.count == 0 => {}
-                    Role::Leader(leader) => leader.read(shared, tickets),
-                    _ => {
-                        let outcome = ReadOutcome::NotLeader { leader: shared.leader };
-                        shared.out.push_back(reads::refuse(tickets, outcome));
-                    }
+                    Role::Leader(leader) => leader.read(shared, tickets, consistency),
+                    _ => shared.ask_leader(tickets),
+                }
+                Next::Stay
+            }
+            Event::ChangeMembership { ticket, change } => {
+                match &mut self.role {
+                    Role::Leader(leader) => leader.change_membership(shared, ticket, &change),
+                    _ => self.not_leader(ticket),
+                }
+                Next::Stay
+            }
+            Event::TransferLeadership { ticket, to } => {
+                match &mut self.role {
+                    Role::Leader(leader) => leader.transfer(shared, ticket, to, false),
+                    _ => self.not_leader(ticket),
+                }
+                Next::Stay
+            }
+            Event::StepDown { ticket } => {
+                match &mut self.role {
+                    Role::Leader(leader) => leader.transfer(shared, ticket, None, true),
+                    _ => shared.admin(ticket, AdminOutcome::Done),
+                }
+                Next::Stay
+            }
+            Event::TakeSnapshot { ticket } => {
+                shared.take_snapshot(ticket);
+                Next::Stay
+            }
+            Event::SnapshotTaken(result) => {
+                shared.snapshot_taken(result)?;
+                Next::Stay
+            }
+            Event::SnapshotChunkRead { id, offset, result } => {
+                if let Role::Leader(leader) = &mut self.role {
+                    leader.chunk_read(shared, id, offset, result.as_ref().map_err(|error| *error));
+                }
+                Next::Stay
+            }
+            Event::SnapshotChunkWritten { id, offset, result } => {
+                let news = shared.chunk_written(id, offset, result);
+                if let (true, Role::Follower(role)) = (news, &mut self.role) {
+                    role.chunk_written(id);
                 }
                 Next::Stay
             }
@@ -147,10 +210,7 @@ impl Node {
             }
             Event::Campaign { ticket } => self.campaign(ticket),
             Event::Forget { tickets } => {
-                shared.proposals.forget(tickets, &mut shared.out);
-                if let Role::Leader(leader) = &mut self.role {
-                    leader.forget(shared, tickets);
-                }
+                self.forget(tickets);
                 Next::Stay
             }
             Event::Unreachable(peer) => {
@@ -160,8 +220,24 @@ impl Node {
                 Next::Stay
             }
         };
-        self.transition(next);
+        if next != Next::Stay {
+            self.transition(next);
+        }
         Ok(())
+    }
+
+    fn not_leader(&mut self, ticket: Ticket) {
+        let leader = self.shared.leader;
+        self.shared.admin(ticket, AdminOutcome::Refused(AdminRefusal::NotLeader { leader }));
+    }
+
+    fn forget(&mut self, tickets: Tickets) {
+        let shared = &mut self.shared;
+        shared.proposals.forget(tickets, &mut shared.out);
+        shared.questions.forget(tickets, &mut shared.out);
+        if let Role::Leader(leader) = &mut self.role {
+            leader.forget(shared, tickets);
+        }
     }
 
     fn propose(&mut self, first: Ticket, commands: &Commands) {
@@ -225,8 +301,10 @@ impl Node {
                     let (role, then) = PreCandidate::start(shared);
                     (Role::PreCandidate(role), then)
                 }
-                Next::Campaign => (Role::Candidate(Candidate::start(shared)), Next::Stay),
-                Next::Lead => (Role::Leader(Leader::start(shared)), Next::Stay),
+                Next::Campaign { transfer } => {
+                    (Role::Candidate(Candidate::start(shared, transfer)), Next::Stay)
+                }
+                Next::Lead => (Role::Leader(Box::new(Leader::start(shared))), Next::Stay),
             };
             if let Role::Leader(old) = &mut self.role {
                 old.retire(shared);
@@ -241,141 +319,6 @@ impl Node {
     fn adopt(&mut self, term: Term, leader: Option<NodeId>) {
         self.shared.enter_term(term, None);
         self.transition(Next::Follow(leader));
-    }
-
-    // --- messages ------------------------------------------------------------------------------------------
-
-    /// Nothing in here can fail: what makes no sense is ignored and counted.
-    fn receive(&mut self, message: Message) {
-        let shared = &mut self.shared;
-        if message.to != shared.id() || message.from == shared.id() {
-            shared.counters.misaddressed += 1;
-            return;
-        }
-        if message.is_absurd(shared.term()) {
-            shared.counters.absurd += 1;
-            return;
-        }
-        let Message { from, term, body, .. } = message;
-        match body {
-            Body::PreVote { proposed, last } => self.pre_vote(from, proposed, last),
-            Body::RequestVote { last } => self.request_vote(from, term, last),
-            Body::AppendEntries { prev, ref entries, commit, round } => {
-                if term < self.shared.term() {
-                    // The leader learns of this term by the answer, and steps down (§5.1, TRAP 11). The answer
-                    // confirms no round: its receiver may lead this very term by the time it arrives.
-                    let conflict = Conflict { prev: LogIndex::ZERO, hint: LogId::ZERO };
-                    let reply = Body::AppendEntriesReply { result: Err(conflict), round: 0 };
-                    self.shared.counters.stale += 1;
-                    return self.shared.send_gated(from, reply);
-                }
-                if !self.recognise_leader(from, term) {
-                    return;
-                }
-                if let Role::Follower(role) = &mut self.role {
-                    role.append_entries(&mut self.shared, prev, entries, commit, round);
-                }
-            }
-            Body::PreVoteReply { .. } | Body::RequestVoteReply { .. } | Body::AppendEntriesReply { .. } => {
-                self.reply(from, term, &body);
-            }
-        }
-    }
-
-    /// Answers to this node's own questions.
-    fn reply(&mut self, from: NodeId, term: Term, body: &Body) {
-        if !self.shared.membership().contains(from) {
-            // Strangers were asked nothing.
-            self.shared.counters.stale += 1;
-            return;
-        }
-        if term > self.shared.term() {
-            return self.adopt(term, None);
-        }
-        let shared = &mut self.shared;
-        let next = match (&mut self.role, body) {
-            // The sender of a grant may be behind in term: the question was about a later one anyway.
-            (Role::PreCandidate(role), Body::PreVoteReply { proposed, granted }) => {
-                role.pre_vote_reply(shared, from, *proposed, *granted)
-            }
-            // Everything else counts only in its own term (TRAP 3).
-            (Role::Candidate(role), Body::RequestVoteReply { granted }) if term == shared.term() => {
-                role.request_vote_reply(shared, from, *granted)
-            }
-            (Role::Leader(role), Body::AppendEntriesReply { result, round }) if term == shared.term() => {
-                role.append_entries_reply(shared, from, *result, *round);
-                Next::Stay
-            }
-            _ => {
-                shared.counters.stale += 1;
-                Next::Stay
-            }
-        };
-        self.transition(next);
-    }
-
-    /// Whether a live leader forbids electing another (thesis §4.2.3).
-    fn is_sticky(&self) -> bool {
-        match &self.role {
-            Role::Leader(leader) => leader.is_established(&self.shared),
-            _ => self.shared.heard_from_leader(),
-        }
-    }
-
-    /// Says whether it would vote for the sender; changes nothing here, not even a timer (thesis §9.6, TRAP 9).
-    fn pre_vote(&mut self, from: NodeId, proposed: Term, last: LogId) {
-        let sticky = self.is_sticky();
-        let shared = &mut self.shared;
-        shared.counters.sticky += u64::from(sticky);
-        let granted = !sticky && proposed > shared.term() && shared.is_up_to_date(last);
-        shared.send(from, Body::PreVoteReply { proposed, granted });
-    }
-
-    /// Figure 2, RequestVote RPC.
-    fn request_vote(&mut self, from: NodeId, term: Term, last: LogId) {
-        if term < self.shared.term() {
-            // The candidate learns of this term by the answer (§5.1).
-            return self.shared.send_gated(from, Body::RequestVoteReply { granted: false });
-        }
-        if self.is_sticky() {
-            // As if it had not arrived, its term included: a server that was removed or cut off must not unseat a
-            // leader that works (thesis §4.2.3).
-            self.shared.counters.sticky += 1;
-            return;
-        }
-        if term > self.shared.term() {
-            self.adopt(term, None);
-        }
-        let shared = &mut self.shared;
-        let free = shared.voted_for().is_none_or(|node| node == from);
-        let granted = free && shared.is_up_to_date(last);
-        if granted {
-            assert!(
-                matches!(self.role, Role::Follower(_) | Role::PreCandidate(_)),
-                "others have voted (§5.2)"
-            );
-            shared.vote_for(from);
-            // Whoever helps another to lead does not compete with it (§5.2).
-            shared.rearm_election();
-        }
-        shared.send_gated(from, Body::RequestVoteReply { granted });
-    }
-
-    /// A message of the leader of `term`, which is not below the current one: obeys it, unless that would make two
-    /// leaders of one term (§5.2). Afterwards this node is its follower.
-    fn recognise_leader(&mut self, from: NodeId, term: Term) -> bool {
-        if term > self.shared.term() {
-            self.adopt(term, Some(from));
-        } else if !recognise(&mut self.shared, from) {
-            return false;
-        } else if !matches!(self.role, Role::Follower(_)) {
-            self.transition(Next::Follow(Some(from)));
-        } else {
-            self.shared.set_leader(Some(from));
-        }
-        self.shared.leader_contact = Some(self.shared.now);
-        self.shared.rearm_election();
-        true
     }
 
     // --- what comes out ------------------------------------------------------------------------------------
@@ -399,16 +342,44 @@ impl Node {
         if message.is_some() {
             return message;
         }
-        if let Some(write) = shared.next_write() {
-            return Some(write);
+        let write = shared.next_write();
+        if write.is_some() {
+            return write;
         }
-        if let Some(apply) = shared.next_apply() {
-            return Some(apply);
+        let apply = shared.next_apply();
+        if apply.is_some() {
+            return apply;
         }
-        match &mut self.role {
+        let read = match &mut self.role {
             Role::Leader(role) => role.next_serve(shared),
-            _ => None,
+            _ => shared.next_question(),
+        };
+        if read.is_some() {
+            return read;
         }
+        let served = shared.questions.serve(shared.apply_handed);
+        if served.is_some() {
+            return served;
+        }
+        self.next_of_snapshots()
+    }
+
+    fn next_of_snapshots(&mut self) -> Option<Action> {
+        let shared = &mut self.shared;
+        let task = shared.next_snapshot_task();
+        if task.is_some() {
+            return task;
+        }
+        let snapshot = shared.next_snapshot();
+        if snapshot.is_some() {
+            return snapshot;
+        }
+        let through = shared.may_compact()?;
+        let sending = match &self.role {
+            Role::Leader(role) => role.oldest_sending(shared),
+            _ => None,
+        };
+        shared.compact(through.min(sending.unwrap_or(through)))
     }
 
     /// When to call `step` with [`Event::Wake`]; `None` if nothing is due without an event.
@@ -417,10 +388,13 @@ impl Node {
         if self.fatal.is_some() {
             return None;
         }
-        match &self.role {
+        let shared = &self.shared;
+        let role = match &self.role {
             Role::Leader(leader) => Some(leader.deadline()),
-            _ => self.shared.election.as_ref().map(Deadline::instant),
-        }
+            _ => shared.election.as_ref().map(Deadline::instant),
+        };
+        let handover = shared.handover.map(|handover| handover.until);
+        [role, handover, shared.questions.deadline()].into_iter().flatten().min()
     }
 
     /// Back-pressure: at 0 a driver stops taking client commands in; what it proposes all the same is `Busy`.
@@ -447,6 +421,9 @@ impl Node {
             durable: shared.disk.durable(),
             commit: shared.commit_index,
             applied: shared.last_applied,
+            base: shared.log.terms.base(),
+            snapshot: shared.snapshot().map_or(LogId::ZERO, |meta| meta.id.last),
+            membership_index: shared.log.membership().0,
             counters: shared.counters,
         }
     }

@@ -1,0 +1,168 @@
+//! The two lanes and the reads of the log: what is handed to the disk and to the state machine, and what they report
+//! (DESIGN: the law of actions).
+//!
+//! * Entries are applied in order, without gaps, once, and only when committed and durable here.
+//! * A write carries whatever waits by then, so group commit forms by itself.
+
+use alloc::vec::Vec;
+
+use super::Shared;
+use crate::action::{Action, LogTask, MachineTask, Write};
+use crate::entry::Entries;
+use crate::error::Fatal;
+use crate::ids::{LogIndex, NodeId, ReadId};
+
+/// Reads of the log store that have not been answered.
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub(super) struct LogReads {
+    next_id: u64,
+    pending: Vec<LogRead>,
+}
+
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+struct LogRead {
+    id: ReadId,
+    reader: Reader,
+    from: LogIndex,
+    through: LogIndex,
+}
+
+/// Who asked for older entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub(crate) enum Reader {
+    /// The state machine is behind the tail.
+    Machine,
+    /// A peer is.
+    Peer(NodeId),
+}
+
+impl Default for LogReads {
+    fn default() -> Self {
+        Self { next_id: 1, pending: Vec::new() }
+    }
+}
+
+impl Shared {
+    pub(crate) fn persisted(&mut self, id: crate::ids::WriteId) -> Result<(), Fatal> {
+        self.disk.persisted(id)?;
+        if self.disk.settled() {
+            let gated = self.gated.drain(..).map(Action::Send);
+            self.out.extend(gated);
+        }
+        self.answer_bootstraps();
+        self.evict();
+        Ok(())
+    }
+
+    pub(crate) fn applied(&mut self, index: LogIndex) -> Result<(), Fatal> {
+        if index > self.apply_handed {
+            return Err(Fatal::UnknownApplied(index, self.apply_handed));
+        }
+        self.last_applied = self.last_applied.max(index);
+        self.applying.drain(index);
+        Ok(())
+    }
+
+    /// Older entries arrived. Says for whom, unless nobody waits for them any more.
+    pub(crate) fn log_read(
+        &mut self,
+        id: ReadId,
+        result: Result<Entries, crate::event::LogReadError>,
+    ) -> Result<Option<(Reader, Entries)>, Fatal> {
+        let Some(at) = self.log_reads.pending.iter().position(|read| read.id == id) else {
+            return Ok(None);
+        };
+        let read = self.log_reads.pending.remove(at);
+        // Committed entries, and those of a leader's own log, are never truncated: what was asked for is there, or was
+        // compacted since. What has not been applied is never compacted.
+        let compacted = read.from <= self.log.terms.base().index;
+        match result {
+            _ if compacted => Ok(Some((read.reader, Entries::empty()))),
+            Ok(entries) if self.log.is_own(&entries, read.from, read.through) => {
+                Ok(Some((read.reader, entries)))
+            }
+            _ => Err(Fatal::LogMismatch(id, read.from)),
+        }
+    }
+
+    /// The log of which these reads were is gone.
+    pub(super) fn void_reads(&mut self) {
+        self.log_reads.pending.clear();
+    }
+
+    /// Nobody waits for what was being read for peers.
+    pub(crate) fn void_peer_reads(&mut self) {
+        self.log_reads.pending.retain(|read| read.reader == Reader::Machine);
+    }
+
+    pub(crate) fn read_log(
+        &mut self,
+        reader: Reader,
+        from: LogIndex,
+        through: LogIndex,
+        bytes_max: u64,
+    ) -> Action {
+        let read = ReadId::mint(self.log_reads.next_id);
+        self.log_reads.next_id += 1;
+        self.log_reads.pending.push(LogRead { id: read, reader, from, through });
+        Action::ReadLog { read, from, through, bytes_max }
+    }
+
+    fn is_reading_for_machine(&self) -> bool {
+        self.log_reads.pending.iter().any(|read| read.reader == Reader::Machine)
+    }
+
+    /// The next write, if there is something to write and room for it among those in flight.
+    pub(crate) fn next_write(&mut self) -> Option<Action> {
+        if self.disk.inflight() >= self.config.writes_inflight_max {
+            return None;
+        }
+        let hard_state = self.disk.unwritten_hard_state();
+        let reset_to = self.disk.unwritten_reset();
+        let from = self.disk.unwritten();
+        let last = self.log.last_index();
+        if hard_state.is_none() && reset_to.is_none() && from > last {
+            return None;
+        }
+        let entries = self
+            .log
+            .slice(from, last, u64::MAX, self.config.write_bytes_max)
+            .expect("entries that are not durable are in the tail");
+        let id = self.disk.hand_out(entries.last().map(|last| last.index), self.now);
+        Some(Action::Log(LogTask::Write(Write { id, hard_state, reset_to, entries })))
+    }
+
+    /// The next entries for the state machine: committed and durable here, so that a crash of the whole cluster
+    /// cannot take back what a client has seen applied (TRAP 22).
+    pub(crate) fn next_apply(&mut self) -> Option<Action> {
+        let from = self.apply_handed.next();
+        let through = self.commit_index.min(self.disk.durable());
+        if from > through || self.applying.bytes() >= self.config.apply_bytes_max {
+            return None;
+        }
+        let bytes_max = self.config.apply_bytes_max;
+        match self.log.slice(from, through, u64::MAX, bytes_max) {
+            Some(entries) => Some(self.apply(entries)),
+            None if self.is_reading_for_machine() => None,
+            None => {
+                let through = through.min(self.log.tail_first().prev());
+                Some(self.read_log(Reader::Machine, from, through, bytes_max))
+            }
+        }
+    }
+
+    /// Hands entries to the state machine: in order, without gaps, once (State Machine Safety, §5.4.3).
+    pub(crate) fn apply(&mut self, entries: Entries) -> Action {
+        let (first, last) = entries.first().zip(entries.last()).expect("a slice and a read are not empty");
+        assert_eq!(first.index, self.apply_handed.next(), "entries are applied in order (§5.3)");
+        assert!(last.index <= self.commit_index, "only committed entries are applied (§5.3)");
+        self.apply_handed = last.index;
+        let bytes = entries.size_bytes();
+        self.applying.push(last.index, bytes);
+        self.snapshots.applied(bytes);
+        Action::Machine(MachineTask::Apply(entries))
+    }
+}

@@ -1,0 +1,359 @@
+//! Snapshots as files in a directory of their own.
+//!
+//! | file | content |
+//! |---|---|
+//! | `LLLL-TTTT-NNNN-SSSS.snapshot` | a complete snapshot; index, term, server and number in hexadecimal |
+//! | the same with `.part` | one that is being written; removed at the next start |
+//! | `lock` | locked while the store is open |
+//!
+//! * A snapshot is written aside, synced, renamed, and its name synced: under its final name it is complete, whatever
+//!   crash comes. What is there and not whole was damaged later.
+//! * Everything that is read is compared with a checksum first; a start reads the newest snapshot as a whole.
+//! * A damaged snapshot is passed over only if it is not needed, see
+//!   [`recover`](raft_core::host::SnapshotStore::recover); it is then removed, with a warning.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use raft_core::host::{SnapshotFault, SnapshotStore, SnapshotWriter, Written};
+use raft_core::{LogId, LogIndex, NodeId, SnapshotId, SnapshotMeta, Term};
+
+use super::file::{self, BlockWriter, Unread};
+use crate::storage::durable::{Identity, OpenError, create_directory, sync_ancestors, sync_directory};
+
+const MAGIC: [u8; 8] = *b"raft-snp";
+const COMPLETE: &str = "snapshot";
+const PARTIAL: &str = "part";
+const LOCK_FILE: &str = "lock";
+
+/// Why files of snapshots cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotFileError {
+    /// The operating system refused something.
+    #[error("cannot {op} {}: {source}; check the path, its permissions and the disk", path.display())]
+    Io {
+        /// What was tried.
+        op: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: io::Error,
+    },
+    /// Another process, or another node of this one, has the directory open.
+    #[error("{} is in use by another process; stop it, or choose another data directory", path.display())]
+    InUse {
+        /// The file that is locked.
+        path: PathBuf,
+    },
+    /// A file of another node, cluster or version; or the directory cannot be made.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A snapshot is not what was written.
+    #[error("{} is damaged: {what}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was noticed.
+        what: &'static str,
+    },
+    /// The same, and its entries are in no log any more.
+    #[error("{} is damaged: {what}; the log has no other copy of what is in it: remove this node from the cluster and add it under a new id in an empty directory", path.display())]
+    Needed {
+        /// The file.
+        path: PathBuf,
+        /// What was noticed.
+        what: &'static str,
+    },
+}
+
+impl SnapshotFileError {
+    fn io(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
+        let path = path.to_owned();
+        move |source| Self::Io { op, path, source }
+    }
+}
+
+/// Snapshots as files. See the [module's head](crate::storage::snapshots) for what it promises.
+///
+/// ```
+/// use raft_core::{LogId, NodeId, host::SnapshotStore};
+/// use raft_driver_tokio::ClusterId;
+/// use raft_driver_tokio::storage::{Identity, SnapshotFiles};
+///
+/// # let parent = tempfile::tempdir()?;
+/// # let dir = parent.path().join("node-1");
+/// let identity = Identity { cluster: ClusterId::new(0x5eed), node: NodeId::new(1) };
+/// let snapshots = SnapshotFiles::open(dir.join("snapshots"), identity)?;
+/// assert_eq!(snapshots.recover(LogId::ZERO)?, None);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct SnapshotFiles(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    dir: PathBuf,
+    identity: Identity,
+    /// Complete ones.
+    complete: Mutex<BTreeMap<SnapshotId, Arc<SnapshotMeta>>>,
+    _lock: File,
+}
+
+impl SnapshotFiles {
+    /// Opens the directory; creates it if it was never there. It may lie within that of a
+    /// [`DurableLog`](crate::storage::DurableLog).
+    ///
+    /// # Errors
+    /// If it cannot be used, or another process has it open.
+    pub fn open(dir: impl AsRef<Path>, identity: Identity) -> Result<Self, SnapshotFileError> {
+        let dir = dir.as_ref();
+        create_directory(dir)?;
+        let path = dir.join(LOCK_FILE);
+        let lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        let lock = lock.map_err(SnapshotFileError::io("open", &path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(SnapshotFileError::InUse { path }),
+            Err(TryLockError::Error(error)) => return Err(SnapshotFileError::io("lock", &path)(error)),
+        }
+        let shared =
+            Shared { dir: dir.to_owned(), identity, complete: Mutex::new(BTreeMap::new()), _lock: lock };
+        if shared.names()?.is_empty() {
+            // Whoever created the directory may have been killed before its name was durable.
+            sync_ancestors(dir)?;
+        }
+        Ok(Self(Arc::new(shared)))
+    }
+}
+
+impl Shared {
+    fn complete(&self) -> MutexGuard<'_, BTreeMap<SnapshotId, Arc<SnapshotMeta>>> {
+        // Each use is one call on the map.
+        self.complete.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn path(&self, id: SnapshotId, extension: &str) -> PathBuf {
+        let SnapshotId { last, taken_by, seq } = id;
+        let (index, term, node) = (last.index.get(), last.term.get(), taken_by.get());
+        self.dir.join(format!("{index:016x}-{term:016x}-{node:016x}-{seq:016x}.{extension}"))
+    }
+
+    /// The files that name a snapshot, and whether it is a complete one.
+    fn names(&self) -> Result<BTreeMap<PathBuf, (SnapshotId, bool)>, SnapshotFileError> {
+        let failed = || SnapshotFileError::io("read the directory", &self.dir);
+        let mut names = BTreeMap::new();
+        for entry in fs::read_dir(&self.dir).map_err(failed())? {
+            let path = entry.map_err(failed())?.path();
+            let named = parse_name(&path).map(|(id, extension)| (id, extension == COMPLETE));
+            names.extend(named.map(|named| (path, named)));
+        }
+        Ok(names)
+    }
+
+    /// What is known of the snapshot in this file, if all of it is as it was written.
+    fn check(
+        &self,
+        path: &Path,
+        id: SnapshotId,
+    ) -> Result<Result<SnapshotMeta, &'static str>, SnapshotFileError> {
+        let mut file = File::open(path).map_err(SnapshotFileError::io("open", path))?;
+        let head = file::read_identity(&mut file).map_err(SnapshotFileError::io("read", path))?;
+        let expected = self.identity.encode(MAGIC);
+        if head != expected {
+            // Another one's, or damaged: never both ours and different.
+            return match self.identity.check(MAGIC, &head, path) {
+                Err(
+                    error @ (OpenError::Version { .. }
+                    | OpenError::ForeignCluster { .. }
+                    | OpenError::ForeignNode { .. }),
+                ) => Err(error.into()),
+                Ok(()) | Err(_) => Ok(Err("its beginning is not as it was written")),
+            };
+        }
+        let checked = file::read_meta(&mut file).and_then(|meta| {
+            if meta.id != id {
+                return Err(Unread::Damaged("its name is another one's"));
+            }
+            file::verify(&mut file, &meta)?;
+            Ok(meta)
+        });
+        match checked {
+            Ok(meta) => Ok(Ok(meta)),
+            Err(Unread::Damaged(what)) => Ok(Err(what)),
+            Err(Unread::Io(error)) => Err(SnapshotFileError::io("read", path)(error)),
+        }
+    }
+}
+
+fn parse_name(path: &Path) -> Option<(SnapshotId, &str)> {
+    let extension = path.extension()?.to_str()?;
+    let mut parts = path
+        .file_stem()?
+        .to_str()?
+        .split('-')
+        .map(|part| (part.len() == 16).then(|| u64::from_str_radix(part, 16).ok()).flatten());
+    let mut part = || parts.next().flatten();
+    let (index, term, node, seq) = (part()?, part()?, part()?, part()?);
+    let last = LogId::new(Term::new(term), LogIndex::new(index));
+    let id = SnapshotId { last, taken_by: NodeId::new(node), seq };
+    (parts.next().is_none() && [COMPLETE, PARTIAL].contains(&extension)).then_some((id, extension))
+}
+
+impl SnapshotStore for SnapshotFiles {
+    type Writer = FileWriter;
+    type Error = SnapshotFileError;
+
+    fn recover(&self, log_base: LogId) -> Result<Option<Arc<SnapshotMeta>>, SnapshotFileError> {
+        let shared = &*self.0;
+        let names = shared.names()?;
+        let mut complete: Vec<_> = names.iter().filter(|(_, (_, complete))| *complete).collect();
+        complete.sort_unstable_by_key(|(_, (id, _))| std::cmp::Reverse(*id));
+        let mut damaged = Vec::new();
+        let mut newest = None;
+        for (path, (id, _)) in complete {
+            match shared.check(path, *id)? {
+                Ok(meta) => {
+                    newest = Some(Arc::new(meta));
+                    break;
+                }
+                Err(what) => damaged.push((path.clone(), what)),
+            }
+        }
+        let reached = newest.as_ref().map_or(LogIndex::ZERO, |meta| meta.id.last.index);
+        if reached < log_base.index && !damaged.is_empty() {
+            let (path, what) = damaged.swap_remove(0);
+            return Err(SnapshotFileError::Needed { path, what });
+        }
+        for (path, what) in &damaged {
+            let path = path.display();
+            tracing::warn!(%path, what, "a damaged snapshot is removed: the log holds what is in it");
+        }
+        let kept = newest.as_ref().map(|meta| meta.id);
+        for (path, (id, complete)) in &names {
+            if !*complete || Some(*id) != kept {
+                fs::remove_file(path).map_err(SnapshotFileError::io("remove", path))?;
+            }
+        }
+        let mut map = shared.complete();
+        map.clear();
+        map.extend(newest.iter().map(|meta| (meta.id, Arc::clone(meta))));
+        Ok(newest)
+    }
+
+    fn begin(&self, id: SnapshotId) -> Result<FileWriter, SnapshotFileError> {
+        let path = self.0.path(id, PARTIAL);
+        let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path);
+        let file = file.map_err(SnapshotFileError::io("create", &path))?;
+        // From here on dropping it removes the file.
+        let mut writer = FileWriter { shared: Arc::clone(&self.0), id, path, blocks: None };
+        let identity = self.0.identity.encode(MAGIC);
+        let blocks = BlockWriter::begin(file, &identity);
+        writer.blocks = Some(blocks.map_err(SnapshotFileError::io("write", &writer.path))?);
+        Ok(writer)
+    }
+
+    fn read(
+        &self,
+        id: SnapshotId,
+        offset: u64,
+        bytes_max: u64,
+    ) -> Result<Bytes, SnapshotFault<SnapshotFileError>> {
+        let size_bytes = self.0.complete().get(&id).map(|meta| meta.size_bytes);
+        let size_bytes = size_bytes.ok_or(SnapshotFault::Missing)?;
+        let path = self.0.path(id, COMPLETE);
+        let mut file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(SnapshotFault::Missing),
+            Err(error) => return Err(SnapshotFault::Failed(SnapshotFileError::io("open", &path)(error))),
+        };
+        file::read(&mut file, size_bytes, offset, bytes_max).map_err(|unread| match unread {
+            Unread::Damaged(what) => SnapshotFault::Damaged(SnapshotFileError::Damaged { path, what }),
+            Unread::Io(error) => SnapshotFault::Failed(SnapshotFileError::io("read", &path)(error)),
+        })
+    }
+
+    fn forget(&self, id: SnapshotId) -> Result<(), SnapshotFileError> {
+        self.0.complete().remove(&id);
+        for extension in [PARTIAL, COMPLETE] {
+            remove(&self.0.path(id, extension))?;
+        }
+        Ok(())
+    }
+}
+
+fn remove(path: &Path) -> Result<(), SnapshotFileError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(SnapshotFileError::io("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A snapshot on its way into [`SnapshotFiles`].
+pub struct FileWriter {
+    shared: Arc<Shared>,
+    id: SnapshotId,
+    /// Where it is written, aside.
+    path: PathBuf,
+    /// `None` at the end.
+    blocks: Option<BlockWriter>,
+}
+
+impl std::fmt::Debug for FileWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FileWriter").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Drop for FileWriter {
+    fn drop(&mut self) {
+        // Closed first, which some systems ask for. If it cannot be removed, the next start will try again.
+        drop(self.blocks.take());
+        let _ = remove(&self.path);
+    }
+}
+
+impl FileWriter {
+    fn blocks(&mut self) -> Result<&mut BlockWriter, SnapshotFileError> {
+        let closed = || SnapshotFileError::io("write", &self.path)(io::ErrorKind::NotConnected.into());
+        match &mut self.blocks {
+            Some(blocks) => Ok(blocks),
+            None => Err(closed()),
+        }
+    }
+}
+
+impl SnapshotWriter for FileWriter {
+    type Error = SnapshotFileError;
+
+    fn write(&mut self, data: &[u8]) -> Result<(), SnapshotFileError> {
+        let failed = SnapshotFileError::io("write", &self.path);
+        self.blocks()?.write(data).map_err(failed)
+    }
+
+    fn written(&self) -> Written {
+        self.blocks.as_ref().map_or(Written { size_bytes: 0, digest: 0 }, BlockWriter::written)
+    }
+
+    fn finish(mut self, meta: &SnapshotMeta) -> Result<(), SnapshotFileError> {
+        let failed = SnapshotFileError::io("write", &self.path);
+        if let Some(blocks) = self.blocks.take() {
+            blocks.finish(meta).map_err(failed)?;
+        }
+        let complete = self.shared.path(self.id, COMPLETE);
+        fs::rename(&self.path, &complete).map_err(SnapshotFileError::io("rename", &self.path))?;
+        if let Err(error) = sync_directory(&self.shared.dir) {
+            // Nobody was told of it.
+            let _ = remove(&complete);
+            return Err(error.into());
+        }
+        self.shared.complete().insert(self.id, Arc::new(meta.clone()));
+        Ok(())
+    }
+}

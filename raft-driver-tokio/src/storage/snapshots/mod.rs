@@ -1,0 +1,10 @@
+//! Where snapshots are kept (§7): in memory, or as files.
+//!
+//! The digest of a snapshot is the 64-bit XXH3 of its bytes, in both.
+
+mod file;
+mod files;
+mod memory;
+
+pub use files::{FileWriter, SnapshotFileError, SnapshotFiles};
+pub use memory::{MemorySnapshots, MemoryWriter};
