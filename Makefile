@@ -41,7 +41,7 @@ sim: ## 1,000 simulated clusters with faults and checkers; SEED=7 prints one run
 mutants: ## Plant every bug under sim/mutants and show that the simulator catches it
 	$(CARGO) run --release -p raft-sim -- mutants
 
-bench: ## Measure: the core's hot path (time and allocations per entry), the durable log store against a plain file
+bench: ## Measure: the core's hot path (fails beyond raft-core/benches/figures.txt), the durable log store against a plain file
 	$(CARGO) bench -p raft-core --bench hot_path
 	$(CARGO) bench -p raft-driver-tokio --bench durable
 

@@ -273,16 +273,14 @@ fn main() -> ExitCode {
     println!(
         "256-byte commands, durability gated, per entry. Times: median of {ROUNDS} rounds (min to max).\n"
     );
-    println!(
-        "nodes  outstanding  log before           ns                            allocations             instructions"
-    );
+    println!("nodes  outstanding  log before  {:<42}  {:<22}  instructions", "ns", "allocations");
     let written = written_figures();
     let mut measured = Vec::new();
     let mut exceeded = Vec::new();
     for ((case, bar), [median, least, most]) in CASES.iter().zip(times()) {
         let (allocations, instructions) = (case.allocations(), case.instructions());
         println!(
-            "{:>5}  {:>11}  {:>10}  {:<32}  {:<22}  {}",
+            "{:>5}  {:>11}  {:>10}  {:<42}  {:<22}  {}",
             case.nodes,
             case.window,
             case.history,

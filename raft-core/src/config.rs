@@ -5,6 +5,10 @@ use core::time::Duration;
 
 use crate::error::ConfigError;
 use crate::ids::NodeId;
+use crate::time::nanos;
+
+/// Longer election timeouts are mistakes.
+const TIMEOUT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A node's configuration. Start from [`Config::new`] and change what you need;
 /// [`Node::start`](crate::Node::start) validates it.
@@ -18,7 +22,7 @@ pub struct Config {
     /// An election timeout is drawn from `[min, max)` each time that it is armed (§5.2). Default 200 ms. Also
     /// the time within which a node that heard from its leader refuses to elect another (thesis §4.2.3).
     pub election_timeout_min: Duration,
-    /// Default 400 ms. A leader that has not heard from a majority for this long steps down (thesis §6.2).
+    /// Default 400 ms, at most a day. A leader that has not heard from a majority for this long steps down (thesis §6.2).
     pub election_timeout_max: Duration,
     /// How often an idle leader sends heartbeats (§5.2). Default 50 ms.
     pub heartbeat_interval: Duration,
@@ -125,6 +129,8 @@ impl Config {
             ("unapplied_bytes_max", self.unapplied_bytes_max, u64::MAX),
             ("apply_bytes_max", self.apply_bytes_max, 1 << 30),
             ("tail_bytes_max", self.tail_bytes_max, u64::MAX),
+            ("election_timeout_max", nanos(self.election_timeout_max), nanos(TIMEOUT_MAX)),
+            ("catch_up_timeout", nanos(self.catch_up_timeout), u64::MAX),
             ("snapshot_chunk_bytes", self.snapshot_chunk_bytes, 1 << 30),
             ("pending_proposals_max", self.pending_proposals_max, 1 << 40),
             ("pending_reads_max", self.pending_reads_max, 1 << 40),
@@ -142,9 +148,6 @@ impl Config {
                 return Err(ConfigError::Zero("snapshot_policy"));
             }
             _ => {}
-        }
-        if self.catch_up_timeout.is_zero() {
-            return Err(ConfigError::Zero("catch_up_timeout"));
         }
         if self.lease.is_some_and(|lease| lease.clock_drift_ppm_max >= 1_000_000) {
             return Err(ConfigError::TooLarge("clock_drift_ppm_max", 999_999));

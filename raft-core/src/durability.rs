@@ -49,7 +49,8 @@ impl Durability {
             handed: last,
             durable: last,
             reset_to: None,
-            inflight: VecDeque::new(),
+            // As many as are usually in flight.
+            inflight: VecDeque::with_capacity(2),
             next_id: 1,
         }
     }

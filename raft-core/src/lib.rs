@@ -98,6 +98,8 @@ extern crate alloc;
 extern crate std;
 
 mod action;
+#[cfg(feature = "serde")]
+mod canonical;
 mod change;
 mod config;
 mod durability;
@@ -139,6 +141,8 @@ pub use event::{Event, LogReadError, ReadConsistency};
 pub use ids::{LogId, LogIndex, NodeId, ReadId, Term, Ticket, Tickets, WriteId};
 pub use membership::{Membership, MembershipChange, MembershipError, Target};
 pub use message::{Body, Conflict, InstallProgress, Message, QuestionId};
+#[cfg(feature = "serde")]
+pub use node::Frame;
 pub use node::Node;
 pub use recovery::{LogRecovery, LogScan, Recovery, ScanError};
 pub use snapshot::{SnapshotError, SnapshotId, SnapshotMeta, SnapshotMetaError, TermRun};

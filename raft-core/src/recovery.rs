@@ -19,7 +19,10 @@ pub struct Recovery {
     pub snapshot: Option<Arc<SnapshotMeta>>,
     /// What the state machine itself holds durably; [`LogId::ZERO`] for one that lives in memory.
     pub applied: LogId,
-    /// Differs at every start of this node, so that its random choices do.
+    /// Differs at every start of this node, for ever: a counter kept on disk, the time, or a random number. Its
+    /// random choices depend on it, and so do the names of its snapshots (which repeat where two incarnations differ
+    /// by a multiple of 2^32) and of its questions to the leader, whose answers must not be taken for those of an
+    /// earlier life (TRAP 55).
     pub incarnation: u64,
 }
 

@@ -9,7 +9,6 @@ use core::time::Duration;
 /// Monotonic and serialisable; never compared between nodes. Arithmetic saturates.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "serde", serde(transparent))]
 pub struct Instant(u64);
 
 impl Instant {

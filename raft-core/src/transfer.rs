@@ -122,11 +122,13 @@ impl Sending {
         None
     }
 
-    /// A part of the snapshot was read for this peer or another. Returns whether it was sound.
+    /// Whether a part of the snapshot from there on is being read for this peer.
+    pub(crate) fn is_reading(&self, offset: u64) -> bool {
+        self.reading == Some(offset)
+    }
+
+    /// The part that was being read. Returns whether it is sound.
     pub(crate) fn read(&mut self, offset: u64, data: &Bytes) -> bool {
-        if self.reading != Some(offset) {
-            return true;
-        }
         self.reading = None;
         let fits = offset.checked_add(data.len() as u64).is_some_and(|end| end <= self.meta.size_bytes);
         if data.is_empty() || !fits {
@@ -146,7 +148,7 @@ impl Sending {
         if stale {
             return Answer::Nothing;
         }
-        let complete = self.inflight.is_some_and(|(_, end, _)| end == size);
+        let complete = self.inflight.is_some_and(|(_, end, sent)| end == size && round > sent);
         self.answered = round;
         self.inflight = None;
         self.offset = Some(offset);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// The rooms in the order in which they build on each other; those of one line may know each other.
 const ROOMS: &[&[&str]] = &[
-    &["ids", "time", "rng"],
+    &["ids", "time", "rng", "canonical"],
     &["entry", "membership", "snapshot", "quorum"],
     &["message", "event", "action", "error", "status"],
     &["config", "recovery", "wire"],

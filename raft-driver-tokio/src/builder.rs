@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicUsize;
 use raft_core::Config;
 use raft_core::host::{Clients, LogStore, SnapshotStore, StateMachine, Transport};
 use tokio::sync::{mpsc, watch};
+use tokio_util::sync::DropGuard;
 use tokio_util::task::TaskTracker;
 
 use crate::apply::{self, Runner};
@@ -149,8 +150,8 @@ impl Builder {
             life: Arc::clone(&life_sender),
             abandoned: Arc::clone(&abandoned),
         });
-        let stop_snapshots = Box::new(move || snapshots.stop());
-        let ends = Ends { log_worker, pool, machine_runner, stop, stop_snapshots };
+        let snapshots = snapshots.stop_on_drop();
+        let ends = Ends { log_worker, pool, machine_runner, stop, snapshots };
         tokio::spawn(supervise(task, ends, life_sender, metrics.clone()));
         Ok(Raft::new(Shared { id, writes, requests, inputs, metrics, life, abandoned, transport: stats }))
     }
@@ -174,7 +175,8 @@ struct Ends {
     pool: TaskTracker,
     machine_runner: Runner,
     stop: Pin<Box<dyn Future<Output = ()> + Send>>,
-    stop_snapshots: Box<dyn FnOnce() + Send>,
+    /// A runtime that ends drops it too: it waits for whatever is being saved.
+    snapshots: DropGuard,
 }
 
 /// Runs the node's task and, however it ends, sees to it that everything ends.
@@ -197,7 +199,7 @@ async fn supervise<S: StateMachine, L: LogStore, P: SnapshotStore, T: Transport>
     if let Some(reason) = &life.borrow().reason {
         metrics::stopped(&metrics, reason);
     }
-    (ends.stop_snapshots)();
+    drop(ends.snapshots);
     ends.stop.await;
     ends.machine_runner.ended().await;
     if let Some(worker) = ends.log_worker {

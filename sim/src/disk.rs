@@ -88,10 +88,14 @@ impl Disk {
         self.view.take_in(write.reset_to, &write.entries);
     }
 
-    /// Drops the entries through this one. A crash may bring them back.
-    pub(crate) fn compact(&mut self, through: LogId) {
-        self.compacted = through.max(self.compacted);
-        self.view.compact(through.index);
+    /// Drops the entries through this one, or as many of them as lie in records of which nothing else is needed. A
+    /// crash may bring them back.
+    pub(crate) fn compact(&mut self, through: LogId, whole_records: bool) {
+        let dropped = if whole_records { self.view.last_record_within(through.index) } else { Some(through) };
+        if let Some(through) = dropped {
+            self.compacted = through.max(self.compacted);
+            self.view.compact(through.index);
+        }
     }
 
     /// Starts to make what was appended until now durable. False if one is under way, or nothing is to do.
@@ -216,6 +220,12 @@ impl LogView {
             self.parts.clear();
         }
         self.replace_from(entries);
+    }
+
+    /// The last entry of the last record that ends at or before `through`.
+    fn last_record_within(&self, through: LogIndex) -> Option<LogId> {
+        let within = self.parts.partition_point(|part| last_of(part) <= through);
+        self.parts.get(within.checked_sub(1)?)?.last()
     }
 
     fn compact(&mut self, through: LogIndex) {
@@ -361,7 +371,9 @@ mod tests {
         let read = |disk: &Disk, from| disk.read(LogIndex::new(from), LogIndex::new(9), u64::MAX);
         for keeps in [false, true] {
             let (mut disk, _) = disk();
-            disk.compact(id(2, 1));
+            disk.compact(id(1, 1), true);
+            assert!(read(&disk, 1).is_some(), "its record holds the second entry too");
+            disk.compact(id(2, 1), keeps);
             assert_eq!(read(&disk, 2), None);
             assert_eq!(read(&disk, 3).and_then(|found| found.first()), Some(id(3, 2)));
             disk.crash(usize::MAX, Wreck::Cut, keeps);

@@ -6,6 +6,7 @@
 use raft_core::{Event, NodeId, RoleKind};
 
 use crate::check::Check;
+use crate::clock::{MILLISECOND, Nanos};
 use crate::server::Waiter;
 use crate::world::{Happening, World, say};
 
@@ -36,11 +37,14 @@ pub(crate) enum Fault {
     Campaign,
     /// A transport says that it lost its connection.
     Unreachable,
+    /// The leader hears nobody, all others start anew in a moment, and one of them is told to campaign: whatever they
+    /// had promised that leader must outlive their memory.
+    Usurp,
 }
 
 impl Fault {
     /// Every kind.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Crash,
         Self::CrashSoon,
         Self::CrashAll,
@@ -53,6 +57,7 @@ impl Fault {
         Self::Stall,
         Self::Campaign,
         Self::Unreachable,
+        Self::Usurp,
     ];
 }
 
@@ -123,15 +128,49 @@ impl World<'_> {
                 self.servers[victim].stall(pause_until);
                 Ok(())
             }
-            Fault::Campaign if self.servers[victim].is_awake(now) => {
-                let ticket = self.servers[victim].ticket(Waiter::Campaign);
-                self.step(victim, Event::Campaign { ticket })
-            }
+            Fault::Usurp => self.usurp(cut_until),
+            Fault::Campaign => self.campaign(victim),
             Fault::Unreachable if self.servers[victim].is_awake(now) && other != victim => {
                 self.step(victim, Event::Unreachable(NodeId::new(other as u64 + 1)))
             }
-            Fault::Campaign | Fault::Unreachable => Ok(()),
+            Fault::Unreachable => Ok(()),
         }
+    }
+
+    fn usurp(&mut self, cut_until: Nanos) -> Check {
+        let Some(leader) = self.leader() else { return Ok(()) };
+        let others: Vec<usize> =
+            (0..self.servers.len()).filter(|at| *at != leader && self.servers[*at].is_up()).collect();
+        for other in &others {
+            self.network.cut(*other, leader, cut_until);
+            self.crash_for(*other, MILLISECOND)?;
+        }
+        if !others.is_empty() {
+            let usurper = *self.fault_rng.pick(&others);
+            let delay = self.fault_rng.between(3 * MILLISECOND, 40 * MILLISECOND);
+            self.clock.after(delay, Happening::Usurp(usurper));
+        }
+        Ok(())
+    }
+
+    /// An operator wants an election here, if the server is there.
+    pub(crate) fn campaign(&mut self, at: usize) -> Check {
+        if !self.servers[at].is_awake(self.clock.now()) {
+            return Ok(());
+        }
+        let ticket = self.servers[at].ticket(Waiter::Campaign);
+        self.step(at, Event::Campaign { ticket })
+    }
+
+    /// Sometimes the network fails at the worst moment: a leader that hands over does not hear what comes of it.
+    pub(crate) fn spite(&mut self, leader: usize) {
+        if self.settling || !self.fault_rng.chance(self.scenario.faults.spite) {
+            return;
+        }
+        let until = self.clock.now() + self.fault_rng.exponential(self.scenario.faults.cut_mean);
+        self.summary.disturbances += 1;
+        say!(self, "FAULT n{} hears nobody as it hands over", leader + 1);
+        (0..self.servers.len()).for_each(|other| self.network.cut(other, leader, until));
     }
 
     fn victim(&mut self) -> usize {

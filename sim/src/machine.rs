@@ -3,7 +3,8 @@
 //! * A value is the number of the operation that put it, so that every value is unique and a read names the
 //!   write it saw.
 //! * The machine's digest covers everything that it ever applied, in order.
-//! * Its snapshots are bytes that depend on that alone, so two machines at the same entry give the same bytes.
+//! * Its snapshots are bytes of that and of the server that took them: chunks of two must never be put together, even
+//!   if both are of the same entry.
 //! * It may be durable: then it has an image of its own, older than itself, from which it starts again.
 
 use std::collections::BTreeMap;
@@ -62,10 +63,11 @@ impl State {
         self.values.iter().fold(0, |sum, (key, op)| fold(fold(sum, u64::from(*key)), *op))
     }
 
-    /// The state as bytes, with `ballast_bytes` more behind it.
-    fn encode(&self, ballast_bytes: usize) -> Bytes {
-        let mut bytes = Vec::with_capacity(32 + 10 * self.values.len() + ballast_bytes);
-        let head = [self.applied.term.get(), self.applied.index.get(), self.digest, self.values.len() as u64];
+    /// The state as bytes, with `ballast_bytes` more behind it, as the server with this `salt` writes it.
+    fn encode(&self, salt: u64, ballast_bytes: usize) -> Bytes {
+        let mut bytes = Vec::with_capacity(40 + 10 * self.values.len() + ballast_bytes);
+        let count = self.values.len() as u64;
+        let head = [salt, self.applied.term.get(), self.applied.index.get(), self.digest, count];
         for part in head {
             bytes.extend_from_slice(&part.to_le_bytes());
         }
@@ -73,10 +75,11 @@ impl State {
             bytes.extend_from_slice(&key.to_le_bytes());
             bytes.extend_from_slice(&op.to_le_bytes());
         }
-        let mut noise = self.digest;
-        for at in 0..ballast_bytes {
-            noise = fold(noise, at as u64);
-            bytes.push((noise >> 56) as u8);
+        let (mut noise, end) = (fold(salt, self.digest), bytes.len() + ballast_bytes);
+        while bytes.len() < end {
+            noise = fold(noise, 1);
+            let part = noise.to_le_bytes();
+            bytes.extend_from_slice(&part[..part.len().min(end - bytes.len())]);
         }
         bytes.into()
     }
@@ -89,7 +92,7 @@ impl State {
             rest = others;
             Some(u64::from_le_bytes(*first))
         };
-        let (term, index, digest, count) = (number()?, number()?, number()?, number()?);
+        let (salt, term, index, digest, count) = (number()?, number()?, number()?, number()?, number()?);
         let mut values = BTreeMap::new();
         for _ in 0..count {
             let (key, others) = rest.split_first_chunk::<2>()?;
@@ -100,7 +103,7 @@ impl State {
         let applied = LogId::new(Term::new(term), LogIndex::new(index));
         let state = Self { values, applied, digest };
         // The ballast, too, is a function of the state.
-        (state.encode(rest.len()) == snapshot).then_some(state)
+        (state.encode(salt, rest.len()) == snapshot).then_some(state)
     }
 }
 
@@ -110,14 +113,15 @@ pub struct KvMachine {
     state: State,
     /// What survives a crash.
     image: State,
-    /// How much longer its snapshots are than they need to be.
+    /// What tells its snapshots from another server's, and how much longer they are than they need to be.
+    salt: u64,
     ballast_bytes: usize,
 }
 
 impl KvMachine {
-    /// A machine whose snapshots are longer by this much.
-    pub(crate) fn with_ballast(ballast_bytes: usize) -> Self {
-        Self { ballast_bytes, ..Self::default() }
+    /// The machine of a server, whose snapshots are longer by this much.
+    pub(crate) fn with_ballast(salt: u64, ballast_bytes: usize) -> Self {
+        Self { salt, ballast_bytes, ..Self::default() }
     }
 
     /// The operation that last put `key`.
@@ -174,7 +178,7 @@ impl StateMachine for KvMachine {
     }
 
     fn snapshot(&mut self) -> Result<WholeState, BadCommand> {
-        Ok(WholeState::new(self.state.encode(self.ballast_bytes)))
+        Ok(WholeState::new(self.state.encode(self.salt, self.ballast_bytes)))
     }
 
     fn restore(&mut self, source: &mut SnapshotSource<'_>) -> Result<(), RestoreError<BadCommand>> {
@@ -220,10 +224,10 @@ mod tests {
 
     #[test]
     fn a_snapshot_is_the_state_and_nothing_else_is_one() {
-        let mut machine = KvMachine::with_ballast(50);
+        let mut machine = KvMachine::with_ballast(3, 50);
         machine.apply(&puts(1, 1, &[7, 8]), &mut Vec::new()).unwrap();
         let bytes = frozen(&mut machine);
-        assert_eq!(bytes.len(), 32 + 10 + 50);
+        assert_eq!(bytes.len(), 40 + 10 + 50);
         let meta = SnapshotMeta { size_bytes: bytes.len() as u64, ..snapshot_meta(2, 1, 1) };
         let restore = |bytes: &[u8]| {
             let mut other = KvMachine::default();

@@ -46,6 +46,8 @@ pub(crate) struct DiskModel {
     pub(crate) wreck: Ppm,
     /// How often a write is stored in parts, between which a crash can cut it.
     pub(crate) cut_writes: Ppm,
+    /// A compaction drops whole records only, and so less than it could.
+    pub(crate) whole_records: bool,
     /// How often a snapshot cannot be taken, read or written.
     pub(crate) snapshot_fails: Ppm,
 }
@@ -108,6 +110,8 @@ pub(crate) struct FaultModel {
     pub(crate) down_mean: Nanos,
     pub(crate) cut_mean: Nanos,
     pub(crate) pause_mean: Nanos,
+    /// How often a leader that hands over is cut off as it does.
+    pub(crate) spite: Ppm,
     /// How often a fault picks the leader as its victim.
     pub(crate) at_leader: Ppm,
 }
@@ -163,8 +167,9 @@ impl Scenario {
         let padding_max = if rng.chance(125_000) { rng.between(64, 2_000) } else { rng.below(64) };
         let machine = machine(rng);
         // A bound that is declared is kept; without one, clocks may be off by anything.
-        let lease =
-            rng.chance(350_000).then(|| Lease { clock_drift_ppm_max: *rng.pick(&[100, 1_000, 50_000]) });
+        let lease = rng
+            .chance(350_000)
+            .then(|| Lease { clock_drift_ppm_max: *rng.pick(&[100, 10_000, 100_000, 250_000]) });
         let mut driver = driver(rng, &timing);
         if let Some(lease) = lease {
             driver.drift_ppm_max = *rng.pick(&[0, 1, 1]) * u64::from(lease.clock_drift_ppm_max);
@@ -219,6 +224,7 @@ fn disk(rng: &mut Rng, timing: &Timing) -> DiskModel {
         read_mean: rng.log_between(MICROSECOND, timing.heartbeat / 2),
         wreck: *rng.pick(&[0, 300_000]),
         cut_writes: *rng.pick(&[0, 500_000]),
+        whole_records: rng.chance(500_000),
         snapshot_fails: *rng.pick(&[0, 0, 10_000, 100_000]),
     }
 }
@@ -279,6 +285,7 @@ fn faults(rng: &mut Rng, timing: &Timing) -> FaultModel {
         down_mean: rng.log_between(5 * MILLISECOND, 3 * SECOND),
         cut_mean: rng.log_between(timing.heartbeat, 6 * SECOND),
         pause_mean: rng.log_between(timing.heartbeat, timing.election_max * 4),
+        spite: if calm { 0 } else { *rng.pick(&[0, 100_000, 500_000]) },
         at_leader: *rng.pick(&[200_000, 500_000, 900_000]),
     }
 }

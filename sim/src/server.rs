@@ -130,7 +130,7 @@ impl Server {
             snapshots: SnapshotStore::default(),
             chunks_under_way: 0,
             unreported: VecDeque::new(),
-            machine: KvMachine::with_ballast(ballast_bytes),
+            machine: KvMachine::with_ballast(status.id.get(), ballast_bytes),
             lane: VecDeque::new(),
             applying: VecDeque::new(),
             installed_terms: None,
@@ -248,9 +248,13 @@ impl World<'_> {
         }
         self.checks.recovered(id, &log, server.survived, server.snapshots.complete())?;
         let applied = server.machine.recover().map_err(|error| Broken::new("machine", error.to_string()))?;
-        let drift = self.scenario.driver.drift_ppm_max;
-        let drift_ppm =
-            i32::try_from(self.rng.between(0, 2 * drift)).unwrap_or(0) - i32::try_from(drift).unwrap_or(0);
+        let drift = i32::try_from(self.scenario.driver.drift_ppm_max).unwrap_or(0);
+        // The extremes of what is allowed are where a bound is broken, if it is.
+        let drift_ppm = match self.rng.below(4) {
+            0 => drift,
+            1 => -drift,
+            _ => i32::try_from(self.rng.below(2 * drift.unsigned_abs() as u64 + 1)).unwrap_or(0) - drift,
+        };
         server.clock = LocalClock { epoch: self.rng.between(SECOND, 10_000 * SECOND), drift_ppm };
         server.survived = 0;
         let (base, last, pristine) =

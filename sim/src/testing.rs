@@ -10,8 +10,7 @@ use raft_core::{
     SnapshotMeta, Status, Term, TermRun, Write, WriteId,
 };
 use serde::Deserialize;
-use serde::de::IntoDeserializer;
-use serde::de::value::{Error, U64Deserializer};
+use serde::de::value::{Error, SeqDeserializer};
 
 use crate::machine::KvMachine;
 
@@ -34,7 +33,7 @@ pub(crate) fn id(index: u64, term: u64) -> LogId {
 
 /// Only the core mints these; a test reads one, as from a recording.
 pub(crate) fn write_id(id: u64) -> WriteId {
-    let number: U64Deserializer<Error> = id.into_deserializer();
+    let number: SeqDeserializer<_, Error> = SeqDeserializer::new(std::iter::once(id));
     WriteId::deserialize(number).unwrap()
 }
 

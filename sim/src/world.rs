@@ -40,6 +40,8 @@ pub(crate) enum Happening {
     Patience(OpId),
     /// Something goes wrong.
     Fault,
+    /// A server that has just started is told to campaign.
+    Usurp(usize),
     /// The operator does something.
     Operate,
     /// A server starts.
@@ -181,6 +183,7 @@ impl<'t> World<'t> {
             Happening::Retry(client) => self.retry(client),
             Happening::Patience(op) => self.patience_ends(op),
             Happening::Fault => self.fault(),
+            Happening::Usurp(server) => self.campaign(server),
             Happening::Operate => self.operate(),
             Happening::Start(server) => self.start(server),
             Happening::Settle => Ok(()),
@@ -198,6 +201,9 @@ impl<'t> World<'t> {
         let from = usize::try_from(message.from.get()).unwrap_or(0).wrapping_sub(1);
         if to >= self.servers.len() || from >= self.servers.len() || to == from {
             return Err(Broken::new("messages", format!("{message:?} is addressed to nobody")));
+        }
+        if message.body == Body::TimeoutNow {
+            self.spite(from);
         }
         let fate = self.network.route(now, from, to);
         say!(self, "{message:?}{}", if fate == Fate::Lost { "  (lost)" } else { "" });

@@ -201,6 +201,8 @@ pub struct CommandPacker {
     data: Vec<u8>,
     ends: Vec<u32>,
     full: Vec<Chunk>,
+    /// What is left of the bytes that were announced by `reserve`.
+    announced: usize,
 }
 
 impl CommandPacker {
@@ -214,11 +216,13 @@ impl CommandPacker {
         }
         if self.ends.is_empty() {
             // One command alone is copied at its exact size, a second one grows the buffer once.
-            self.data.reserve_exact(command.len());
+            let announced = self.announced.min(CHUNK_BYTES + CHUNK_BYTES / 4);
+            self.data.reserve_exact(command.len().max(announced));
         } else if self.data.capacity() < self.data.len() + command.len() + END_BYTES {
             let room = if self.ends.len() == 1 { self.data.len() * 16 } else { CHUNK_BYTES };
             self.data.reserve(command.len() + room.min(CHUNK_BYTES));
         }
+        self.announced = self.announced.saturating_sub(command.len() + END_BYTES);
         self.data.extend_from_slice(command);
         self.ends.push(u32::try_from(self.data.len()).expect("a command is at most u32::MAX bytes"));
     }
@@ -238,8 +242,9 @@ impl CommandPacker {
 
     /// Makes room for `commands` more commands of `bytes` in all, so that a batch of known size is copied once.
     pub fn reserve(&mut self, commands: usize, bytes: usize) {
-        let ends = if commands > 1 { commands * END_BYTES } else { 0 };
-        self.data.reserve_exact((bytes + ends).min(CHUNK_BYTES + CHUNK_BYTES / 4));
+        let ends = if commands > 1 { commands.saturating_mul(END_BYTES) } else { 0 };
+        self.announced = bytes.saturating_add(ends);
+        self.data.reserve_exact(self.announced.min(CHUNK_BYTES + CHUNK_BYTES / 4));
         self.ends.reserve(commands.min(CHUNK_BYTES));
     }
 

@@ -3,6 +3,8 @@
 //! This is the only place where a role changes, and where the driver's mistakes and the peers' nonsense are told apart:
 //! the former are [`Fatal`], the latter ignored and counted. What messages do is in a room of its own.
 
+#[cfg(feature = "serde")]
+mod canonical;
 mod receive;
 
 use alloc::boxed::Box;
@@ -27,6 +29,9 @@ use crate::status::{PeerStatus, Status};
 use crate::time::Instant;
 use crate::timers::Deadline;
 
+#[cfg(feature = "serde")]
+pub use canonical::Frame;
+
 /// A Raft server as a pure state machine.
 ///
 /// A driver feeds it [`Event`]s with [`step`](Self::step), performs the [`Action`]s that
@@ -34,6 +39,9 @@ use crate::timers::Deadline;
 /// [`deadline`](Self::deadline) has passed. See the [crate's front page](crate) for the whole contract.
 ///
 /// Given the same configuration, recovery and sequence of calls it does the same, on every machine.
+///
+/// An idle follower (up to seven members, sixteen terms in its log, nothing pending) takes at most 4 KiB beside the
+/// tail of its log ([`Config::tail_bytes_max`]); `tests/alloc.rs` holds it to that. It costs no work between deadlines.
 #[derive(Clone, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Node {
@@ -352,20 +360,27 @@ impl Node {
         }
         let read = match &mut self.role {
             Role::Leader(role) => role.next_serve(shared),
-            _ => shared.next_question(),
+            _ if shared.questions.len() > 0 => shared.next_question(),
+            _ => None,
         };
         if read.is_some() {
             return read;
         }
-        let served = shared.questions.serve(shared.apply_handed);
-        if served.is_some() {
-            return served;
+        if shared.questions.len() > 0 {
+            let served = shared.questions.serve(shared.apply_handed);
+            if served.is_some() {
+                return served;
+            }
         }
         self.next_of_snapshots()
     }
 
     fn next_of_snapshots(&mut self) -> Option<Action> {
         let shared = &mut self.shared;
+        if !matches!(self.role, Role::Leader(_)) {
+            // Others need this list rarely: it is not kept while they idle.
+            shared.out.shrink_to(0);
+        }
         let task = shared.next_snapshot_task();
         if task.is_some() {
             return task;

@@ -49,7 +49,8 @@ impl Shared {
     pub(crate) fn persisted(&mut self, id: crate::ids::WriteId) -> Result<(), Fatal> {
         self.disk.persisted(id)?;
         if self.disk.settled() {
-            let gated = self.gated.drain(..).map(Action::Send);
+            // Elections are rare: the list need not be kept.
+            let gated = core::mem::take(&mut self.gated).into_iter().map(Action::Send);
             self.out.extend(gated);
         }
         self.answer_bootstraps();

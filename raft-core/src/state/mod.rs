@@ -138,7 +138,8 @@ impl Shared {
             log_reads: LogReads::default(),
             counters: Counters::default(),
         };
-        // Before it stopped, it may have promised a leader not to elect another (TRAP 58).
+        // Before it stopped, it may have promised a leader not to elect another (TRAP 58). Who votes alone promised it to
+        // nobody but a leader that left, which relies on no lease.
         if shared.config.lease.is_some() && shared.term() > Term::ZERO && !shared.is_sole_voter() {
             shared.lease_until = Some(now + shared.config.election_timeout_min);
         }
@@ -211,6 +212,19 @@ impl Shared {
             }
             self.out.push_back(Action::Peers(Arc::clone(&self.announced)));
         }
+    }
+
+    /// Whoever else is to be reached, until it is taken leave of.
+    pub(crate) fn announce_leaving(&mut self, nodes: &BTreeMap<NodeId, Bytes>) {
+        if nodes.keys().all(|node| self.announced.nodes.contains_key(node)) {
+            return;
+        }
+        let announced = Arc::make_mut(&mut self.announced);
+        for (node, address) in nodes {
+            announced.nodes.entry(*node).or_insert_with(|| address.clone());
+        }
+        self.farewells = true;
+        self.out.push_back(Action::Peers(Arc::clone(&self.announced)));
     }
 
     /// Whether those who left the membership in force were not yet taken leave of, though its entry is committed.

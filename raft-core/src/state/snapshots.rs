@@ -9,6 +9,7 @@
 //!   snapshot is still to be restored.
 //! * At most one write to the snapshot store is outstanding.
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bytes::Bytes;
@@ -20,7 +21,6 @@ use crate::action::{
 use crate::config::SnapshotPolicy;
 use crate::error::Fatal;
 use crate::ids::{LogIndex, NodeId, Ticket};
-use crate::log::Backlog;
 use crate::message::InstallProgress;
 use crate::snapshot::{SnapshotError, SnapshotId, SnapshotMeta};
 use crate::transfer::Receiving;
@@ -44,7 +44,7 @@ pub(super) struct Snapshots {
     counted: LogIndex,
     /// What an entry has been in bytes, on average, before the latest one; zero while that is not known.
     entry_bytes: u64,
-    receiving: Option<Receiving>,
+    receiving: Option<Box<Receiving>>,
     /// The write that the store has not reported.
     writing: Option<(SnapshotId, u64)>,
     /// Of no use to this node any more, but perhaps to a transfer.
@@ -74,6 +74,27 @@ impl Snapshots {
     /// Entries of this size were handed to the machine.
     pub(super) fn applied(&mut self, bytes: u64) {
         self.since_bytes += bytes;
+    }
+
+    /// Whether the policy wants one, once entries through `handed` went to the machine.
+    fn is_due(&self, policy: SnapshotPolicy, handed: LogIndex) -> bool {
+        let entries = handed.since(self.since);
+        match policy {
+            SnapshotPolicy::Never => false,
+            SnapshotPolicy::LogsSinceLast(entries_max) => entries >= entries_max,
+            SnapshotPolicy::LogBytes(bytes_max) if self.counted == self.since => {
+                self.since_bytes >= bytes_max
+            }
+            // Those that the machine held at the start count like the others on average.
+            SnapshotPolicy::LogBytes(bytes_max) => {
+                self.entry_bytes_since(handed).saturating_mul(entries) >= bytes_max
+            }
+        }
+    }
+
+    /// What an entry has been in bytes, on average, since the last one was taken.
+    fn entry_bytes_since(&self, handed: LogIndex) -> u64 {
+        self.since_bytes.checked_div(handed.since(self.counted)).unwrap_or(0)
     }
 
     fn last(&self) -> LogIndex {
@@ -110,24 +131,16 @@ impl Shared {
 
     /// The next snapshot to take, by policy or on demand.
     pub(crate) fn next_snapshot(&mut self) -> Option<Action> {
-        let snapshots = &self.snapshots;
-        if snapshots.taking.is_some() {
+        let (snapshots, handed) = (&self.snapshots, self.apply_handed);
+        let asked = snapshots.wanted || !snapshots.tickets.is_empty();
+        if snapshots.taking.is_some() || !(asked || snapshots.is_due(self.config.snapshot_policy, handed)) {
             return None;
         }
-        let entries = self.apply_handed.since(snapshots.since);
-        let counted = self.apply_handed.since(snapshots.counted);
-        let entry_bytes = snapshots.since_bytes.checked_div(counted).unwrap_or(0);
-        let due = match self.config.snapshot_policy {
-            SnapshotPolicy::Never => false,
-            SnapshotPolicy::LogsSinceLast(entries_max) => entries >= entries_max,
-            SnapshotPolicy::LogBytes(bytes_max) => entry_bytes.saturating_mul(entries) >= bytes_max,
-        };
-        let asked = due || snapshots.wanted || !snapshots.tickets.is_empty();
-        let news =
-            self.apply_handed > snapshots.last() || (snapshots.wanted && self.apply_handed > LogIndex::ZERO);
-        if !asked || !news {
+        // One that turned out unusable is replaced even if nothing happened since.
+        if handed <= snapshots.last() && !(snapshots.wanted && handed > LogIndex::ZERO) {
             return None;
         }
+        let entry_bytes = snapshots.entry_bytes_since(handed);
         let last = self.log.terms.id(self.apply_handed)?;
         let (membership_index, membership) = self.log.membership_as_of(last.index)?;
         // Unique among the snapshots of this server: an incarnation is never repeated.
@@ -242,7 +255,7 @@ impl Shared {
             other => {
                 // It may have been given up before.
                 snapshots.old.retain(|old| *old != meta.id);
-                let mut receiving = Receiving::new(meta, term, round);
+                let mut receiving = Box::new(Receiving::new(meta, term, round));
                 receiving.take(offset, data, done, term, round);
                 snapshots.old.extend(other.replace(receiving).map(|before| before.id()));
             }
@@ -314,7 +327,6 @@ impl Shared {
         self.void_reads();
         self.commit_as(last.index, false);
         self.apply_handed = last.index;
-        self.applying = Backlog::default();
         (self.snapshots.since, self.snapshots.counted) = (last.index, last.index);
         self.snapshots.since_bytes = 0;
         self.counters.snapshots_installed += 1;

@@ -2,7 +2,7 @@
 
 use raft_core::{LogId, Membership, WriteOutcome};
 
-use super::ops::{Op, SERVERS};
+use super::ops::Op;
 use super::storm::Storm;
 
 impl Storm {
@@ -16,8 +16,7 @@ impl Storm {
             if self.agreed().is_some_and(|members| self.unanswered(&members).is_none()) {
                 break;
             }
-            let due = |server: &u64| Some((self.cluster.servers[server].node.deadline()?, *server));
-            let (_, next) = (1..=SERVERS).filter_map(|server| due(&server)).min().expect("somebody waits");
+            let (_, next) = self.cluster.next_due().expect("somebody waits");
             self.cluster.time_out(next);
             self.cluster.settle();
             self.check();

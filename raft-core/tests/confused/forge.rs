@@ -128,7 +128,11 @@ pub(crate) fn stray(how: u8, by: u64, term: Term) -> Event {
     match how % 7 {
         0 => Event::LogRead {
             read: serde_json::from_value((1_000_000 + by % 100).into()).expect("a number"),
-            result: if by.is_multiple_of(2) { Err(LogReadError::Gone) } else { Ok(commands(last, &["stray"])) },
+            result: if by.is_multiple_of(2) {
+                Err(LogReadError::Gone)
+            } else {
+                Ok(commands(last, &["stray"]))
+            },
         },
         1 => Event::SnapshotChunkRead {
             id: snapshot,

@@ -16,6 +16,7 @@ use super::support::{Cluster, members, n};
 
 /// Messages that may be replayed.
 const HISTORY_MAX: usize = 400;
+const DRIFT_PPM_MAX: u32 = 100_000;
 const WIRE_MAX: usize = 200;
 /// A node as text: what it may take after hundreds of events.
 const NODE_BYTES_MAX: usize = 1 << 16;
@@ -65,7 +66,7 @@ impl Storm {
     pub(crate) fn new(honest: bool, World { small, leases }: World) -> Self {
         let mut cluster = Cluster::with(FOUNDERS, |config| {
             config.catch_up_timeout = Duration::from_secs(5);
-            config.lease = leases.then_some(Lease { clock_drift_ppm_max: 1_000 });
+            config.lease = leases.then_some(Lease { clock_drift_ppm_max: DRIFT_PPM_MAX });
             if small {
                 config.tail_bytes_max = 100;
                 config.append_bytes_max = 150;
@@ -80,6 +81,9 @@ impl Storm {
         });
         cluster.bootstrap();
         (FOUNDERS + 1..=SERVERS).for_each(|server| cluster.join(server));
+        // As far apart as the leases allow.
+        let ppm = i64::from(DRIFT_PPM_MAX);
+        cluster.clocks_ppm = (1..=SERVERS).map(|id| (id, if id % 2 == 0 { ppm } else { -ppm })).collect();
         cluster.trace = Some(Vec::new());
         Self {
             cluster,

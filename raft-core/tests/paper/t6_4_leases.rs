@@ -186,3 +186,29 @@ fn a_lease_read_at_a_follower_asks_the_leader() {
     cluster.settle();
     assert!(cluster.is_served(2, tickets));
 }
+
+#[test]
+fn a_lease_holds_as_long_as_nobody_votes_for_another_however_the_clocks_differ() {
+    // The leader's clock is slow, and the others' are fast, each by the bound.
+    let mut cluster = Cluster::with(3, leases);
+    cluster.clocks_ppm = [(1, -100_000), (2, 100_000), (3, 100_000)].into();
+    cluster.bootstrap();
+    cluster.elect(1);
+    cluster.beat(1, 1);
+    cluster.cut = vec![1];
+    let (mut served, mut free) = (0, 0);
+    for ms in 0..300 {
+        let tickets = cluster.lease_read(1);
+        let reads = cluster.is_served(1, tickets);
+        cluster.wire.clear();
+        let ask = Body::PreVote { proposed: raft_core::Term::new(3), last: id(2, 2) };
+        cluster.step(2, Event::Receive(message(3, 2, 2, ask)));
+        let granted = |body: &Body| matches!(body, Body::PreVoteReply { granted: true, .. });
+        let votes = cluster.said().iter().any(granted);
+        assert!(!(reads && votes), "after {ms} ms a read, and a vote for somebody else");
+        served += u64::from(reads);
+        free += u64::from(votes);
+        cluster.pass_ms(1);
+    }
+    assert!(served > 100 && free > 100, "{served} {free}");
+}

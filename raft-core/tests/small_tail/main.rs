@@ -5,7 +5,7 @@
 
 #[path = "../paper/main.rs"]
 mod paper;
-#[path = "../regressions.rs"]
+#[path = "../regressions/main.rs"]
 mod regressions;
 #[path = "../scripts/main.rs"]
 mod scripts;

@@ -15,6 +15,8 @@ use super::{at, config, in_term, log, members, n};
 pub struct Cluster {
     pub servers: BTreeMap<u64, Server>,
     pub now: Instant,
+    /// How much faster a server's clock runs than `now`, in parts per million.
+    pub clocks_ppm: BTreeMap<u64, i64>,
     pub wire: VecDeque<Message>,
     /// Servers whose writes wait for [`Cluster::sync`].
     pub slow_disks: Vec<u64>,
@@ -51,6 +53,7 @@ impl Cluster {
         let mut cluster = Self {
             servers: BTreeMap::new(),
             now: Instant::ZERO,
+            clocks_ppm: BTreeMap::new(),
             wire: VecDeque::new(),
             slow_disks: Vec::new(),
             slow_machines: Vec::new(),
@@ -90,14 +93,14 @@ impl Cluster {
     /// A server in the middle of a life, in place of whoever has its name.
     pub fn place(&mut self, server: u64, hard_state: HardState, log: Entries) {
         let config = self.config(server);
-        self.servers.insert(server, Server::new(config, hard_state, log, self.now));
+        self.servers.insert(server, Server::new(config, hard_state, log, self.clock(server)));
         self.poll(server);
     }
 
     /// A pristine server, which nobody knows yet.
     pub fn join(&mut self, server: u64) {
         let config = self.config(server);
-        let joined = Server::new(config, HardState::default(), Entries::empty(), self.now);
+        let joined = Server::new(config, HardState::default(), Entries::empty(), self.clock(server));
         self.servers.insert(server, joined);
     }
 
@@ -117,8 +120,9 @@ impl Cluster {
     // --- events ------------------------------------------------------------------------------------------------
 
     pub fn step(&mut self, server: u64, event: Event) {
+        let now = self.clock(server);
         let node = &mut self.servers.get_mut(&server).expect("a server of the cluster").node;
-        node.step(self.now, event).expect("the driver keeps its duties");
+        node.step(now, event).expect("the driver keeps its duties");
         (self.after_step)(node);
         self.poll(server);
     }
@@ -139,6 +143,9 @@ impl Cluster {
                     trace.push((server, action.clone()));
                 }
                 match action {
+                    Action::Send(message) if self.is_unannounced(&message) => {
+                        panic!("{message:?}: n{server} never asked to be connected")
+                    }
                     Action::Send(message) if self.is_cut(&message) => {}
                     Action::Send(message) => self.wire.push_back(message),
                     other => done.extend(self.server(server).perform(other, pace)),
@@ -147,7 +154,7 @@ impl Cluster {
             if done.is_empty() {
                 return;
             }
-            let (now, after_step) = (self.now, self.after_step);
+            let (now, after_step) = (self.clock(server), self.after_step);
             for event in done {
                 let host = self.server(server);
                 host.node.step(now, event).expect("the driver keeps its duties");
@@ -159,7 +166,7 @@ impl Cluster {
 
     /// Starts a server from what it kept, and performs what that causes.
     pub fn restart(&mut self, server: u64) {
-        let now = self.now;
+        let now = self.clock(server);
         self.server(server).restart(now);
         self.poll(server);
     }
@@ -240,7 +247,10 @@ impl Cluster {
             SnapshotTask::Write { meta, offset, .. } => {
                 Event::SnapshotChunkWritten { id: meta.id, offset, result: Err(error) }
             }
-            SnapshotTask::Forget(_) => unreachable!("performed at once"),
+            forget @ SnapshotTask::Forget(_) => {
+                self.server(server).perform_chunk(forget);
+                return;
+            }
         };
         self.step(server, event);
     }
@@ -258,6 +268,20 @@ impl Cluster {
     }
 
     // --- messages ------------------------------------------------------------------------------------------------
+
+    /// Whether a message goes to somebody of whom the last `Peers` said nothing, and is no answer.
+    fn is_unannounced(&self, message: &Message) -> bool {
+        let begins = matches!(
+            message.body,
+            Body::AppendEntries { .. }
+                | Body::InstallSnapshot { .. }
+                | Body::RequestVote { .. }
+                | Body::PreVote { .. }
+                | Body::TimeoutNow
+        );
+        let peers = self.servers[&message.from.get()].peers.last();
+        begins && peers.is_none_or(|peers| !peers.nodes.contains_key(&message.to))
+    }
 
     fn is_cut(&self, message: &Message) -> bool {
         let (from, to) = (message.from.get(), message.to.get());
@@ -320,6 +344,28 @@ impl Cluster {
         self.step(server, Event::Campaign { ticket: Ticket::new(0) });
     }
 
+    /// What a server's clock says now.
+    pub fn clock(&self, server: u64) -> Instant {
+        scaled(self.now, 1_000_000 + self.skew(server), 1_000_000)
+    }
+
+    fn skew(&self, server: u64) -> i64 {
+        self.clocks_ppm.get(&server).copied().unwrap_or_default()
+    }
+
+    /// When a server's deadline has come by its own clock.
+    pub fn due(&self, server: u64) -> Option<Instant> {
+        let deadline = self.servers[&server].node.deadline()?;
+        let earliest = scaled(deadline, 1_000_000, 1_000_000 + self.skew(server));
+        // Rounded up, so that the deadline has come indeed.
+        Some(if self.skew(server) == 0 { earliest } else { earliest + Duration::from_nanos(1) })
+    }
+
+    /// Whoever is due next, and when.
+    pub fn next_due(&self) -> Option<(Instant, u64)> {
+        self.servers.keys().filter_map(|server| Some((self.due(*server)?, *server))).min()
+    }
+
     /// Lets time pass without waking anybody.
     pub fn pass_ms(&mut self, ms: u64) {
         self.now = self.now + Duration::from_millis(ms);
@@ -331,7 +377,7 @@ impl Cluster {
 
     /// Passes time until the server's deadline and wakes it.
     pub fn time_out(&mut self, server: u64) {
-        let deadline = self.servers[&server].node.deadline().expect("it waits for something");
+        let deadline = self.due(server).expect("it waits for something");
         self.now = self.now.max(deadline);
         self.wake(server);
     }
@@ -349,8 +395,7 @@ impl Cluster {
         let end = self.now + Duration::from_millis(ms);
         self.settle();
         for _ in 0..100_000 {
-            let due = |(id, server): (&u64, &Server)| Some((server.node.deadline()?, *id));
-            let next = self.servers.iter().filter_map(due).min().filter(|(when, _)| *when <= end);
+            let next = self.next_due().filter(|(when, _)| *when <= end);
             let Some((when, server)) = next else {
                 self.now = end;
                 return;
@@ -373,8 +418,7 @@ impl Cluster {
                 self.deliver(message);
                 continue;
             }
-            let due = |(id, server): (&u64, &Server)| Some((server.node.deadline()?, *id));
-            let next = self.servers.iter().filter_map(due).min().filter(|(when, _)| *when <= end);
+            let next = self.next_due().filter(|(when, _)| *when <= end);
             let (when, server) = next.unwrap_or_else(|| panic!("not seen within {ms} ms"));
             self.now = self.now.max(when);
             self.wake(server);
@@ -428,4 +472,9 @@ impl Cluster {
     pub fn server(&mut self, server: u64) -> &mut Server {
         self.servers.get_mut(&server).expect("a server of the cluster")
     }
+}
+
+fn scaled(when: Instant, by: i64, of: i64) -> Instant {
+    let nanos = i128::from(when.as_nanos()) * i128::from(by) / i128::from(of);
+    Instant::from_nanos(u64::try_from(nanos).expect("clocks run forward"))
 }

@@ -158,7 +158,8 @@ impl Server {
                 }
                 self.log_reads.push_back(asked);
             }
-            Action::Snapshot(SnapshotTask::Forget(id)) => self.disk.forget(id),
+            // In order with the writes.
+            Action::Snapshot(SnapshotTask::Forget(id)) if !pace.chunks => self.disk.forget(id),
             Action::Snapshot(task) => {
                 let write = |task: &SnapshotTask| matches!(task, SnapshotTask::Write { .. });
                 let second = write(&task) && self.chunk_tasks.iter().any(write);

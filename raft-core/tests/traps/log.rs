@@ -152,3 +152,20 @@ fn trap_33_an_append_from_the_beginning_after_a_compaction_adds_nothing() {
     cluster.commit_each(1, &["d"]);
     assert_eq!(cluster.last(2), 6);
 }
+
+#[test]
+fn trap_25_nor_where_the_log_begins_behind_a_snapshot() {
+    let mut cluster = compacted();
+    cluster.beat(1, 1);
+    cluster.cut = vec![2];
+    cluster.commit_each(1, &["d", "e"]);
+    let matched = cluster.peer(1, 2).expect("a peer").match_index;
+    assert_eq!(matched, at(5));
+    for hint in 0..5 {
+        let stale = Conflict { prev: at(7), hint: id(2 * u64::from(hint > 0), hint) };
+        let refusal = Body::AppendEntriesReply { result: Err(stale), round: 1 };
+        cluster.step(1, Event::Receive(message(2, 1, 2, refusal)));
+        let peer = cluster.peer(1, 2).expect("a peer");
+        assert!(peer.match_index == matched && peer.next_index > matched, "{hint}: {peer:?}");
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use raft_core::{Entries, Event, SnapshotPolicy};
+use raft_core::{Body, Entries, Event, Message, SnapshotPolicy};
 
 use super::support::{
     Cluster, append, at, id, in_term, install, log, machine_bytes, message, snapshot_meta, voters,
@@ -92,4 +92,29 @@ fn trap_43_a_chunk_of_the_same_name_with_another_content_does_not_join() {
     let third = Arc::new(other);
     cluster.step(1, Event::Receive(message(2, 1, 9, install(&third, 3, b"def", true, 3))));
     assert!(cluster.servers[&1].disk.snapshots.is_empty());
+}
+
+#[test]
+fn trap_39_a_snapshot_counts_when_it_is_installed_and_not_when_it_is_sent() {
+    let mut cluster = Cluster::led_with(3, |config| {
+        config.snapshot_policy = SnapshotPolicy::Never;
+        config.compaction_margin_entries = 0;
+    });
+    cluster.cut = vec![3];
+    cluster.commit_each(1, &["a", "b", "c"]);
+    cluster.take_snapshot(1);
+    cluster.cut.clear();
+    let before = cluster.peer(1, 3).expect("a peer").match_index;
+    assert!(before < at(5));
+    let is_last = |message: &Message| matches!(message.body, Body::InstallSnapshot { done: true, .. });
+    cluster.run_until(1_000, |cluster| cluster.wire.iter().any(is_last));
+    assert_eq!(cluster.peer(1, 3).expect("a peer").match_index, before, "it is on its way");
+    cluster.slow_disks = vec![3];
+    cluster.settle();
+    cluster.beat(1, 1);
+    assert_eq!(cluster.peer(1, 3).expect("a peer").match_index, before, "the log on disk is the old one");
+    cluster.hurry_disks();
+    cluster.settle();
+    cluster.beat(1, 1);
+    assert_eq!(cluster.peer(1, 3).expect("a peer").match_index, at(5));
 }

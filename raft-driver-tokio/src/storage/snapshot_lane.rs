@@ -15,7 +15,7 @@ use raft_core::host::{
 use raft_core::{Event, SnapshotError, SnapshotId, SnapshotMeta, SnapshotTask};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::driver::{STATE_MACHINE, discard, guard};
@@ -80,6 +80,12 @@ impl<P: SnapshotStore> SnapshotLane<P> {
     /// Ends the lane; whoever wants to know when waits for its tasks.
     pub fn stop(&self) {
         self.shared.stop.cancel();
+    }
+
+    /// Ends the lane when it is dropped, also by a runtime that ends.
+    #[must_use]
+    pub fn stop_on_drop(&self) -> DropGuard {
+        self.shared.stop.clone().drop_guard()
     }
 
     /// Performs a task of the node's, and reports later.

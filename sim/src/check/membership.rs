@@ -172,15 +172,13 @@ impl Memberships {
             leader.id,
             leader.commit
         );
-        let same_voters = (&known.membership.voters, &known.membership.outgoing)
-            == (&membership.voters, &membership.outgoing);
         let backs_out = known.membership.is_joint()
             && known.at.term == leader.term
             && membership.voters == known.membership.outgoing
             && !membership.is_joint();
         ensure!(
             CHECKER,
-            known.at.index <= leader.commit || same_voters || backs_out,
+            known.at.index <= leader.commit || backs_out,
             "n{} appended a configuration at {at} while the one at {} is not committed: {}",
             leader.id,
             known.at,

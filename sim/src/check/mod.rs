@@ -213,6 +213,9 @@ impl Checks {
         if before.durable != after.durable {
             self.disks.claimed(after, &self.book)?;
         }
+        if (before.snapshot, before.base) != (after.snapshot, after.base) {
+            self.snapshots.claimed(after)?;
+        }
         if before.commit != after.commit {
             let in_force = self.memberships.of(after.id);
             let (book, disks, operations) = (&self.book, &self.disks, &mut self.operations);

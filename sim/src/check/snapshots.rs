@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use raft_core::{LogId, LogIndex, NodeId, SnapshotId, SnapshotMeta};
+use raft_core::{LogId, LogIndex, NodeId, SnapshotId, SnapshotMeta, Status};
 
 use super::book::Book;
 use super::commit::Commit;
@@ -161,6 +161,27 @@ impl Snapshots {
         self.covers(node, base)
     }
 
+    /// What a node says is its newest complete snapshot.
+    pub(crate) fn claimed(&self, status: &Status) -> Check {
+        let held = &self.held[slot(status.id)];
+        ensure!(
+            CHECKER,
+            status.snapshot == LogId::ZERO || held.iter().any(|id| id.last == status.snapshot),
+            "n{} says that it has a snapshot through {}, and holds {held:?}",
+            status.id,
+            status.snapshot
+        );
+        ensure!(
+            "compaction",
+            status.base.index <= status.snapshot.index,
+            "n{}'s log begins behind {}, and its newest snapshot ends at {}",
+            status.id,
+            status.base,
+            status.snapshot
+        );
+        Ok(())
+    }
+
     /// A node restores a snapshot.
     pub(crate) fn restores(&self, node: NodeId, meta: &SnapshotMeta) -> Check {
         self.known(node, meta)?;
@@ -211,7 +232,7 @@ mod tests {
     use super::super::commit::tests::committed;
     use super::*;
     use crate::snapshots::Stored;
-    use crate::testing::{frozen, id, index, node, snapshot_meta, term, voters};
+    use crate::testing::{frozen, id, index, node, snapshot_meta, status, term, voters};
     use raft_core::{Entries, TermRun};
 
     /// The book with a configuration at 6@3.
@@ -229,7 +250,7 @@ mod tests {
     }
 
     fn truth(commit: &Commit) -> Bytes {
-        let mut machine = crate::machine::KvMachine::with_ballast(100);
+        let mut machine = crate::machine::KvMachine::with_ballast(1, 100);
         machine.apply_all(&[
             (1, 1, None),
             (2, 2, Some(1)),
@@ -263,7 +284,7 @@ mod tests {
     fn bytes_that_are_not_the_state_or_not_in_the_snapshot_are_seen() {
         let (_, commit, mut known) = case();
         let stored = Stored::seal(&meta(), truth(&commit));
-        let foreign = frozen(&mut crate::machine::KvMachine::with_ballast(100));
+        let foreign = frozen(&mut crate::machine::KvMachine::with_ballast(1, 100));
         assert!(known.made(&stored.meta, &foreign, &commit).is_err());
         known.made(&stored.meta, &stored.bytes, &commit).unwrap();
         let part = |offset, data: &[u8], done| known.part(node(2), &stored.meta, offset, data, done);
@@ -284,9 +305,13 @@ mod tests {
         known.made(&stored.meta, &stored.bytes, &commit).unwrap();
         known.completed(node(1), &stored.meta, &stored.bytes).unwrap();
         assert!(known.restores(node(2), &stored.meta).is_err());
+        let says = Status { snapshot: id(6, 3), base: id(4, 3), ..status(2, 3) };
+        assert!(known.claimed(&says).unwrap_err().what.contains("says that it has"));
         assert!(known.reset(node(2), id(6, 3)).is_err());
         known.completed(node(2), &stored.meta, &stored.bytes).unwrap();
         assert_eq!(known.restores(node(2), &stored.meta), Ok(()));
+        assert_eq!(known.claimed(&says), Ok(()));
+        assert!(known.claimed(&Status { base: id(7, 3), ..says }).is_err());
         assert_eq!(known.reset(node(2), id(6, 3)), Ok(()));
         assert!(known.reset(node(2), id(5, 3)).is_err());
         assert_eq!(known.compacted(node(2), id(4, 3), index(4), &commit), Ok(()));

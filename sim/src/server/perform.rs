@@ -19,7 +19,7 @@ impl World<'_> {
             Action::Log(LogTask::Write(write)) => self.write_log(at, &write),
             Action::Log(LogTask::Compact { through }) => {
                 self.checks.compacted(&server.status, through)?;
-                server.disk.compact(through);
+                server.disk.compact(through, self.scenario.disk.whole_records);
                 self.summary.compactions += 1;
                 say!(self, "n{id} compacts through {through}");
                 Ok(())

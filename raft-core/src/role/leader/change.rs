@@ -255,6 +255,8 @@ impl Leader {
         if self.change.farewell.is_none() && (removed || self.peers.iter().any(|peer| peer.leaving)) {
             self.new_round();
             self.change.farewell = Some(Farewell { since: shared.now, round: self.round, index });
+            // Whoever was asked to campaign before that did not do it.
+            self.dismissed &= !removed;
         }
         if removed && !self.dismissed {
             self.dismiss(shared);

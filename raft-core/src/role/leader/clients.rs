@@ -90,7 +90,7 @@ impl Leader {
         let alone = shared.is_sole_voter();
         let min = shared.config.election_timeout_min;
         let proved = alone || self.times.holds(self.confirmed_round(shared), shared.now, min, lease);
-        // A leader that left counts for nothing: the others need not even wait for one another.
+        // Not for a leader that left: who votes alone then may be elected without waiting (see `Shared::new`).
         proved && shared.is_voter() && !self.dismissed && shared.commit_index >= self.noop
     }
 
@@ -103,7 +103,7 @@ impl Leader {
 
     pub(super) fn confirm_reads(&mut self, shared: &Shared) {
         let lease = shared.config.lease.is_some();
-        if self.reads.awaited_round().is_none() && !lease {
+        if !self.reads.is_waiting() && !lease {
             return;
         }
         let confirmed = self.confirmed_round(shared);

@@ -13,7 +13,7 @@ use crate::quorum;
 use crate::snapshot::{SnapshotError, SnapshotId};
 use crate::state::{Reader, Shared};
 use crate::status::ReplicationState;
-use crate::transfer::{Answer, Step};
+use crate::transfer::{Answer, Sending, Step};
 
 impl Leader {
     /// The peers are who the membership in force says (§6). Who left is kept until it is told so.
@@ -38,9 +38,11 @@ impl Leader {
 
     /// The configuration in force is of an earlier leader: those who leave by it may not know, and hear it from this one
     /// (TRAP 47).
-    pub(super) fn match_leaving(&mut self, shared: &Shared) {
+    pub(super) fn match_leaving(&mut self, shared: &mut Shared) {
         let (index, _) = shared.log.membership();
         let Some((_, before)) = shared.log.membership_as_of(index.prev()) else { return };
+        let before = Arc::clone(before);
+        shared.announce_leaving(&before.nodes);
         let next_index = shared.log.last_index().next();
         for node in before.members() {
             if let (true, Err(at)) =
@@ -156,15 +158,15 @@ impl Leader {
         offset: u64,
         result: Result<&Bytes, SnapshotError>,
     ) {
-        let mut failed = result.err();
+        let mut failed = None;
         for peer in &mut self.peers {
-            let Some(sending) = peer.sending().filter(|sending| sending.meta().id == id) else { continue };
-            if let Ok(data) = result
-                && sending.read(offset, data)
-            {
-                continue;
+            let waits = |sending: &&mut Sending| sending.meta().id == id && sending.is_reading(offset);
+            let Some(sending) = peer.sending().filter(waits) else { continue };
+            match result {
+                Ok(data) if sending.read(offset, data) => continue,
+                Ok(_) => failed = Some(SnapshotError::Unusable),
+                Err(error) => failed = Some(error),
             }
-            failed = failed.or(Some(SnapshotError::Unusable));
             peer.abandon_snapshot();
         }
         if let Some(error) = failed {
@@ -175,6 +177,11 @@ impl Leader {
     /// Commits what a majority holds durably, if it is of the current term; what comes before it is then committed
     /// too (§5.4.2, Figure 8). Both majorities while joint, and always by the configuration in force (§6, TRAP 51).
     pub(crate) fn advance_commit(&mut self, shared: &mut Shared) {
+        // Most answers tell nothing new: no majority is beyond what all are known to hold.
+        let beyond = |peer: &Progress| peer.match_index() > shared.commit_index;
+        if !self.peers.iter().any(beyond) && !shared.is_sole_voter() {
+            return;
+        }
         let durable = shared.disk.durable();
         let held = quorum::reached(shared.membership(), |node| {
             self.peer(node).map_or(durable, Progress::counted_match)

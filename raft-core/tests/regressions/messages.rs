@@ -1,12 +1,11 @@
-//! What went wrong once, or would have: each test failed before its cause was mended.
+//! What messages and events did to nodes that they must not do.
 
-#[path = "support/mod.rs"]
-mod support;
-
+use super::support::{
+    Cluster, append, at, commands, id, install, members, message, n, request_vote, snapshot_meta,
+};
 use raft_core::{
     Action, Body, Entries, Event, Membership, Node, ReadConsistency, RoleKind, Term, Ticket, Tickets,
 };
-use support::{Cluster, append, at, commands, id, install, members, message, n, request_vote, snapshot_meta};
 
 #[test]
 fn a_false_prev_below_the_commit_index_is_a_violation_and_no_panic() {

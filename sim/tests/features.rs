@@ -1,0 +1,35 @@
+//! A campaign that exercises nothing proves nothing: each feature comes up, in a few dozen seeds.
+
+use raft_sim::{Campaign, Options};
+
+#[test]
+fn a_few_dozen_seeds_exercise_every_feature() {
+    let options = Options { seconds_min: 20, ..Options::default() };
+    let outcome = Campaign { start: 400, seeds: 60, jobs: 2, keep_going: false, options }.run(|_| ());
+    assert!(outcome.failures.is_empty(), "{:?}", outcome.failures);
+    let seen = outcome.summary;
+    let least = [
+        ("changes done", seen.changes_done, 60),
+        ("changes cancelled", seen.changes_cancelled, 1),
+        ("changes refused", seen.changes_refused, 60),
+        ("changes that timed out", seen.timed_out, 1),
+        ("joint phases", seen.joint, 60),
+        ("servers that joined", seen.joined, 20),
+        ("servers that were retired", seen.retired, 10),
+        ("snapshots taken", seen.snapshots, 1_000),
+        ("chunks sent", seen.chunks, 1_000),
+        ("snapshots installed", seen.installed, 60),
+        ("snapshots restored", seen.restored, 100),
+        ("compactions", seen.compactions, 1_000),
+        ("transfers", seen.transfers, 10),
+        ("restarts by plan", seen.restarts, 20),
+        ("lease reads", seen.lease_reads, 1_000),
+        ("reads served by others", seen.follower_reads, 1_000),
+        ("writes applied elsewhere", seen.applied_elsewhere, 1),
+        ("crashes", seen.crashes, 100),
+        ("reads of the log", seen.log_reads, 1_000),
+    ];
+    for (what, count, least) in least {
+        assert!(count >= least, "only {count} {what}:\n{seen}");
+    }
+}
