@@ -11,9 +11,6 @@ use raft_core::host::LogStore;
 use raft_core::{Commands, Entries, LogId, LogIndex, NodeId, Term, Write, WriteId};
 use raft_driver_tokio::ClusterId;
 use raft_driver_tokio::storage::{DurableLog, Identity};
-use serde::Deserialize;
-use serde::de::IntoDeserializer;
-use serde::de::value::{Error, U64Deserializer};
 
 const BATCHES: [u64; 3] = [1, 64, 1024];
 const ROUND: Duration = Duration::from_millis(250);
@@ -38,9 +35,8 @@ struct Durable(DurableLog);
 
 impl Store for Durable {
     fn append(&mut self, first: u64, commands: &Commands) {
-        let number: U64Deserializer<Error> = first.into_deserializer();
         let write = Write {
-            id: WriteId::deserialize(number).expect("a number"),
+            id: serde_json::from_value::<WriteId>(first.into()).expect("a number"),
             hard_state: None,
             reset_to: None,
             entries: Entries::commands(LogId::new(Term::new(1), LogIndex::new(first)), commands),

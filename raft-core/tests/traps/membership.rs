@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use raft_core::{AdminOutcome, Body, Entries, Event, Membership, RoleKind, Term};
+use raft_core::{AdminOutcome, AdminRefusal, Body, Entries, Event, Membership, RoleKind, Term};
 
 use super::support::{Cluster, append, ask, id, in_term, log, members, message, n, target, voters};
 
@@ -128,4 +128,24 @@ fn trap_52_a_server_that_never_catches_up_can_be_left_out_again() {
     let next = cluster.set_voters(1, &[1, 2]);
     cluster.run_ms(500);
     assert_eq!(cluster.outcome(1, next), Some(AdminOutcome::Done));
+}
+
+#[test]
+fn trap_50_no_change_behind_a_configuration_that_is_not_committed() {
+    let mut cluster = Cluster::led(3);
+    cluster.join(4);
+    // One entry, and nothing more to do: but nobody has it yet.
+    cluster.cut = vec![2, 3];
+    let first = cluster.set_members(1, &[1, 2, 3], &[4]);
+    assert!(cluster.servers[&1].node.membership().contains(n(4)));
+    let last = cluster.last(1);
+    let second = cluster.set_voters(1, &[1, 2]);
+    assert_eq!(cluster.refusal(1, second), Some(AdminRefusal::ChangeInProgress));
+    assert_eq!(cluster.last(1), last);
+    cluster.cut.clear();
+    cluster.run_ms(300);
+    assert_eq!(cluster.outcome(1, first), Some(AdminOutcome::Done));
+    let third = cluster.set_voters(1, &[1, 2]);
+    cluster.run_ms(1_000);
+    assert_eq!(cluster.outcome(1, third), Some(AdminOutcome::Done));
 }

@@ -1,6 +1,6 @@
 //! Traps 54 to 62: reads, transfer, driver.
 
-use raft_core::{Body, Event, RoleKind};
+use raft_core::{Body, Event, ReadConsistency, RoleKind, Ticket, Tickets};
 
 use super::support::{Cluster, at, id, message, n};
 
@@ -80,4 +80,32 @@ fn trap_61_a_message_that_arrives_twice_is_appended_once_and_a_proposal_is_answe
     assert_eq!(outcomes[0].0, tickets.first.get());
     assert_eq!(cluster.servers[&2].applied, [(id(2, 3), b"a".to_vec())]);
     assert_eq!(cluster.servers[&2].applied_index, at(3));
+}
+
+#[test]
+fn trap_56_reads_of_one_round_each_keep_their_own_index() {
+    let mut cluster = Cluster::led(3);
+    cluster.slow_disks = vec![1];
+    cluster.propose(1, &["a"]);
+    let acks = cluster.settle_but(|message| message.to == n(1));
+    assert_eq!(cluster.commit(1), 2);
+    // All of it before the leader says another word: a read, the commit of a, another read.
+    let tickets = [100, 101].map(|ticket| Tickets::one(Ticket::new(ticket)));
+    let consistency = ReadConsistency::Linearizable;
+    let now = cluster.now;
+    let node = &mut cluster.server(1).node;
+    node.step(now, Event::Read { tickets: tickets[0], consistency }).expect("sound");
+    for ack in acks {
+        node.step(now, Event::Receive(ack)).expect("sound");
+    }
+    node.step(now, Event::Read { tickets: tickets[1], consistency }).expect("sound");
+    cluster.poll(1);
+    cluster.settle();
+    cluster.beat(1, 1);
+    assert_eq!(cluster.commit(1), 3);
+    assert!(cluster.is_served(1, tickets[0]));
+    assert!(!cluster.is_served(1, tickets[1]), "a is not applied here: it is not durable yet");
+    cluster.sync(1);
+    assert!(cluster.is_served(1, tickets[1]));
+    assert_eq!(cluster.servers[&1].served_after, [at(2), at(3)]);
 }

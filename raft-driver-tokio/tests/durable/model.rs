@@ -11,9 +11,6 @@ use raft_core::{
 };
 use raft_driver_tokio::ClusterId;
 use raft_driver_tokio::storage::{DurableError, DurableLog, DurableReader, Identity};
-use serde::Deserialize;
-use serde::de::IntoDeserializer;
-use serde::de::value::{Error, U64Deserializer};
 
 use crate::disk::Disk;
 
@@ -119,8 +116,7 @@ fn read_from(reader: &DurableReader, base: LogIndex) -> Result<Vec<Entry>, Durab
 
 pub(crate) fn write(hard_state: Option<HardState>, entries: Entries) -> Write {
     // Only nodes mint these; a store does not look at them.
-    let number: U64Deserializer<Error> = 1u64.into_deserializer();
-    Write { id: WriteId::deserialize(number).unwrap(), hard_state, reset_to: None, entries }
+    Write { id: serde_json::from_str::<WriteId>("1").unwrap(), hard_state, reset_to: None, entries }
 }
 
 /// A log that begins anew.

@@ -10,9 +10,9 @@ use super::{Check, ensure};
 
 const CHECKER: &str = "limits";
 
-/// More snapshots than these are not needed at once: the newest, one that is still being sent, one that arrives, one
-/// that is being taken, and one that a crash brought back.
-const SNAPSHOTS_MAX: usize = 5;
+/// More snapshots than these are not needed at once, beside one for each peer that still gets an older one: the newest,
+/// one that arrives, one that is being taken, and one that is being restored.
+const SNAPSHOTS_MAX: usize = 4;
 
 /// No entry of a simulated client or operator is longer.
 const ENTRY_BYTES_MAX: u64 = 4 * 1024;
@@ -81,10 +81,10 @@ pub(crate) fn peer(peer: &PeerStatus, config: &Config) -> Check {
 }
 
 /// A server's snapshots are few, and at most one chunk is being written.
-pub(crate) fn snapshots(stored: usize, writing: usize, config: &Config) -> Check {
+pub(crate) fn snapshots(stored: usize, peers: usize, writing: usize, config: &Config) -> Check {
     ensure!(
         CHECKER,
-        stored <= SNAPSHOTS_MAX && writing <= 1,
+        stored <= SNAPSHOTS_MAX + peers && writing <= 1,
         "n{} keeps {stored} snapshots and writes {writing} chunks at once",
         config.id
     );
@@ -111,7 +111,8 @@ mod tests {
         assert_eq!(apply(&puts(2, 2, &[1]), 0, &config), Ok(()));
         assert!(apply(&puts(2, 2, &[1]), 100, &config).is_err());
         assert!(apply(&puts(2, 2, &[1, 2, 3, 4, 5]), 0, &config).is_err());
-        assert!(snapshots(SNAPSHOTS_MAX + 1, 0, &config).is_err() && snapshots(1, 2, &config).is_err());
+        assert!(snapshots(SNAPSHOTS_MAX + 3, 2, 0, &config).is_err() && snapshots(1, 2, 2, &config).is_err());
+        assert_eq!(snapshots(SNAPSHOTS_MAX + 2, 2, 1, &config), Ok(()));
     }
 
     #[test]

@@ -137,7 +137,8 @@ impl World<'_> {
         let stored = Stored::seal(meta, bytes.into());
         self.checks.snapshot_made(&stored)?;
         server.snapshots.take(stored);
-        limits::snapshots(server.snapshots.count(), server.chunks_under_way, &server.config)?;
+        let (stored, peers) = (server.snapshots.count(), server.peers.len());
+        limits::snapshots(stored, peers, server.chunks_under_way, &server.config)?;
         let delay = model.sync_min + self.rng.exponential(model.sync_more + model.read_mean);
         self.clock.after(delay, Happening::Local(at, server.life, Local::SnapshotTaken { fails }));
         Ok(())

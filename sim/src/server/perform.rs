@@ -111,7 +111,8 @@ impl World<'_> {
                     kept.map_err(|what| Broken::new("snapshots", format!("n{id}: {what}")))?;
                 }
                 server.chunks_under_way += 1;
-                limits::snapshots(server.snapshots.count(), server.chunks_under_way, &server.config)?;
+                let (stored, peers) = (server.snapshots.count(), server.peers.len());
+                limits::snapshots(stored, peers, server.chunks_under_way, &server.config)?;
                 let mut delay = self.rng.exponential(model.read_mean);
                 if done {
                     delay += model.sync_min + self.rng.exponential(model.sync_more);
