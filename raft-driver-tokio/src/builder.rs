@@ -151,8 +151,8 @@ impl Builder {
             abandoned: Arc::clone(&abandoned),
         });
         let snapshots = snapshots.stop_on_drop();
-        let ends = Ends { log_worker, pool, machine_runner, stop, snapshots };
-        tokio::spawn(supervise(task, ends, life_sender, metrics.clone()));
+        let ends = Ends { log_worker, pool, machine_runner, stop, snapshots, life: life_sender };
+        tokio::spawn(supervise(task, ends, metrics.clone()));
         Ok(Raft::new(Shared { id, writes, requests, inputs, metrics, life, abandoned, transport: stats }))
     }
 }
@@ -177,13 +177,14 @@ struct Ends {
     stop: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// A runtime that ends drops it too: it waits for whatever is being saved.
     snapshots: DropGuard,
+    /// Last, since fields are dropped in order: nobody hears of the end before everything was told to end.
+    life: Arc<watch::Sender<Life>>,
 }
 
 /// Runs the node's task and, however it ends, sees to it that everything ends.
 async fn supervise<S: StateMachine, L: LogStore, P: SnapshotStore, T: Transport>(
     task: NodeTask<S, L, P, T>,
     ends: Ends,
-    life: Arc<watch::Sender<Life>>,
     metrics: watch::Sender<Metrics>,
 ) {
     let ran = tokio::spawn(task.run()).await;
@@ -194,9 +195,9 @@ async fn supervise<S: StateMachine, L: LogStore, P: SnapshotStore, T: Transport>
     };
     if let Some(reason) = reason {
         tracing::error!(%reason, "raft.stopped");
-        life.send_modify(|life| life.reason = life.reason.take().or(Some(reason)));
+        ends.life.send_modify(|life| life.reason = life.reason.take().or(Some(reason)));
     }
-    if let Some(reason) = &life.borrow().reason {
+    if let Some(reason) = &ends.life.borrow().reason {
         metrics::stopped(&metrics, reason);
     }
     drop(ends.snapshots);
@@ -207,5 +208,5 @@ async fn supervise<S: StateMachine, L: LogStore, P: SnapshotStore, T: Transport>
     }
     ends.pool.close();
     ends.pool.wait().await;
-    life.send_modify(|life| life.ended = true);
+    ends.life.send_modify(|life| life.ended = true);
 }
