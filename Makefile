@@ -2,11 +2,11 @@
 
 CARGO ?= cargo
 SEEDS ?= 1000
-CI_SEEDS ?= 300
+CI_SEEDS ?= 1700
 NODES ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test ci fmt lint doc sim mutants bench no-std wasm embed
+.PHONY: help run test ci fmt lint doc sim sim-ci campaign explore mutants bench no-std wasm embed
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1 /' | awk '{cmd=$$1" "$$2; $$1="";$$2=""; printf "  %-14s%s\n", cmd, $$0}'
@@ -24,7 +24,7 @@ ci: ## What has to pass: format, lints, documentation, no std in the core, tests
 	$(MAKE) no-std
 	$(MAKE) test
 	$(MAKE) embed
-	$(MAKE) sim SEEDS=$(CI_SEEDS)
+	$(MAKE) sim-ci
 
 fmt: ## Format the code
 	$(CARGO) fmt --all
@@ -35,11 +35,28 @@ lint: ## Clippy on all targets, warnings are errors
 doc: ## Build the documentation, warnings are errors
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --all-features --no-deps
 
+OUT = $(or $(CARGO_TARGET_DIR),target)
+SIM := $(CARGO) run --release -p raft-sim --
+
 sim: ## 1,000 simulated clusters with faults and checkers; SEED=7 prints one run, SEEDS=n and NODES=n choose
-	$(CARGO) run --release -p raft-sim -- run $(if $(SEED),--seed $(SEED) --trace,--seeds $(SEEDS)) $(if $(NODES),--nodes $(NODES))
+	$(SIM) run $(if $(SEED),--seed $(SEED) --trace,--seeds $(SEEDS)) $(if $(NODES),--nodes $(NODES))
+
+# Enough seeds for ten simulated hours, and some; every mark that a campaign should reach is reached in so many.
+sim-ci: ## The simulated seeds of CI: at least ten simulated hours
+	$(SIM) run --seeds $(CI_SEEDS)
+
+CAMPAIGN_SEEDS ?= 100000
+CAMPAIGN = $(OUT)/campaign.json
+
+campaign: ## 100,000 seeds; goes on where it was interrupted (target/campaign.json), results carry the commit
+	mkdir -p $(OUT)
+	$(SIM) run --seeds $(CAMPAIGN_SEEDS) --keep-going --resume $(CAMPAIGN) --save $(OUT)/failures
+
+explore: ## Check small models of a cluster exhaustively; MODEL=name for one
+	$(SIM) explore $(MODEL)
 
 mutants: ## Plant every bug under sim/mutants and show that the simulator catches it
-	$(CARGO) run --release -p raft-sim -- mutants
+	$(SIM) mutants
 
 bench: ## Measure: the core's hot path (fails beyond raft-core/benches/figures.txt), the durable log store against a plain file
 	$(CARGO) bench -p raft-core --bench hot_path
@@ -49,7 +66,6 @@ embed: ## Three servers on plain threads and channels, with nothing but the core
 	$(CARGO) run -p raft-core --example embed
 
 NO_STD := raft-core/tests/no_std
-OUT = $(or $(CARGO_TARGET_DIR),target)
 
 no-std: ## Show that nothing brings std into the core: compiles a library with a panic handler of its own
 	cp Cargo.lock $(NO_STD)/Cargo.lock

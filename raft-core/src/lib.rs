@@ -87,7 +87,8 @@
 //! Elections with pre-vote, check-quorum and leader stickiness; pipelined replication; durability by write ids;
 //! batched proposals, each with exactly one outcome; membership changes from any set to any set by joint consensus,
 //! with learners; snapshots, compaction and their transfer in chunks; linearizable reads at every member, by ReadIndex or
-//! by lease; transfer of the leadership; recovery from headers. A cluster on plain threads is in `examples/embed.rs`.
+//! by lease; transfer of the leadership; recovery from headers; recordings of a node's life that replay elsewhere (`host::recording`). A cluster on plain threads
+//! is in `examples/embed.rs`.
 //!
 //! Sections (§) are those of the extended Raft paper, "thesis §" those of Ongaro's dissertation.
 #![no_std]
@@ -134,6 +135,8 @@ pub use action::{
     Action, AdminOutcome, AdminRefusal, HardState, LogTask, MachineTask, Notice, ReadOutcome, Response,
     RoleKind, SnapshotTask, Violation, Write, WriteOutcome, WriteRefusal,
 };
+#[cfg(feature = "serde")]
+pub use canonical::{Form, Name};
 pub use config::{Config, Lease, SnapshotPolicy};
 pub use entry::{CommandPacker, CommandRef, Commands, Entries, EntryRef, NotConsecutive};
 pub use error::{ConfigError, Fatal, StartError};

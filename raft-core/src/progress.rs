@@ -33,6 +33,9 @@ pub(crate) struct Progress {
     paused: bool,
     inflight: VecDeque<(LogIndex, u64)>,
     inflight_bytes: u64,
+    /// How many may be on their way: few after a conflict, twice as many with each acknowledgement of more. On a network
+    /// that reorders, a whole window sent again for each conflict would cause as many conflicts again, without end.
+    window: u32,
     /// The snapshot on its way, in state Snapshot.
     sending: Option<Box<Sending>>,
     /// The round in which it was added: what it said before is of an earlier life as a member (TRAP 28).
@@ -100,6 +103,7 @@ impl Progress {
             paused: false,
             inflight: VecDeque::new(),
             inflight_bytes: 0,
+            window: u32::MAX,
             sending: None,
             added: round,
             catch_up: CatchUp { goal: next_index.prev(), since: now, done: false },
@@ -212,6 +216,7 @@ impl Progress {
             }
         }
         if index > self.match_index {
+            self.window = self.window.saturating_mul(2);
             self.match_index = index;
             self.match_round = current_round;
             self.next_index = self.next_index.max(index.next());
@@ -253,6 +258,10 @@ impl Progress {
         }
         if self.state == ReplicationState::Snapshot {
             return found;
+        }
+        if self.state == ReplicationState::Replicate {
+            // A reply never causes more than two messages, and only one that brought progress causes two.
+            self.window = 1;
         }
         let base = terms.base().index;
         let shorter = conflict.hint.index.min(conflict.prev.prev());
@@ -324,7 +333,7 @@ impl Progress {
             ReplicationState::Snapshot => false,
             ReplicationState::Probe => !self.paused,
             ReplicationState::Replicate => {
-                self.inflight.len() < config.inflight_appends_max
+                self.inflight.len() < config.inflight_appends_max.min(self.window as usize)
                     && self.inflight_bytes < config.inflight_bytes_max
             }
         }

@@ -10,14 +10,47 @@ use bytes::Bytes;
 use raft_core::{
     CommandPacker, Event, LogId, NodeId, ReadConsistency, ReadOutcome, Ticket, Tickets, WriteOutcome,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::check::{Asked, Broken, Check, OpId, ensure};
-use crate::clock::MILLISECOND;
+use crate::clock::{MILLISECOND, Nanos};
 use crate::machine::put;
 use crate::rng::Rng;
 use crate::scenario::ClientModel;
 use crate::server::Waiter;
-use crate::world::{Happening, World, say};
+use crate::trace::{self, What};
+use crate::transcript::{Decision, Source};
+use crate::workload::Workload;
+use crate::world::{Happening, World, note};
+
+/// A request with all that was drawn for it: operations of one kind, asked at once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Request {
+    pub(crate) client: usize,
+    pub(crate) asked: Asked,
+    pub(crate) wanted: Vec<Wanted>,
+}
+
+/// One operation of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Wanted {
+    pub(crate) key: u16,
+    /// Bytes added to a put.
+    pub(crate) padding: u16,
+    /// What the user's command is drawn from.
+    pub(crate) seed: u64,
+}
+
+impl Wanted {
+    fn draw(rng: &mut Rng, model: &ClientModel) -> Self {
+        let padding = rng.below(model.padding_max + 1);
+        Self {
+            key: rng.below(model.keys) as u16,
+            padding: u16::try_from(padding).unwrap_or(u16::MAX),
+            seed: rng.bits() >> 32,
+        }
+    }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
@@ -42,8 +75,17 @@ struct Attempt {
     abandoned: bool,
 }
 
-#[derive(Default)]
+impl Attempt {
+    fn asks(&self, op: OpId) -> trace::Request {
+        trace::Request { op, write: self.asked == Asked::Put, key: self.key.into() }
+    }
+}
+
 struct Client {
+    /// Draws what it wants.
+    wants: Rng,
+    /// Draws how it goes about it.
+    rng: Rng,
     target: usize,
     outstanding: usize,
     queue: VecDeque<OpId>,
@@ -52,10 +94,13 @@ struct Client {
     modest: bool,
 }
 
+/// The first of the clients' streams of chance, for what they want and for how they go about it.
+const WANTS: u64 = 2_000;
+const CLIENTS: u64 = 3_000;
+
 /// All clients of a run.
 pub(crate) struct Clients {
     model: ClientModel,
-    rng: Rng,
     clients: Vec<Client>,
     /// By operation.
     attempts: Vec<Attempt>,
@@ -63,9 +108,18 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
-    pub(crate) fn new(model: ClientModel, rng: Rng) -> Self {
-        let clients = (0..model.clients).map(|_| Client::default()).collect();
-        Self { model, rng, clients, attempts: Vec::new(), answered: 0 }
+    pub(crate) fn new(model: ClientModel, seed: u64) -> Self {
+        let client = |at| Client {
+            wants: Rng::new(seed, WANTS + at),
+            rng: Rng::new(seed, CLIENTS + at),
+            target: 0,
+            outstanding: 0,
+            queue: VecDeque::new(),
+            retry_due: false,
+            modest: false,
+        };
+        let clients = (0..model.clients as u64).map(client).collect();
+        Self { model, clients, attempts: Vec::new(), answered: 0 }
     }
 
     /// How many answers have come.
@@ -76,6 +130,22 @@ impl Clients {
     /// Whether this operation has succeeded.
     pub(crate) fn is_answered(&self, op: OpId) -> bool {
         self.attempt(op).answered
+    }
+
+    /// What a client wants next; `None` if it waits for enough already.
+    fn draw(&mut self, client: usize) -> Option<Request> {
+        let model = self.model;
+        let state = &mut self.clients[client];
+        if state.outstanding >= model.outstanding_max {
+            return None;
+        }
+        let asked = if state.wants.chance(model.reads) { Asked::Read } else { Asked::Put };
+        let wanted = 0..state.wants.between(1, model.batch_max);
+        Some(Request {
+            client,
+            asked,
+            wanted: wanted.map(|_| Wanted::draw(&mut state.wants, &model)).collect(),
+        })
     }
 
     fn attempt(&self, op: OpId) -> &Attempt {
@@ -98,63 +168,87 @@ impl Clients {
     }
 }
 
-impl World<'_> {
+impl<W: Workload> World<'_, W> {
+    /// Every client's first request is due soon.
+    pub(crate) fn first_requests(&mut self) {
+        for client in 0..self.clients.clients.len() {
+            let delay = self.clients.clients[client].wants.below(500 * MILLISECOND);
+            self.next_request(client, delay);
+        }
+    }
+
+    /// Schedules a client's next request: `delay` from now, unless the requests are given.
+    fn next_request(&mut self, client: usize, delay: Nanos) {
+        if !self.plan.is_given() {
+            self.clock.after(delay, Happening::Request(client));
+        } else if let Some(at) = self.plan.next_at(Source::Client(client)) {
+            self.clock.at(at, Happening::Request(client));
+        }
+    }
+
     /// A client's next request is due.
     pub(crate) fn request(&mut self, client: usize) -> Check {
         if self.settling {
             return Ok(());
         }
-        let clients = &mut self.clients;
-        let model = clients.model;
-        let next = clients.rng.exponential(model.think_mean);
-        self.clock.after(next, Happening::Request(client));
-        if clients.clients[client].outstanding >= model.outstanding_max {
-            return Ok(());
+        let delay = self.clients.clients[client].wants.exponential(self.clients.model.think_mean);
+        let request = match self.plan.next(Source::Client(client)) {
+            Some(Decision::Request(request)) => Some(request),
+            _ => self.clients.draw(client),
+        };
+        self.next_request(client, delay);
+        let Some(request) = request else { return Ok(()) };
+        for wanted in &request.wanted {
+            let op = self.begin(client, request.asked, *wanted)?;
+            self.clock.after(self.clients.model.patience, Happening::Patience(op));
         }
-        let asked = if clients.rng.chance(model.reads) { Asked::Read } else { Asked::Put };
-        for _ in 0..clients.rng.between(1, model.batch_max) {
-            let op = self.begin(client, asked);
-            self.clock.after(model.patience, Happening::Patience(op));
-        }
+        self.decided(Decision::Request(request));
         // A client that was just refused waits before it asks for anything again.
         if self.clients.clients[client].retry_due { Ok(()) } else { self.submit(client) }
     }
 
     /// A last write when all faults are over: it has to commit, and its client waits for ever.
-    pub(crate) fn last_request(&mut self) -> OpId {
-        let op = self.begin(0, Asked::Put);
+    pub(crate) fn last_request(&mut self) -> Result<OpId, Broken> {
+        let wanted = Wanted::draw(&mut self.operator.rng, &self.clients.model);
+        let op = self.begin(0, Asked::Put, wanted)?;
         self.retry_soon(0);
-        op
+        Ok(op)
     }
 
-    fn begin(&mut self, client: usize, asked: Asked) -> OpId {
-        let clients = &mut self.clients;
-        let key = clients.rng.below(clients.model.keys) as u16;
+    fn begin(&mut self, client: usize, asked: Asked, wanted: Wanted) -> Result<OpId, Broken> {
+        let Wanted { key, padding, seed } = wanted;
         let op = self.checks.operations.begin(asked, key);
         let command = match asked {
             Asked::Put => {
-                let padding = clients.rng.below(clients.model.padding_max + 1) as usize;
-                let command = put(op, key, padding);
+                let user = self.workload.command(&mut Rng::new(seed, 0));
+                let bytes_max = self.workload.command_bytes_max();
+                ensure!(
+                    "workload",
+                    user.len() as u64 <= bytes_max,
+                    "a command has {} bytes, and command_bytes_max() says {bytes_max}",
+                    user.len()
+                );
+                let command = put(op, key, &user, padding.into());
                 self.checks.operations.command(op, &command);
                 Bytes::from(command)
             }
             Asked::Read => Bytes::new(),
         };
-        let stage = Stage::Queued;
         let attempt = Attempt {
             client,
             asked,
             key,
             command,
-            stage,
+            stage: Stage::Queued,
             answered: false,
             forgotten: false,
             abandoned: false,
         };
-        clients.attempts.push(attempt);
-        clients.clients[client].outstanding += 1;
-        clients.clients[client].queue.push_back(op);
-        op
+        self.clients.attempts.push(attempt);
+        let state = &mut self.clients.clients[client];
+        state.outstanding += 1;
+        state.queue.push_back(op);
+        Ok(op)
     }
 
     /// A client tries again.
@@ -167,17 +261,18 @@ impl World<'_> {
         let state = &mut self.clients.clients[client];
         if !state.retry_due {
             state.retry_due = true;
-            let delay = MILLISECOND + self.clients.rng.exponential(10 * MILLISECOND);
+            let delay = MILLISECOND + state.rng.exponential(10 * MILLISECOND);
             self.clock.after(delay, Happening::Retry(client));
         }
     }
 
-    /// Any server that is switched on.
-    fn any_server(&mut self) -> usize {
-        let there = self.servers.iter().filter(|server| server.is_enlisted()).count();
-        let chosen = self.clients.rng.index(there);
-        let mut on = (0..self.servers.len()).filter(|at| self.servers[*at].is_enlisted());
-        on.nth(chosen).unwrap_or(0)
+    /// Any server that is switched on, as a client picks one.
+    fn any_server(&mut self, client: usize) -> usize {
+        let on = |at: &usize| self.servers[*at].is_enlisted() && self.may_answer(*at);
+        let there = (0..self.servers.len()).filter(on).count();
+        let chosen = self.clients.clients[client].rng.index(there);
+        let on = |at: &usize| self.servers[*at].is_enlisted() && self.may_answer(*at);
+        (0..self.servers.len()).filter(on).nth(chosen).unwrap_or(0)
     }
 
     /// Asks a server for what waits in a client's queue.
@@ -187,18 +282,22 @@ impl World<'_> {
         while left > 0 {
             let model = self.clients.model;
             let mut target = self.clients.clients[client].target;
+            if !self.may_answer(target) {
+                target = self.any_server(client);
+                self.clients.clients[client].target = target;
+            }
             let next = self.clients.clients[client].queue.front().map(|op| self.clients.attempt(*op).asked);
             // Reads may be asked of anybody.
             let stray = if next == Some(Asked::Read) { model.stray.max(model.near) } else { model.stray };
-            if self.clients.rng.chance(stray) {
-                target = self.any_server();
+            if self.clients.clients[client].rng.chance(stray) {
+                target = self.any_server(client);
             }
             // Half of the clients wait when they are asked to, the others do not.
             let polite = client.is_multiple_of(2);
             let server = &self.servers[target];
             let (up, room) = (server.is_up(), server.has_room());
             if !up {
-                self.clients.clients[client].target = self.any_server();
+                self.clients.clients[client].target = self.any_server(client);
             }
             if !up || (polite && !room) {
                 self.retry_soon(client);
@@ -246,23 +345,19 @@ impl World<'_> {
             packer.push_bytes(attempt.command.clone());
         }
         let Some(first) = first else { return Ok(()) };
-        if self.traces() {
-            let wanted: Vec<String> = batch
-                .iter()
-                .map(|op| match self.clients.attempt(*op) {
-                    Attempt { asked: Asked::Put, key, .. } => format!("put k{key}={op}"),
-                    Attempt { asked: Asked::Read, key, .. } => format!("read k{key} (#{op})"),
-                })
-                .collect();
-            self.line(&format!("c{client} → n{} {} ticket {first}", target + 1, wanted.join(", ")));
-        }
+        let requests = || batch.iter().map(|op| self.clients.attempt(*op).asks(*op)).collect();
+        note!(self, target, What::Asks { client: client as u64, ticket: first.get(), requests: requests() });
         let count = u32::try_from(batch.len()).expect("a batch is a few operations");
         let event = match asked {
             Asked::Put => Event::Propose { first, commands: packer.finish() },
             Asked::Read => {
-                let lease = self.clients.rng.chance(self.clients.model.lease_reads);
+                let model = self.clients.model;
+                let lease = self.clients.clients[client].rng.chance(model.lease_reads);
                 let consistency = if lease { ReadConsistency::Lease } else { ReadConsistency::Linearizable };
                 self.summary.lease_reads += if lease { u64::from(count) } else { 0 };
+                if lease {
+                    batch.iter().for_each(|op| self.checks.operations.by_lease(*op));
+                }
                 Event::Read { tickets: Tickets::new(first, count), consistency }
             }
         };
@@ -276,21 +371,22 @@ impl World<'_> {
         match stage {
             Stage::Over => Ok(()),
             Stage::Queued => {
-                say!(self, "c{client} gives up #{op}, which nobody took");
+                note!(self, None, What::gives_up(client, op, "withdraws"));
                 self.checks.operations.withdrawn(op)?;
                 self.clients.over(op);
                 Ok(())
             }
             Stage::At { server, life, ticket } => {
                 // A node that is silent may have lost its leadership without knowing.
-                self.clients.clients[client].target = self.any_server();
+                self.clients.clients[client].target = self.any_server(client);
                 let reachable = self.servers[server].is_awake(now) && self.servers[server].life() == life;
-                if reachable && self.clients.rng.chance(self.clients.model.forget) {
+                let model = self.clients.model;
+                if reachable && self.clients.clients[client].rng.chance(model.forget) {
                     self.clients.attempt_mut(op).forgotten = true;
-                    say!(self, "c{client} → n{} forget #{op} ticket {ticket}", server + 1);
+                    note!(self, server, What::gives_up(client, op, "forgets"));
                     return self.step(server, Event::Forget { tickets: Tickets::one(ticket) });
                 }
-                say!(self, "c{client} walks away from #{op}");
+                note!(self, server, What::gives_up(client, op, "leaves"));
                 self.clients.attempt_mut(op).abandoned = true;
                 self.clients.clients[client].outstanding -= 1;
                 Ok(())
@@ -311,7 +407,7 @@ impl World<'_> {
         offset: u64,
         outcome: &WriteOutcome,
     ) -> Check {
-        say!(self, "n{} → c{} {outcome:?} for put #{op}", at + 1, self.clients.attempt(op).client);
+        note!(self, at, What::answers(self.clients.attempt(op).client, op, true, outcome));
         self.clients.answered += 1;
         match outcome {
             WriteOutcome::Committed { first, applied_here } => {
@@ -328,8 +424,7 @@ impl World<'_> {
             WriteOutcome::Superseded => {
                 self.checks.operations.superseded(op)?;
                 self.clients.over(op);
-                self.again_if_last(op);
-                Ok(())
+                self.again_if_last(op)
             }
             WriteOutcome::NotLeader { leader } => self.refused(op, Some(*leader)),
             WriteOutcome::Busy => {
@@ -345,7 +440,7 @@ impl World<'_> {
 
     /// A node answered a read that it did not serve.
     pub(crate) fn read_answered(&mut self, at: usize, op: OpId, outcome: &ReadOutcome) -> Check {
-        say!(self, "n{} → c{} {outcome:?} for read #{op}", at + 1, self.clients.attempt(op).client);
+        note!(self, at, What::answers(self.clients.attempt(op).client, op, false, outcome));
         self.clients.answered += 1;
         match outcome {
             ReadOutcome::NotLeader { leader } => self.refused(op, Some(*leader)),
@@ -362,7 +457,7 @@ impl World<'_> {
         self.clients.answered += 1;
         let key = self.clients.attempt(op).key;
         let saw = self.servers[at].machine().get(key);
-        say!(self, "n{} → c{} read #{op} k{key}={saw:?}", at + 1, self.clients.attempt(op).client);
+        note!(self, at, What::serves(self.clients.attempt(op).client, op, key, saw));
         self.checks.operations.served(op, saw)?;
         self.clients.attempt_mut(op).answered = true;
         self.clients.over(op);
@@ -382,7 +477,7 @@ impl World<'_> {
         clients.attempt_mut(op).stage = Stage::Queued;
         let hint = leader.map(|leader| match leader {
             Some(leader) => usize::try_from(leader.get()).unwrap_or(1).saturating_sub(1),
-            None => self.any_server(),
+            None => self.any_server(client),
         });
         let servers = self.servers.len();
         let state = &mut self.clients.clients[client];
@@ -408,7 +503,6 @@ impl World<'_> {
         );
         self.summary.unknown += u64::from(!forgotten);
         self.clients.over(op);
-        self.again_if_last(op);
-        Ok(())
+        self.again_if_last(op)
     }
 }

@@ -63,34 +63,71 @@ impl<E> Clock<E> {
     }
 }
 
-/// A server's own clock: it has an epoch of its own and runs a little fast or slow, as real ones do.
-#[derive(Clone, Copy, Debug, Default)]
+/// A server's own clock: it has an epoch of its own, runs a little fast or slow, and sometimes jumps.
+///
+/// * What a node is shown never runs backwards, as its driver owes it (duty 3): a clock that was set back stands
+///   still until the time that it has shown already comes again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LocalClock {
-    /// What it shows when the simulated time is zero.
-    pub(crate) epoch: Nanos,
+    /// It has run since then, and shows `shown` until then.
+    from: Nanos,
+    shown: Nanos,
     /// Nanoseconds gained (or lost) every million.
-    pub(crate) drift_ppm: i32,
+    drift_ppm: i32,
 }
 
 impl LocalClock {
+    /// A clock that shows `epoch` at the simulated time zero.
+    pub(crate) fn new(epoch: Nanos, drift_ppm: i32) -> Self {
+        Self { from: 0, shown: epoch, drift_ppm }
+    }
+
     /// What this clock shows at `now`.
     pub(crate) fn at(self, now: Nanos) -> Nanos {
         // A run of a day with a clock off by a twentieth still fits.
-        let gained = (now as i64).saturating_mul(i64::from(self.drift_ppm)) / 1_000_000;
-        (self.epoch + now).saturating_add_signed(gained)
+        let elapsed = now.saturating_sub(self.from);
+        let gained = (elapsed as i64).saturating_mul(i64::from(self.drift_ppm)) / 1_000_000;
+        (self.shown + elapsed).saturating_add_signed(gained)
     }
 
-    /// The first simulated instant at which this clock shows `local` or more.
+    /// The first simulated instant at which this clock shows `local` or more. Zero if it always has.
     pub(crate) fn when(self, local: Nanos) -> Nanos {
-        let elapsed = local.saturating_sub(self.epoch);
+        let Some(elapsed) = local.checked_sub(self.shown).filter(|elapsed| *elapsed > 0) else { return 0 };
         let drift = i64::from(self.drift_ppm);
         let gained = (elapsed as i64).saturating_mul(drift) / (1_000_000 + drift);
-        let mut now = elapsed.saturating_add_signed(-gained).saturating_sub(2);
+        let mut now = self.from + elapsed.saturating_add_signed(-gained).saturating_sub(2);
         // Rounding is off by a nanosecond or two.
         while self.at(now) < local {
             now += 1;
         }
         now
+    }
+
+    /// At `now` it is set ahead.
+    pub(crate) fn jump_ahead(&mut self, now: Nanos, by: Nanos) {
+        // One that stands still goes on at once if it is set ahead by more than it was set back.
+        let still = self.from.saturating_sub(now);
+        self.set(now, by.saturating_sub(still), still.saturating_sub(by));
+    }
+
+    /// At `now` it is set back.
+    pub(crate) fn jump_back(&mut self, now: Nanos, by: Nanos) {
+        self.set(now, 0, self.from.saturating_sub(now) + by);
+    }
+
+    /// From `now` on it runs at another speed.
+    pub(crate) fn set_drift(&mut self, now: Nanos, drift_ppm: i32) {
+        self.set(now, 0, self.from.saturating_sub(now));
+        self.drift_ppm = drift_ppm;
+    }
+
+    /// If it stands still, it goes on.
+    pub(crate) fn go_on(&mut self, now: Nanos) {
+        self.from = now.min(self.from);
+    }
+
+    fn set(&mut self, now: Nanos, ahead: Nanos, still: Nanos) {
+        (self.shown, self.from) = (self.at(now) + ahead, now + still);
     }
 }
 
@@ -116,18 +153,49 @@ mod tests {
         assert_eq!(clock.pop(), None);
     }
 
+    /// Looks at the clock now and then: what it shows never goes back, and `when` is its exact inverse.
+    fn watch(local: LocalClock, from: Nanos, until: Nanos) -> Nanos {
+        let mut before = 0;
+        for now in (from..until).step_by(12_345_677) {
+            let shown = local.at(now);
+            assert!(shown >= before);
+            before = shown;
+            let when = local.when(shown).max(from);
+            assert!(local.at(when) >= shown && (when == from || local.at(when - 1) < shown));
+        }
+        before
+    }
+
     #[test]
     fn a_local_clock_is_monotonic_and_its_inverse_is_exact() {
         for drift_ppm in [-50_000, -3, 0, 7, 50_000] {
-            let local = LocalClock { epoch: 1_234_567, drift_ppm };
-            let mut before = 0;
-            for now in (0..1_000_000_000).step_by(12_345_677) {
-                let shown = local.at(now);
-                assert!(shown >= before);
-                before = shown;
-                let when = local.when(shown);
-                assert!(local.at(when) >= shown && (when == 0 || local.at(when - 1) < shown));
-            }
+            watch(LocalClock::new(1_234_567, drift_ppm), 0, SECOND);
+        }
+    }
+
+    #[test]
+    fn a_clock_jumps_ahead_and_stands_still_when_it_is_set_back() {
+        for drift_ppm in [-50_000, 0, 50_000] {
+            let mut local = LocalClock::new(77, drift_ppm);
+            let shown = watch(local, 0, SECOND);
+            local.jump_ahead(SECOND, 5_000);
+            assert!(local.at(SECOND) >= shown + 5_000);
+            let shown = watch(local, SECOND, 2 * SECOND);
+            local.jump_back(2 * SECOND, MILLISECOND);
+            local.set_drift(2 * SECOND, -drift_ppm);
+            let still = local.at(2 * SECOND);
+            assert!(still >= shown);
+            assert_eq!(local.at(2 * SECOND + MILLISECOND), still);
+            assert!(local.at(2 * SECOND + 2 * MILLISECOND) > still);
+            assert!(local.when(still + 1) > 2 * SECOND + MILLISECOND);
+            watch(local, 2 * SECOND, 3 * SECOND);
+            // Ahead by less than it was set back: it stands still for the rest.
+            local.jump_back(3 * SECOND, 10 * MILLISECOND);
+            local.jump_ahead(3 * SECOND, 4 * MILLISECOND);
+            assert_eq!(local.at(3 * SECOND), local.at(3 * SECOND + 6 * MILLISECOND));
+            assert!(local.at(3 * SECOND) < local.at(3 * SECOND + 7 * MILLISECOND));
+            local.go_on(3 * SECOND + MILLISECOND);
+            assert!(local.at(3 * SECOND) < local.at(3 * SECOND + 2 * MILLISECOND));
         }
     }
 }

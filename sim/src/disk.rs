@@ -7,13 +7,23 @@
 //! * A record is there or not. A write may be stored as several records, one for each of its parts and for pieces of
 //!   its entries, so that a crash can cut it between them.
 //! * A compaction is done at once for those who read, and a crash may undo it.
+//! * An append or a sync may fail. What that leaves of the file is for the next start to read, as after any crash: the
+//!   driver's duty is to drop the node, never to try again (duty 4).
+//! * A bit may change while the server is down. Behind the synced bytes that is a torn tail; within them recovery fails.
+
+mod parts;
+mod view;
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 use raft_core::wire::{RecordReader, encode_record};
 use raft_core::{Entries, LogId, LogIndex, LogRecovery, LogScan, Write, WriteId};
+use serde::{Deserialize, Serialize};
 
+pub(crate) use self::parts::parts_of;
+use self::view::LogView;
+use crate::clock::Nanos;
 use crate::rng::fold;
 
 /// Why a disk cannot be used after a crash. Each is a bug: of the format, or of whoever wrote.
@@ -23,6 +33,36 @@ pub(crate) enum DiskError {
     DamagedBeforeSync { at: usize, synced: usize, reason: String },
     #[error("record at byte {at} contradicts those before it: {reason}")]
     Contradiction { at: usize, reason: String },
+}
+
+/// Why an append or a sync failed.
+#[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
+pub(crate) enum WriteFailed {
+    #[error("input/output error")]
+    Error,
+    #[error("no space left on the disk")]
+    Full,
+}
+
+/// What will fail once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Failing {
+    /// The next append, of which no more than so many bytes are written. It may be all of them.
+    Append { kept_bytes: usize },
+    /// The sync that finishes next. Nobody knows what of it is on the disk.
+    Sync,
+}
+
+/// Where a bit changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rot {
+    /// There is nothing on the disk.
+    Nowhere,
+    /// In what was synced: recovery has to fail.
+    Synced,
+    /// Behind it. So many of the unsynced records that were whole still are.
+    Tail { whole: usize },
 }
 
 /// What lies behind the place where a crash cut the file.
@@ -50,42 +90,77 @@ pub(crate) struct Disk {
     unsynced: VecDeque<Unsynced>,
     /// A sync is under way for this many bytes.
     syncing: Option<usize>,
+    failing: Option<Failing>,
+    /// An append has failed: what is behind this never came to the disk.
+    torn_at: Option<usize>,
+    full_until: Nanos,
+    /// Where the unsynced records end that a crash has left whole.
+    survivors: Vec<usize>,
+    /// A bit of the synced bytes has changed.
+    rotten: bool,
     view: LogView,
     /// Through where entries were dropped by a compaction, and how much of that a crash cannot undo.
     compacted: LogId,
     compacted_durably: LogId,
 }
 
-/// The parts of a write in the order in which they are stored, its entries in as many pieces.
-pub(crate) fn parts_of(write: &Write, pieces: u64) -> Vec<Write> {
-    let part = |entries| Write { id: write.id, hard_state: None, reset_to: None, entries };
-    let mut parts = Vec::new();
-    if write.hard_state.is_some() {
-        parts.push(Write { hard_state: write.hard_state, ..part(Entries::empty()) });
-    }
-    if write.reset_to.is_some() {
-        parts.push(Write { reset_to: write.reset_to, ..part(Entries::empty()) });
-    }
-    if let Some((mut first, last)) = write.entries.first().zip(write.entries.last()) {
-        let step = write.entries.len().div_ceil(pieces.max(1));
-        while first.index <= last.index {
-            let next = first.index.plus(step);
-            parts.push(part(write.entries.slice(first.index, next.prev())));
-            first.index = next;
-        }
-    }
-    if parts.is_empty() {
-        parts.push(part(Entries::empty()));
-    }
-    parts
-}
-
 impl Disk {
     /// Appends a write, or a part of one, as a record. It is not durable yet.
-    pub(crate) fn append(&mut self, write: &Write) {
+    ///
+    /// # Errors
+    /// If it fails: then a crash follows, and a part of the record may be there after it, even all of it.
+    pub(crate) fn append(&mut self, now: Nanos, write: &Write) -> Result<(), WriteFailed> {
+        let before = self.file.len();
         encode_record(write, crc32fast::hash, &mut self.file);
         self.unsynced.push_back(Unsynced { id: write.id, end: self.file.len() });
+        if self.is_full(now) {
+            self.torn_at = Some(before.midpoint(self.file.len()));
+            return Err(WriteFailed::Full);
+        }
+        if let Some(Failing::Append { kept_bytes }) = self.failing {
+            self.torn_at = Some(before.saturating_add(kept_bytes));
+            return Err(WriteFailed::Error);
+        }
         self.view.take_in(write.reset_to, &write.entries);
+        Ok(())
+    }
+
+    /// Something will fail, once.
+    pub(crate) fn fail(&mut self, failing: Failing) {
+        self.failing = Some(failing);
+    }
+
+    /// There is no space left until then.
+    pub(crate) fn fill(&mut self, until: Nanos) {
+        self.full_until = until;
+    }
+
+    pub(crate) fn is_full(&self, now: Nanos) -> bool {
+        self.full_until > now
+    }
+
+    /// Nothing fails from now on. What is rotten stays so.
+    pub(crate) fn heal(&mut self) {
+        (self.failing, self.full_until) = (None, 0);
+    }
+
+    /// While the server is down a bit changes: which one, is counted around the file.
+    pub(crate) fn rot(&mut self, bit: u64) -> Rot {
+        let bits = self.file.len() as u64 * 8;
+        let Some(bit) = bit.checked_rem(bits) else { return Rot::Nowhere };
+        let at = (bit / 8) as usize;
+        self.file[at] ^= 1 << (bit % 8);
+        if at < self.synced_bytes {
+            self.rotten = true;
+            return Rot::Synced;
+        }
+        self.survivors.retain(|end| *end <= at);
+        Rot::Tail { whole: self.survivors.len() }
+    }
+
+    /// Whether recovery has to fail.
+    pub(crate) fn is_rotten(&self) -> bool {
+        self.rotten
     }
 
     /// Drops the entries through this one, or as many of them as lie in records of which nothing else is needed. A
@@ -108,19 +183,32 @@ impl Disk {
     }
 
     /// Finishes the sync under way: the last write that it made durable.
-    pub(crate) fn finish_sync(&mut self) -> Option<WriteId> {
-        self.synced_bytes = self.syncing.take()?;
+    ///
+    /// # Errors
+    /// If it fails: then nobody knows what is durable.
+    pub(crate) fn finish_sync(&mut self) -> Result<Option<WriteId>, WriteFailed> {
+        if self.failing == Some(Failing::Sync) {
+            self.failing = None;
+            return Err(WriteFailed::Error);
+        }
+        let Some(synced_bytes) = self.syncing.take() else { return Ok(None) };
+        self.synced_bytes = synced_bytes;
         let mut last = None;
-        while let Some(write) = self.unsynced.front().filter(|write| write.end <= self.synced_bytes) {
+        while let Some(write) = self.unsynced.front().filter(|write| write.end <= synced_bytes) {
             last = Some(write.id);
             self.unsynced.pop_front();
         }
-        last
+        Ok(last)
     }
 
     /// Whether appended writes wait for a sync that has not begun.
     pub(crate) fn wants_sync(&self) -> bool {
         self.syncing.is_none() && self.synced_bytes < self.file.len()
+    }
+
+    /// How long the file is.
+    pub(crate) fn bytes(&self) -> usize {
+        self.file.len()
     }
 
     /// How many bytes a crash could lose.
@@ -136,7 +224,8 @@ impl Disk {
         } else {
             self.compacted = self.compacted_durably;
         }
-        let end = self.file.len().min(self.synced_bytes.saturating_add(kept));
+        let most = self.torn_at.take().unwrap_or(usize::MAX).min(self.file.len());
+        let end = most.min(self.synced_bytes.saturating_add(kept));
         let lost = self.file.split_off(end);
         match wreck {
             Wreck::Cut => {}
@@ -150,11 +239,11 @@ impl Disk {
         }
         // Zeros where there were zeros are nothing lost.
         let spared = self.file[end..].iter().zip(&lost).take_while(|(now, before)| now == before).count();
-        let whole = self.unsynced.iter().filter(|write| write.end <= end + spared).count();
-        self.unsynced.clear();
-        self.syncing = None;
+        self.survivors = self.unsynced.drain(..).map(|write| write.end).collect();
+        self.survivors.retain(|written| *written <= end + spared);
+        (self.syncing, self.failing) = (None, None);
         self.view = LogView::default();
-        whole
+        self.survivors.len()
     }
 
     /// Reads the file after a crash. What it keeps is durable from then on.
@@ -186,6 +275,7 @@ impl Disk {
         }
         self.file.truncate(good);
         self.synced_bytes = good;
+        self.survivors.clear();
         scan.compact(self.compacted_durably);
         let found = scan.finish();
         view.compact(found.base.index);
@@ -196,76 +286,6 @@ impl Disk {
     /// Entries from `from` through `through` at most, about `bytes_max` bytes. `None` if `from` is not there.
     pub(crate) fn read(&self, from: LogIndex, through: LogIndex, bytes_max: u64) -> Option<Entries> {
         self.view.read(from, through, bytes_max)
-    }
-}
-
-/// The log as the records add up to it: what a read sees.
-#[derive(Default)]
-struct LogView {
-    /// Consecutive, none empty.
-    parts: Vec<Entries>,
-}
-
-fn first_of(entries: &Entries) -> LogIndex {
-    entries.first().map_or(LogIndex::ZERO, |id| id.index)
-}
-
-fn last_of(entries: &Entries) -> LogIndex {
-    entries.last().map_or(LogIndex::ZERO, |id| id.index)
-}
-
-impl LogView {
-    fn take_in(&mut self, reset_to: Option<LogId>, entries: &Entries) {
-        if reset_to.is_some() {
-            self.parts.clear();
-        }
-        self.replace_from(entries);
-    }
-
-    /// The last entry of the last record that ends at or before `through`.
-    fn last_record_within(&self, through: LogIndex) -> Option<LogId> {
-        let within = self.parts.partition_point(|part| last_of(part) <= through);
-        self.parts.get(within.checked_sub(1)?)?.last()
-    }
-
-    fn compact(&mut self, through: LogIndex) {
-        let dropped = self.parts.partition_point(|part| last_of(part) <= through);
-        self.parts.drain(..dropped);
-        if let Some(part) = self.parts.first_mut()
-            && first_of(part) <= through
-        {
-            *part = part.slice(through.next(), last_of(part));
-        }
-    }
-
-    fn replace_from(&mut self, entries: &Entries) {
-        if entries.is_empty() {
-            return;
-        }
-        let first = first_of(entries);
-        while self.parts.pop_if(|part| first_of(part) >= first).is_some() {}
-        if let Some(part) = self.parts.last_mut()
-            && last_of(part) >= first
-        {
-            *part = part.slice(first_of(part), first.prev());
-        }
-        self.parts.push(entries.clone());
-    }
-
-    fn read(&self, from: LogIndex, through: LogIndex, bytes_max: u64) -> Option<Entries> {
-        let start = self.parts.partition_point(|part| last_of(part) < from);
-        let mut found = Vec::new();
-        let mut bytes = 0;
-        for part in self.parts.get(start..)? {
-            if first_of(part) > through || bytes >= bytes_max {
-                break;
-            }
-            let part = part.slice(from, through);
-            bytes += part.size_bytes();
-            found.push(part);
-        }
-        let joined = Entries::join(found).expect("the parts of a view are consecutive");
-        (joined.first()?.index == from).then(|| joined.prefix(bytes_max))
     }
 }
 
@@ -283,6 +303,10 @@ mod tests {
         Some(HardState { term: Term::new(term), voted_for: Some(NodeId::new(1)) })
     }
 
+    fn synced(disk: &mut Disk) -> Option<u64> {
+        disk.finish_sync().unwrap().map(WriteId::get)
+    }
+
     /// Two synced writes, then two that are not.
     fn disk() -> (Disk, [usize; 4]) {
         let mut disk = Disk::default();
@@ -294,12 +318,12 @@ mod tests {
             write(4, hard_state(3), commands(4, 3, &["e", "f"])),
         ];
         for (at, write) in writes.iter().enumerate() {
-            disk.append(write);
+            disk.append(0, write).unwrap();
             ends[at] = disk.file.len();
             if at == 1 {
                 assert!(disk.start_sync());
                 assert!(!disk.start_sync());
-                assert_eq!(disk.finish_sync().map(WriteId::get), Some(2));
+                assert_eq!(synced(&mut disk), Some(2));
             }
         }
         (disk, ends)
@@ -357,11 +381,11 @@ mod tests {
     #[test]
     fn a_sync_covers_what_was_appended_before_it_began() {
         let mut disk = Disk::default();
-        disk.append(&write(1, None, commands(1, 1, &["a"])));
+        disk.append(0, &write(1, None, commands(1, 1, &["a"]))).unwrap();
         assert!(disk.start_sync());
-        disk.append(&write(2, None, commands(2, 1, &["b"])));
+        disk.append(0, &write(2, None, commands(2, 1, &["b"]))).unwrap();
         assert!(!disk.wants_sync());
-        assert_eq!(disk.finish_sync().map(WriteId::get), Some(1));
+        assert_eq!(synced(&mut disk), Some(1));
         assert!(disk.wants_sync());
         assert_eq!(disk.crash(usize::MAX, Wreck::Cut, true), 1);
     }
@@ -380,7 +404,8 @@ mod tests {
             let found = disk.recover().unwrap();
             assert_eq!((found.base, found.last), (if keeps { id(2, 1) } else { LogId::ZERO }, id(5, 3)));
             assert_eq!(read(&disk, 2).is_none(), keeps);
-            disk.append(&Write { reset_to: Some(id(9, 3)), ..write(5, None, commands(10, 3, &["g"])) });
+            disk.append(0, &Write { reset_to: Some(id(9, 3)), ..write(5, None, commands(10, 3, &["g"])) })
+                .unwrap();
             assert_eq!(read(&disk, 5), None);
             disk.crash(usize::MAX, Wreck::Cut, keeps);
             let found = disk.recover().unwrap();
@@ -389,16 +414,71 @@ mod tests {
     }
 
     #[test]
-    fn a_write_can_be_cut_between_its_parts_in_their_order() {
-        let whole =
-            Write { reset_to: Some(id(6, 2)), ..write(1, hard_state(3), commands(7, 3, &["a", "b", "c"])) };
-        let parts = parts_of(&whole, 2);
-        let shapes: Vec<_> = parts
-            .iter()
-            .map(|part| (part.hard_state.is_some(), part.reset_to.is_some(), part.entries.len()))
-            .collect();
-        assert_eq!(shapes, [(true, false, 0), (false, true, 0), (false, false, 2), (false, false, 1)]);
-        assert_eq!(Entries::join(parts.into_iter().map(|part| part.entries)).unwrap(), whole.entries);
-        assert_eq!(parts_of(&write(1, None, Entries::empty()), 3).len(), 1);
+    fn a_failed_append_leaves_a_torn_record_and_a_full_disk_takes_nothing() {
+        let more = write(5, hard_state(4), commands(6, 4, &["g"]));
+        let mut bytes = Vec::new();
+        encode_record(&more, crc32fast::hash, &mut bytes);
+        for kept_bytes in [0, 1, bytes.len() - 1, bytes.len(), usize::MAX] {
+            let (mut disk, ends) = disk();
+            disk.fail(Failing::Append { kept_bytes });
+            assert_eq!(disk.append(0, &more), Err(WriteFailed::Error));
+            let whole = usize::from(kept_bytes >= bytes.len());
+            assert_eq!(disk.crash(usize::MAX, Wreck::Cut, true), 2 + whole);
+            assert_eq!(disk.file.len(), ends[3] + kept_bytes.min(bytes.len()));
+            assert_eq!(disk.recover().unwrap().last, [id(5, 3), id(6, 4)][whole]);
+        }
+        let (mut disk, _) = disk();
+        disk.fill(100);
+        assert_eq!(disk.append(99, &more), Err(WriteFailed::Full));
+        assert_eq!(disk.crash(usize::MAX, Wreck::Cut, true), 2);
+        assert_eq!(disk.recover().unwrap().last, id(5, 3));
+        assert!(disk.is_full(99));
+        disk.append(100, &more).unwrap();
+        assert!(disk.start_sync());
+        assert_eq!(synced(&mut disk), Some(5));
+    }
+
+    #[test]
+    fn what_a_failed_append_lacked_may_be_there_all_the_same() {
+        // The record ends with a zero, and so does what the file system leaves behind the cut.
+        let (mut disk, _) = disk();
+        disk.fail(Failing::Append { kept_bytes: 0 });
+        let state = Some(HardState { term: Term::new(4), voted_for: None });
+        let ends_with_zeros = write(5, state, Entries::empty());
+        assert_eq!(disk.append(0, &ends_with_zeros), Err(WriteFailed::Error));
+        let bytes = disk.file.len();
+        disk.torn_at = Some(bytes - 1);
+        assert_eq!(disk.crash(usize::MAX, Wreck::Zeros(9), true), 3);
+        assert_eq!(disk.recover().unwrap().hard_state.term.get(), 4);
+    }
+
+    #[test]
+    fn a_failed_sync_makes_nothing_durable() {
+        let (mut disk, _) = disk();
+        assert!(disk.start_sync());
+        disk.fail(Failing::Sync);
+        assert_eq!(disk.finish_sync(), Err(WriteFailed::Error));
+        disk.crash(0, Wreck::Cut, true);
+        assert_eq!(disk.recover().unwrap().last, id(3, 1));
+    }
+
+    #[test]
+    fn a_changed_bit_is_an_error_in_the_synced_bytes_and_a_torn_tail_behind_them() {
+        let (whole, ends) = disk();
+        for bit in 0..whole.file.len() as u64 * 8 {
+            let (mut disk, _) = self::disk();
+            assert_eq!(disk.crash(usize::MAX, Wreck::Cut, true), 2);
+            let found = disk.rot(bit);
+            let at = usize::try_from(bit / 8).unwrap();
+            if at < ends[1] {
+                assert_eq!(found, Rot::Synced);
+                assert!(disk.is_rotten() && disk.recover().is_err(), "bit {bit} went unseen");
+            } else {
+                let whole = usize::from(at >= ends[2]);
+                assert_eq!(found, Rot::Tail { whole });
+                assert_eq!(disk.recover().unwrap().last, [id(3, 1), id(3, 2)][whole]);
+            }
+        }
+        assert_eq!(Disk::default().rot(7), Rot::Nowhere);
     }
 }

@@ -1,72 +1,309 @@
 //! What goes wrong, and when.
 //!
 //! * A fault may come at any event, also between two actions of one step.
-//! * Each fault ends by itself; when the run's time is over none is left.
+//! * A fault is first drawn, with everything that it needs, and then done: what was drawn can be done again.
+//! * Each fault ends by itself; when the run's time is over none is left. Only a lost disk stays lost.
+//! * No more disks are lost than the cluster can bear: a run without a majority proves nothing.
 
-use raft_core::{Event, NodeId, RoleKind};
+mod draw;
+mod loss;
+mod perform;
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
 
 use crate::check::Check;
-use crate::clock::{MILLISECOND, Nanos};
-use crate::server::Waiter;
-use crate::world::{Happening, World, say};
+use crate::clock::Nanos;
+use crate::disk::Failing;
+use crate::rng::Ppm;
+use crate::trace::What;
+use crate::transcript::{Decision, Source};
+use crate::workload::Workload;
+use crate::world::{Happening, World, note};
+
+/// What goes wrong in a run, and how badly.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct FaultModel {
+    /// Mean time between faults; `None` for a calm run.
+    pub(crate) interval_mean: Option<Nanos>,
+    #[serde(skip)]
+    pub(crate) weights: [u64; FaultKind::ALL.len()],
+    pub(crate) down_mean: Nanos,
+    pub(crate) cut_mean: Nanos,
+    pub(crate) pause_mean: Nanos,
+    /// How long a flapping link stays down, or up, at a time.
+    pub(crate) flap_mean: Nanos,
+    /// What a slow link adds to a delay, and what it takes for a byte.
+    pub(crate) slow_mean: Nanos,
+    pub(crate) slow_byte_mean: Nanos,
+    /// How long a disk stays full.
+    pub(crate) full_mean: Nanos,
+    /// By how much clocks are set ahead.
+    pub(crate) jump_mean: Nanos,
+    /// The greatest speed, off by so much, to which a clock changes.
+    pub(crate) drift_ppm_max: u64,
+    /// How often a leader that hands over is cut off as it does.
+    pub(crate) spite: Ppm,
+    /// How often a fault picks the leader as its victim.
+    pub(crate) at_leader: Ppm,
+}
+
+impl FaultModel {
+    /// Whether disks are lost for good.
+    pub(crate) fn loses_disks(&self) -> bool {
+        let lose = [FaultKind::BitRot, FaultKind::DiskLost];
+        self.interval_mean.is_some() && lose.iter().any(|kind| self.weights[*kind as usize] > 0)
+    }
+}
 
 /// The kinds of faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
-    /// One server crashes.
+pub(crate) enum FaultKind {
     Crash,
-    /// One server crashes in the middle of what it will do next.
     CrashSoon,
-    /// All servers crash.
     CrashAll,
-    /// The cluster falls into two parts.
+    CrashRolling,
     Partition,
-    /// One server is alone.
     Isolate,
-    /// One direction between two servers is cut.
     OneWay,
-    /// One server hears nobody, and is heard.
     Deaf,
-    /// One server hears everybody, and is not heard.
     Mute,
-    /// One server's process stands still.
+    Flap,
+    Slow,
     Pause,
-    /// One server's disk stands still.
     Stall,
-    /// An operator wants an election.
+    SlowDisk,
+    DiskError,
+    DiskFull,
+    BitRot,
+    DiskLost,
+    ClockAhead,
+    ClockBack,
+    ClockSpeed,
     Campaign,
-    /// A transport says that it lost its connection.
     Unreachable,
-    /// The leader hears nobody, all others start anew in a moment, and one of them is told to campaign: whatever they
-    /// had promised that leader must outlive their memory.
     Usurp,
 }
 
-impl Fault {
+impl FaultKind {
     /// Every kind.
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 24] = [
         Self::Crash,
         Self::CrashSoon,
         Self::CrashAll,
+        Self::CrashRolling,
         Self::Partition,
         Self::Isolate,
         Self::OneWay,
         Self::Deaf,
         Self::Mute,
+        Self::Flap,
+        Self::Slow,
         Self::Pause,
         Self::Stall,
+        Self::SlowDisk,
+        Self::DiskError,
+        Self::DiskFull,
+        Self::BitRot,
+        Self::DiskLost,
+        Self::ClockAhead,
+        Self::ClockBack,
+        Self::ClockSpeed,
         Self::Campaign,
         Self::Unreachable,
         Self::Usurp,
     ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Crash => "crashes",
+            Self::CrashSoon => "crashes amid actions",
+            Self::CrashAll => "crashes of all",
+            Self::CrashRolling => "rolling restarts",
+            Self::Partition => "partitions",
+            Self::Isolate => "isolated servers",
+            Self::OneWay => "one-way cuts",
+            Self::Deaf => "deaf servers",
+            Self::Mute => "mute servers",
+            Self::Flap => "flapping links",
+            Self::Slow => "slow links",
+            Self::Pause => "pauses",
+            Self::Stall => "stalled disks",
+            Self::SlowDisk => "slow disks",
+            Self::DiskError => "disk errors",
+            Self::DiskFull => "full disks",
+            Self::BitRot => "rotten disks",
+            Self::DiskLost => "lost disks",
+            Self::ClockAhead => "clocks set ahead",
+            Self::ClockBack => "clocks set back",
+            Self::ClockSpeed => "clocks at another speed",
+            Self::Campaign => "elections on demand",
+            Self::Unreachable => "lost connections",
+            Self::Usurp => "usurpers",
+        }
+    }
 }
 
-impl World<'_> {
+/// A fault with all that was drawn for it. Servers are counted from 0, times are nanoseconds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Fault {
+    /// A server crashes.
+    Crash { server: usize, down: Nanos },
+    /// A server crashes after so many more actions.
+    CrashSoon { server: usize, actions: u64, down: Nanos },
+    /// All servers crash.
+    CrashAll { downs: Vec<Nanos> },
+    /// Servers crash one after the other: which, how long after the beginning, for how long.
+    CrashRolling { crashes: Vec<(usize, Nanos, Nanos)> },
+    /// The cluster falls into two parts: the servers whose bits are set, and the others.
+    Partition { group: u64, lasts: Nanos },
+    /// A server is alone.
+    Isolate { server: usize, lasts: Nanos },
+    /// One direction between two servers is cut.
+    OneWay { from: usize, to: usize, lasts: Nanos },
+    /// A server hears nobody, and is heard.
+    Deaf { server: usize, lasts: Nanos },
+    /// A server hears everybody, and is not heard.
+    Mute { server: usize, lasts: Nanos },
+    /// The link between two servers, or all links of one, goes down and up again and again.
+    Flap { server: usize, peer: Option<usize>, lasts: Nanos, down: Nanos, up: Nanos },
+    /// The link between two servers, or all links of one, is slow.
+    Slow { server: usize, peer: Option<usize>, lasts: Nanos, delay: Nanos, nanos_per_byte: Nanos },
+    /// A server's process stands still.
+    Pause { server: usize, lasts: Nanos },
+    /// A server's disk stands still.
+    Stall { server: usize, lasts: Nanos },
+    /// A server's disk takes so much longer, on average, for each sync.
+    SlowDisk { server: usize, lasts: Nanos, more_mean: Nanos },
+    /// An append or a sync fails.
+    DiskError { server: usize, failing: Failing },
+    /// A server's disk has no space left.
+    DiskFull { server: usize, lasts: Nanos },
+    /// A server crashes, and while it is down a bit changes: of its log with the hard state, or of its newest snapshot.
+    BitRot { server: usize, down: Nanos, snapshot: bool, bit: u64 },
+    /// A server crashes, and its disk is gone for good.
+    DiskLost { server: usize },
+    /// A server's clock is set ahead.
+    ClockAhead { server: usize, by: Nanos },
+    /// A server's clock is set back.
+    ClockBack { server: usize, by: Nanos },
+    /// A server's clock changes its speed.
+    ClockSpeed { server: usize, drift_ppm: i32 },
+    /// An operator wants an election.
+    Campaign { server: usize },
+    /// A transport says that it lost its connection.
+    Unreachable { server: usize, peer: usize },
+    /// The leader hears nobody, all others start anew in a moment, and one of them is told to campaign: whatever they
+    /// had promised that leader must outlive their memory.
+    Usurp { leader: usize, lasts: Nanos, down: Nanos, usurper: usize, delay: Nanos },
+}
+
+impl Fault {
+    fn kind(&self) -> FaultKind {
+        match self {
+            Self::Crash { .. } => FaultKind::Crash,
+            Self::CrashSoon { .. } => FaultKind::CrashSoon,
+            Self::CrashAll { .. } => FaultKind::CrashAll,
+            Self::CrashRolling { .. } => FaultKind::CrashRolling,
+            Self::Partition { .. } => FaultKind::Partition,
+            Self::Isolate { .. } => FaultKind::Isolate,
+            Self::OneWay { .. } => FaultKind::OneWay,
+            Self::Deaf { .. } => FaultKind::Deaf,
+            Self::Mute { .. } => FaultKind::Mute,
+            Self::Flap { .. } => FaultKind::Flap,
+            Self::Slow { .. } => FaultKind::Slow,
+            Self::Pause { .. } => FaultKind::Pause,
+            Self::Stall { .. } => FaultKind::Stall,
+            Self::SlowDisk { .. } => FaultKind::SlowDisk,
+            Self::DiskError { .. } => FaultKind::DiskError,
+            Self::DiskFull { .. } => FaultKind::DiskFull,
+            Self::BitRot { .. } => FaultKind::BitRot,
+            Self::DiskLost { .. } => FaultKind::DiskLost,
+            Self::ClockAhead { .. } => FaultKind::ClockAhead,
+            Self::ClockBack { .. } => FaultKind::ClockBack,
+            Self::ClockSpeed { .. } => FaultKind::ClockSpeed,
+            Self::Campaign { .. } => FaultKind::Campaign,
+            Self::Unreachable { .. } => FaultKind::Unreachable,
+            Self::Usurp { .. } => FaultKind::Usurp,
+        }
+    }
+
+    /// Whether it names only servers that there are.
+    pub(crate) fn is_within(&self, servers: usize) -> bool {
+        let other = |server: usize, peer: usize| server < servers && peer < servers && server != peer;
+        match self {
+            Self::Crash { server, .. }
+            | Self::CrashSoon { server, .. }
+            | Self::Isolate { server, .. }
+            | Self::Deaf { server, .. }
+            | Self::Mute { server, .. }
+            | Self::Pause { server, .. }
+            | Self::Stall { server, .. }
+            | Self::SlowDisk { server, .. }
+            | Self::DiskError { server, .. }
+            | Self::DiskFull { server, .. }
+            | Self::BitRot { server, .. }
+            | Self::DiskLost { server }
+            | Self::ClockAhead { server, .. }
+            | Self::ClockBack { server, .. }
+            | Self::Campaign { server } => *server < servers,
+            // A clock that stands still or runs backwards is none.
+            Self::ClockSpeed { server, drift_ppm } => *server < servers && drift_ppm.abs() < 1_000_000,
+            Self::OneWay { from, to, .. } => other(*from, *to),
+            Self::Unreachable { server, peer } => other(*server, *peer),
+            Self::Flap { server, peer, .. } | Self::Slow { server, peer, .. } => {
+                *server < servers && peer.is_none_or(|peer| other(*server, peer))
+            }
+            Self::CrashRolling { crashes } => crashes.iter().all(|(server, ..)| *server < servers),
+            Self::Usurp { leader, usurper, .. } => *leader < servers && *usurper < servers,
+            Self::CrashAll { .. } | Self::Partition { .. } => true,
+        }
+    }
+}
+
+/// How often each kind of fault came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultCounts([u64; FaultKind::ALL.len()]);
+
+impl FaultCounts {
+    fn count(&mut self, kind: FaultKind) {
+        self.0[kind as usize] += 1;
+    }
+
+    /// Adds those of another run.
+    pub fn add(&mut self, other: &Self) {
+        self.0.iter_mut().zip(&other.0).for_each(|(sum, count)| *sum += count);
+    }
+
+    /// Each kind's name and number.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        FaultKind::ALL.iter().map(|kind| (kind.name(), self.0[*kind as usize]))
+    }
+}
+
+impl fmt::Display for FaultCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (name, count)) in self.iter().enumerate() {
+            write!(f, "{}{count} {name}", if at == 0 { "" } else { ", " })?;
+        }
+        Ok(())
+    }
+}
+
+impl<W: Workload> World<'_, W> {
     /// Schedules the next fault.
     pub(crate) fn next_fault(&mut self) {
-        if let Some(mean) = self.scenario.faults.interval_mean
-            && !self.settling
-        {
+        if self.settling {
+            return;
+        }
+        if self.plan.is_given() {
+            if let Some(at) = self.plan.next_at(Source::Faults) {
+                self.clock.at(at, Happening::Fault);
+            }
+        } else if let Some(mean) = self.scenario.faults.interval_mean {
             let delay = self.fault_rng.exponential(mean);
             self.clock.after(delay, Happening::Fault);
         }
@@ -77,112 +314,47 @@ impl World<'_> {
         if self.settling {
             return Ok(());
         }
+        let fault = match self.plan.next(Source::Faults) {
+            Some(Decision::Fault(fault)) => Some(fault),
+            _ => self.draw_fault(),
+        };
         self.next_fault();
-        let weights = self.scenario.faults.weights;
-        let Some(fault) = self.fault_rng.weighted(&Fault::ALL, &weights) else { return Ok(()) };
-        let victim = self.victim();
-        let now = self.clock.now();
-        let model = &self.scenario.faults;
-        let nodes = self.servers.len();
-        let cut_until = now + self.fault_rng.exponential(model.cut_mean);
-        let pause_until = now + self.fault_rng.exponential(model.pause_mean);
-        let other = (victim + 1 + self.fault_rng.index(nodes.max(2) - 1)) % nodes;
-        if !matches!(fault, Fault::Crash | Fault::CrashSoon | Fault::CrashAll) {
-            self.summary.disturbances += 1;
-            say!(self, "FAULT {fault:?} n{}, n{}", victim + 1, other + 1);
-        }
-        match fault {
-            Fault::Crash => self.crash(victim),
-            Fault::CrashSoon => {
-                let actions = self.fault_rng.between(1, 30);
-                self.servers[victim].crash_after(actions);
-                Ok(())
-            }
-            Fault::CrashAll => (0..nodes).try_for_each(|server| self.crash(server)),
-            Fault::Partition => {
-                let group = self.fault_rng.next();
-                self.network.partition(group, cut_until);
-                Ok(())
-            }
-            Fault::Isolate => {
-                self.network.partition(1 << victim, cut_until);
-                Ok(())
-            }
-            Fault::OneWay => {
-                self.network.cut(victim, other, cut_until);
-                Ok(())
-            }
-            Fault::Deaf => {
-                (0..nodes).for_each(|from| self.network.cut(from, victim, cut_until));
-                Ok(())
-            }
-            Fault::Mute => {
-                (0..nodes).for_each(|to| self.network.cut(victim, to, cut_until));
-                Ok(())
-            }
-            Fault::Pause => {
-                self.servers[victim].pause(pause_until);
-                Ok(())
-            }
-            Fault::Stall => {
-                self.servers[victim].stall(pause_until);
-                Ok(())
-            }
-            Fault::Usurp => self.usurp(cut_until),
-            Fault::Campaign => self.campaign(victim),
-            Fault::Unreachable if self.servers[victim].is_awake(now) && other != victim => {
-                self.step(victim, Event::Unreachable(NodeId::new(other as u64 + 1)))
-            }
-            Fault::Unreachable => Ok(()),
-        }
-    }
-
-    fn usurp(&mut self, cut_until: Nanos) -> Check {
-        let Some(leader) = self.leader() else { return Ok(()) };
-        let others: Vec<usize> =
-            (0..self.servers.len()).filter(|at| *at != leader && self.servers[*at].is_up()).collect();
-        for other in &others {
-            self.network.cut(*other, leader, cut_until);
-            self.crash_for(*other, MILLISECOND)?;
-        }
-        if !others.is_empty() {
-            let usurper = *self.fault_rng.pick(&others);
-            let delay = self.fault_rng.between(3 * MILLISECOND, 40 * MILLISECOND);
-            self.clock.after(delay, Happening::Usurp(usurper));
+        let Some(fault) = fault else { return Ok(()) };
+        self.decided(Decision::Fault(fault.clone()));
+        note!(self, None, What::fault(&fault, self.clock.now(), self.servers.len()));
+        let kind = fault.kind();
+        if self.do_fault(fault)? {
+            self.summary.faults.count(kind);
         }
         Ok(())
     }
+}
 
-    /// An operator wants an election here, if the server is there.
-    pub(crate) fn campaign(&mut self, at: usize) -> Check {
-        if !self.servers[at].is_awake(self.clock.now()) {
-            return Ok(());
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_is_counted_in_its_place() {
+        let mut counts = FaultCounts::default();
+        for (at, kind) in FaultKind::ALL.into_iter().enumerate() {
+            assert_eq!(kind as usize, at);
+            (0..=at).for_each(|_| counts.count(kind));
         }
-        let ticket = self.servers[at].ticket(Waiter::Campaign);
-        self.step(at, Event::Campaign { ticket })
+        let mut sum = counts;
+        sum.add(&counts);
+        assert!(sum.iter().zip(2..).all(|((_, count), at)| count == 2 * (at - 1)));
+        assert!(counts.to_string().starts_with("1 crashes, 2 crashes amid actions, "));
     }
 
-    /// Sometimes the network fails at the worst moment: a leader that hands over does not hear what comes of it.
-    pub(crate) fn spite(&mut self, leader: usize) {
-        if self.settling || !self.fault_rng.chance(self.scenario.faults.spite) {
-            return;
-        }
-        let until = self.clock.now() + self.fault_rng.exponential(self.scenario.faults.cut_mean);
-        self.summary.disturbances += 1;
-        say!(self, "FAULT n{} hears nobody as it hands over", leader + 1);
-        (0..self.servers.len()).for_each(|other| self.network.cut(other, leader, until));
-    }
-
-    fn victim(&mut self) -> usize {
-        let leader = self.servers.iter().position(|server| server.status().role == RoleKind::Leader);
-        match leader {
-            Some(leader) if self.fault_rng.chance(self.scenario.faults.at_leader) => leader,
-            // A server that takes no part is spared.
-            _ => {
-                let there: Vec<usize> =
-                    (0..self.servers.len()).filter(|at| self.servers[*at].is_enlisted()).collect();
-                if there.is_empty() { 0 } else { *self.fault_rng.pick(&there) }
-            }
-        }
+    #[test]
+    fn a_fault_names_only_servers_that_there_are() {
+        assert!(Fault::Crash { server: 2, down: 1 }.is_within(3));
+        assert!(!Fault::Crash { server: 3, down: 1 }.is_within(3));
+        let slow = |peer| Fault::Slow { server: 1, peer, lasts: 1, delay: 1, nanos_per_byte: 1 };
+        assert!(slow(None).is_within(2) && slow(Some(0)).is_within(2));
+        assert!(!slow(Some(1)).is_within(2) && !slow(Some(2)).is_within(2));
+        assert!(!Fault::CrashRolling { crashes: vec![(0, 1, 1), (3, 1, 1)] }.is_within(3));
+        assert!(!Fault::ClockSpeed { server: 0, drift_ppm: -1_000_000 }.is_within(3));
     }
 }

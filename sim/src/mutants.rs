@@ -1,38 +1,63 @@
-//! Proof that the checkers see: each patch under `mutants/` plants one known bug into a copy of the core, and
-//! the campaign has to find it.
+//! Proof that the checkers see: each patch under `sim/mutants/` plants one known bug into a copy of the core, and the
+//! default campaign has to find it.
 //!
 //! * The patches are small unified diffs against `raft-core/src`; the code itself stays clean.
-//! * A mutant that no longer applies, does not build, or is not found is a failure.
+//! * A mutant that no longer applies, does not build, or is not found is a failure, and so is any seed that it took to
+//!   find one and that fails without it.
+//! * Verdicts are kept under `target/mutants`, each with a hash of the patch and of all sources: a run that was
+//!   interrupted goes on, and what has not changed is not run again.
 
-use std::fs;
+mod plant;
+mod table;
+mod verdicts;
+
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Output};
-use std::time::Instant;
+use std::process::ExitCode;
+use std::time::Duration;
+use std::{fs, thread};
 
 use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use plant::Nursery;
+use table::Row;
+use verdicts::{Verdict, Verdicts};
 
 #[derive(Debug, Args)]
 pub(crate) struct Mutants {
     /// Only the mutants whose names contain this.
     name: Option<String>,
     /// How many seeds a mutant may survive.
-    #[arg(long, default_value_t = 1_000)]
+    #[arg(long, default_value_t = 2_000)]
     seeds: u64,
-    /// Threads for the seeds.
+    /// Threads for the seeds of a mutant (as many as there are cores, if not given).
     #[arg(long)]
     jobs: Option<usize>,
+    /// Minutes that a mutant's campaign may take.
+    #[arg(long, default_value_t = 20)]
+    minutes: u64,
+    /// Forget what earlier runs found.
+    #[arg(long)]
+    fresh: bool,
+    /// Only list them, with what they plant.
+    #[arg(long)]
+    list: bool,
 }
 
-enum Verdict {
-    Caught { checker: String, seed: String },
-    Missed,
-    Broken(String),
+/// A planted bug.
+#[derive(Debug)]
+struct Mutant {
+    name: String,
+    patch: PathBuf,
+    /// What it plants, in a sentence: what stands before the patch.
+    what: String,
 }
 
 impl Mutants {
     pub(crate) fn run(&self) -> ExitCode {
-        match self.all() {
+        let result = if self.list { self.names() } else { self.all() };
+        match result {
             Ok(true) => ExitCode::SUCCESS,
             Ok(false) => ExitCode::FAILURE,
             Err(error) => {
@@ -42,153 +67,100 @@ impl Mutants {
         }
     }
 
+    fn names(&self) -> io::Result<bool> {
+        let mutants = self.wanted(Path::new(env!("CARGO_MANIFEST_DIR")))?;
+        let width = mutants.iter().map(|mutant| mutant.name.len()).max().unwrap_or_default();
+        for Mutant { name, what, .. } in &mutants {
+            println!("{name:width$}  {what}");
+        }
+        println!("{} mutants, {}", mutants.len(), table::numbers(mutants.iter().map(|mutant| &*mutant.name)));
+        Ok(true)
+    }
+
     fn all(&self) -> io::Result<bool> {
         let sim = Path::new(env!("CARGO_MANIFEST_DIR"));
         let root = sim.parent().ok_or_else(|| io::Error::other("the workspace has no directory"))?;
-        let wanted = |name: &str| self.name.as_ref().is_none_or(|part| name.contains(part.as_str()));
-        let mut patches: Vec<PathBuf> = fs::read_dir(sim.join("mutants"))?
-            .map(|entry| entry.map(|entry| entry.path()))
-            .collect::<io::Result<_>>()?;
-        patches.retain(|path| path.extension().is_some_and(|ext| ext == "patch") && wanted(&name_of(path)));
-        patches.sort();
-        if patches.is_empty() {
-            return Err(io::Error::other("no mutant has such a name"));
-        }
+        let mutants = self.wanted(sim)?;
         let work = target_dir(root).join("mutants");
-        let mut caught = 0;
-        println!("{:34} {:28} {:>8} {:>9}", "mutant", "caught by", "seed", "seconds");
-        for patch in &patches {
-            let began = Instant::now();
-            let verdict = self.try_one(root, &work, patch)?;
-            let seconds = began.elapsed().as_secs_f64();
-            let (by, seed) = match verdict {
-                Verdict::Caught { checker, seed } => {
-                    caught += 1;
-                    (checker, seed)
-                }
-                Verdict::Missed => (format!("NOTHING in {} seeds", self.seeds), "-".to_owned()),
-                Verdict::Broken(why) => (format!("- {why}"), "-".to_owned()),
-            };
-            println!("{:34} {by:28} {seed:>8} {seconds:>9.1}", name_of(patch));
+        fs::create_dir_all(&work)?;
+        let nursery = Nursery::new(root, &work)?;
+        let mut known = Verdicts::open(&work.join("verdicts.tsv"), self.fresh)?;
+
+        let bar = ProgressBar::new(mutants.len() as u64 + 1);
+        let style = "{bar:30} {pos}/{len} mutants, {elapsed} (ETA {eta})  {msg}";
+        bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.enable_steady_tick(Duration::from_secs(1));
+        let width = mutants.iter().map(|mutant| mutant.name.len()).max().unwrap_or_default();
+        bar.suspend(|| println!("{}", table::head(width)));
+        let mut rows = Vec::new();
+        for mutant in &mutants {
+            bar.set_message(mutant.name.clone());
+            let verdict = self.verdict(&nursery, &mut known, Some(mutant), self.seeds)?;
+            let row = Row { name: mutant.name.clone(), what: mutant.what.clone(), verdict };
+            bar.suspend(|| println!("{}", row.line(width, self.seeds)));
+            bar.inc(1);
+            rows.push(row);
         }
-        println!("{caught} of {} mutants caught", patches.len());
-        Ok(caught == patches.len())
+        bar.set_message("the same seeds without a mutant");
+        let seeds = rows.iter().filter_map(Row::seeds).max().unwrap_or_default();
+        let clean = self.verdict(&nursery, &mut known, None, seeds)?;
+        bar.finish_and_clear();
+
+        let caught = rows.iter().filter(|row| row.seeds().is_some()).count();
+        let names = || rows.iter().map(|row| &*row.name);
+        println!("{caught} of {} mutants caught, {}", rows.len(), table::numbers(names()));
+        match &clean {
+            Verdict::Missed { .. } => println!("without a mutant the same {seeds} seeds are clean"),
+            other => println!("WITHOUT A MUTANT: {}", other.text(seeds)),
+        }
+        if self.name.is_none() {
+            let path = work.join("table.md");
+            fs::write(&path, table::markdown(&rows, self.seeds, seeds))?;
+            println!("the table as markdown: {}", path.display());
+        }
+        Ok(caught == rows.len() && matches!(clean, Verdict::Missed { .. }))
     }
 
-    fn try_one(&self, root: &Path, work: &Path, patch: &Path) -> io::Result<Verdict> {
-        let tree = work.join("tree");
-        copy_workspace(root, &tree)?;
-        let applied = Command::new("git")
-            .args(["apply", "-p1"])
-            .arg(patch)
-            .current_dir(&tree)
-            // Else git looks for a repository around the copy, and skips what is not in it.
-            .env("GIT_CEILING_DIRECTORIES", work)
-            .output()?;
-        if !applied.status.success() {
-            return Ok(Verdict::Broken(format!("does not apply: {}", last_line(&applied))));
+    /// The mutants with such a name, in the order of their numbers.
+    fn wanted(&self, sim: &Path) -> io::Result<Vec<Mutant>> {
+        let mut mutants = Vec::new();
+        for entry in fs::read_dir(sim.join("mutants"))? {
+            let patch = entry?.path();
+            let name = patch.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+            let wanted = self.name.as_ref().is_none_or(|part| name.contains(part.as_str()));
+            if patch.extension().is_some_and(|extension| extension == "patch") && wanted {
+                let text = fs::read_to_string(&patch)?;
+                let what = text.lines().next().unwrap_or_default().to_owned();
+                mutants.push(Mutant { name, patch, what });
+            }
         }
-        let target = work.join("target");
-        let built = Command::new(env!("CARGO"))
-            .args(["build", "--release", "--offline", "--quiet", "-p", "raft-sim", "--bin", "sim"])
-            .current_dir(&tree)
-            .env("CARGO_TARGET_DIR", &target)
-            // Built once for each mutant and run for seconds: the last per cent of speed costs more than it gives.
-            .env("CARGO_PROFILE_RELEASE_LTO", "off")
-            .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16")
-            .env("CARGO_PROFILE_RELEASE_DEBUG", "false")
-            // From one mutant to the next little changes.
-            .env("CARGO_PROFILE_RELEASE_INCREMENTAL", "true")
-            .output()?;
-        if !built.status.success() {
-            return Ok(Verdict::Broken(format!("does not build: {}", last_line(&built))));
-        }
-        let mut run = Command::new(target.join("release").join("sim"));
-        run.args(["run", "--quiet", "--seeds", &self.seeds.to_string()]);
-        if let Some(jobs) = self.jobs {
-            run.args(["--jobs", &jobs.to_string()]);
-        }
-        let output = run.output()?;
-        Ok(read_verdict(&output))
+        mutants.sort_by_key(|mutant| table::order(&mutant.name));
+        if mutants.is_empty() { Err(io::Error::other("no mutant has such a name")) } else { Ok(mutants) }
     }
-}
 
-/// Reads `FAILED: seed 17 at 3.2 s: checker `commit``, as `sim run` prints it.
-fn read_verdict(output: &Output) -> Verdict {
-    if output.status.success() {
-        return Verdict::Missed;
+    /// What so many seeds say of a mutant, or of the core as it is: known, or found out now.
+    fn verdict(
+        &self,
+        nursery: &Nursery,
+        known: &mut Verdicts,
+        mutant: Option<&Mutant>,
+        seeds: u64,
+    ) -> io::Result<Verdict> {
+        let patch = mutant.map(|mutant| &*mutant.patch);
+        let key = nursery.key(patch)?;
+        if let Some(verdict) = known.find(key, seeds) {
+            return Ok(verdict);
+        }
+        let jobs = self.jobs.unwrap_or_else(|| thread::available_parallelism().map_or(1, usize::from));
+        let verdict = match nursery.build(patch)? {
+            Ok(()) => nursery.run(seeds, jobs, Duration::from_secs(60 * self.minutes))?,
+            Err(why) => Verdict::Broken(why),
+        };
+        known.keep(key, mutant.map_or("none", |mutant| &mutant.name), &verdict)?;
+        Ok(verdict)
     }
-    let text = String::from_utf8_lossy(&output.stdout);
-    let found = text.lines().find_map(|line| {
-        let rest = line.strip_prefix("FAILED: seed ")?;
-        let (seed, rest) = rest.split_once(' ')?;
-        Some(Verdict::Caught { checker: rest.split('`').nth(1)?.to_owned(), seed: seed.to_owned() })
-    });
-    found.unwrap_or_else(|| Verdict::Broken(format!("ended without a report: {}", last_line(output))))
-}
-
-fn last_line(output: &Output) -> String {
-    let text = String::from_utf8_lossy(&output.stderr);
-    text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no message").to_owned()
-}
-
-fn name_of(path: &Path) -> String {
-    path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 fn target_dir(root: &Path) -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir))
-}
-
-/// Copies what the simulator is built from: the workspace with two of its members.
-fn copy_workspace(root: &Path, tree: &Path) -> io::Result<()> {
-    if tree.exists() {
-        fs::remove_dir_all(tree)?;
-    }
-    fs::create_dir_all(tree)?;
-    for member in ["raft-core", "sim"] {
-        copy_dir(&root.join(member), &tree.join(member))?;
-    }
-    fs::copy(root.join("Cargo.lock"), tree.join("Cargo.lock"))?;
-    let manifest = fs::read_to_string(root.join("Cargo.toml"))?;
-    fs::write(tree.join("Cargo.toml"), with_members(&manifest, "members = [\"raft-core\", \"sim\"]")?)
-}
-
-/// The manifest with another list of members, however many lines the old one took.
-fn with_members(manifest: &str, members: &str) -> io::Result<String> {
-    let start =
-        manifest.find("members = [").ok_or_else(|| io::Error::other("the workspace has no members"))?;
-    let length =
-        manifest[start..].find(']').ok_or_else(|| io::Error::other("the list of members does not end"))?;
-    Ok(format!("{}{members}{}", &manifest[..start], &manifest[start + length + 1..]))
-}
-
-fn copy_dir(from: &Path, to: &Path) -> io::Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let (source, copy) = (entry.path(), to.join(entry.file_name()));
-        if entry.file_type()?.is_dir() {
-            if entry.file_name() != "target" {
-                copy_dir(&source, &copy)?;
-            }
-        } else {
-            fs::copy(&source, &copy)?;
-        }
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_copied_manifest_names_only_what_is_copied() {
-        let manifest =
-            "[workspace]\nresolver = \"3\"\nmembers = [\n  \"raft-core\",\n  \"other\",\n]\n[x]\na = [1]\n";
-        let copied = with_members(manifest, "members = [\"sim\"]").unwrap();
-        assert_eq!(copied, "[workspace]\nresolver = \"3\"\nmembers = [\"sim\"]\n[x]\na = [1]\n");
-        assert!(with_members("[workspace]", "").is_err());
-    }
 }

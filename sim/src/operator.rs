@@ -4,18 +4,22 @@
 //! * A server whose removal is committed goes on running for a while, and is switched off later. It may come back with
 //!   its own disk; an id is never given to another disk.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod draw;
 
-use bytes::Bytes;
-use raft_core::{
-    AdminOutcome, AdminRefusal, Event, LogIndex, Membership, MembershipChange, NodeId, RoleKind, Target, Term,
-};
+use std::collections::BTreeSet;
+
+use raft_core::{AdminOutcome, AdminRefusal, Event, LogIndex, MembershipChange, NodeId, RoleKind, Term};
+use serde::{Deserialize, Serialize};
 
 use crate::check::{Broken, Check, ensure};
-use crate::clock::{MILLISECOND, Nanos};
+use crate::clock::Nanos;
+use crate::marks::Mark;
 use crate::rng::Rng;
-use crate::server::Waiter;
-use crate::world::{Happening, World, say};
+use crate::server::{Server, Waiter};
+use crate::trace::What;
+use crate::transcript::{Decision, Source};
+use crate::workload::Workload;
+use crate::world::{Happening, World, note};
 
 /// Names an errand: its number.
 pub(crate) type ErrandId = usize;
@@ -67,18 +71,28 @@ impl Act {
     ];
 }
 
+impl Act {
+    /// Whether it asks for another set of members.
+    fn changes_members(self) -> bool {
+        matches!(self, Self::Grow | Self::Shrink | Self::Replace | Self::RemoveLeader | Self::Demote)
+    }
+}
+
 /// How busy the operator is, and with what.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct OperatorModel {
     /// Mean time between two acts; `None`: nobody touches the cluster.
     pub(crate) interval_mean: Option<Nanos>,
+    #[serde(skip)]
     pub(crate) weights: [u64; Act::ALL.len()],
     /// How long a server that was restarted by plan stays down.
     pub(crate) down_mean: Nanos,
 }
 
 /// What was asked of a server.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Order {
     Change(MembershipChange),
     /// A change that must be refused, for one of these reasons if for no passing one.
@@ -86,6 +100,34 @@ pub(crate) enum Order {
     Transfer(Option<NodeId>),
     Restart,
     Snapshot,
+}
+
+/// What the operator does, with all that was drawn for it. Servers are counted from 0.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Move {
+    /// Gives an order to a server; those that are to take part are switched on after a while.
+    Give { server: usize, order: Order, joins: Vec<(usize, Nanos)> },
+    /// Switches a server off.
+    Retire { server: usize },
+}
+
+impl Move {
+    /// Whether it names only servers that there are.
+    pub(crate) fn is_within(&self, servers: usize) -> bool {
+        match self {
+            Self::Give { server, order, joins } => {
+                let named = match order {
+                    Order::Change(MembershipChange::Set { addresses, .. })
+                    | Order::Change(MembershipChange::Update { addresses, .. }) => addresses.keys().max(),
+                    _ => None,
+                };
+                let last = named.map_or(0, |node| node.get());
+                *server < servers && joins.iter().all(|(at, _)| *at < servers) && last <= servers as u64
+            }
+            Self::Retire { server } => *server < servers,
+        }
+    }
 }
 
 struct Errand {
@@ -100,14 +142,27 @@ struct Errand {
 
 /// The operator of a run.
 pub(crate) struct Operator {
-    rng: Rng,
+    pub(crate) rng: Rng,
     errands: Vec<Errand>,
+    /// Who is to be switched on with the next order.
+    joins: Vec<(usize, Nanos)>,
     moves: u64,
 }
 
 impl Operator {
     pub(crate) fn new(rng: Rng) -> Self {
-        Self { rng, errands: Vec::new(), moves: 0 }
+        Self { rng, errands: Vec::new(), joins: Vec::new(), moves: 0 }
+    }
+
+    /// Whether a change of the membership was asked for and not answered.
+    pub(crate) fn is_changing(&self) -> bool {
+        let open = |errand: &&Errand| matches!(errand.order, Order::Change(_)) && errand.outcome.is_none();
+        self.errands.iter().rev().any(|errand| open(&errand))
+    }
+
+    /// How many errands have an outcome.
+    pub(crate) fn answers(&self) -> usize {
+        self.errands.iter().filter(|errand| errand.outcome.is_some()).count()
     }
 
     /// The outcome of an errand. `Some(None)`: it was lost.
@@ -116,12 +171,17 @@ impl Operator {
     }
 }
 
-impl World<'_> {
+impl<W: Workload> World<'_, W> {
     /// Schedules the operator's next act.
     pub(crate) fn next_act(&mut self) {
-        if let Some(mean) = self.scenario.operator.interval_mean
-            && !self.settling
-        {
+        if self.settling {
+            return;
+        }
+        if self.plan.is_given() {
+            if let Some(at) = self.plan.next_at(Source::Operator) {
+                self.clock.at(at, Happening::Operate);
+            }
+        } else if let Some(mean) = self.scenario.operator.interval_mean {
             let delay = self.operator.rng.exponential(mean);
             self.clock.after(delay, Happening::Operate);
         }
@@ -132,41 +192,26 @@ impl World<'_> {
         if self.settling {
             return Ok(());
         }
+        let step = match self.plan.next(Source::Operator) {
+            Some(Decision::Move(step)) => Some(step),
+            _ => self.draw_move(),
+        };
         self.next_act();
-        let weights = self.scenario.operator.weights;
-        let Some(act) = self.operator.rng.weighted(&Act::ALL, &weights) else { return Ok(()) };
-        let Some(in_force) = self.checks.configuration().map(|(_, in_force)| Membership::clone(in_force))
-        else {
-            return Ok(());
-        };
-        let leader = self.leader();
-        let change = match act {
-            Act::Grow => self.grow(&in_force),
-            Act::Shrink => self.shrink(&in_force, None),
-            Act::RemoveLeader => {
-                self.shrink(&in_force, leader.map(|leader| self.servers[leader].status().id))
+        let Some(step) = step else { return Ok(()) };
+        self.decided(Decision::Move(step.clone()));
+        match step {
+            // It may have crashed, where this was decided for another run.
+            Move::Give { server, .. } if !self.servers[server].is_up() => Ok(()),
+            Move::Give { order: Order::Change(change), .. } if !self.may_ask(&change) => Ok(()),
+            Move::Give { server, order, joins } => {
+                for (at, delay) in joins {
+                    let server = &self.servers[at];
+                    self.summary.joined += u64::from(server.is_pristine() && !server.is_lost());
+                    self.switch_on(at, delay);
+                }
+                self.give(server, order).map(|_| ())
             }
-            Act::Replace => Some(self.replace()),
-            Act::Demote => self.demote(&in_force),
-            Act::Cancel => Some(MembershipChange::Cancel),
-            Act::SetAddress => self.readdress(&in_force),
-            Act::Nonsense => {
-                let Some(order) = self.nonsense(&in_force) else { return Ok(()) };
-                return self.send_on(order, leader);
-            }
-            Act::Transfer => {
-                let members: Vec<NodeId> = in_force.members().into_iter().collect();
-                let any = self.operator.rng.chance(300_000);
-                let to = (!any).then(|| *self.operator.rng.pick(&members));
-                return self.send_on(Order::Transfer(to), leader);
-            }
-            Act::Restart => return self.send_on(Order::Restart, leader),
-            Act::Snapshot => return self.send_on(Order::Snapshot, None),
-            Act::Retire => return self.retire(),
-        };
-        match change {
-            Some(change) => self.send_on(Order::Change(change), leader),
-            None => Ok(()),
+            Move::Retire { server } => self.retire(server),
         }
     }
 
@@ -177,23 +222,11 @@ impl World<'_> {
         (0..self.servers.len()).filter(leads).max_by_key(term)
     }
 
-    /// Gives an order to the leader, mostly, or to any server.
-    fn send_on(&mut self, order: Order, leader: Option<usize>) -> Check {
-        let rng = &mut self.operator.rng;
-        let up: Vec<usize> = (0..self.servers.len()).filter(|at| self.servers[*at].is_up()).collect();
-        let at = match leader {
-            Some(leader) if rng.chance(900_000) => leader,
-            _ if up.is_empty() => return Ok(()),
-            _ => *rng.pick(&up),
-        };
-        self.give(at, order).map(|_| ())
-    }
-
     /// Gives an order to a server.
     pub(crate) fn give(&mut self, at: usize, order: Order) -> Result<ErrandId, Broken> {
         let errand = self.operator.errands.len();
         let ticket = self.servers[at].ticket(Waiter::Operator(errand));
-        say!(self, "operator → n{} {order:?} errand {errand}", at + 1);
+        note!(self, at, What::Orders { errand: Some(errand as u64), order: format!("{order:?}") });
         let event = match &order {
             Order::Change(change) | Order::Nonsense(change, _) => {
                 Event::ChangeMembership { ticket, change: Box::new(change.clone()) }
@@ -225,7 +258,11 @@ impl World<'_> {
         match (order, &outcome) {
             (Order::Change(change), AdminOutcome::Done) => {
                 ensure!("operator", self.checks.changed(change, committed), "{}, and it is not so", what());
+                let change = change.clone();
                 self.summary.changes_done += 1;
+                if self.replaces_lost(&change) {
+                    self.checks.mark(Mark::LostReplaced);
+                }
             }
             (Order::Change(_), AdminOutcome::Refused(AdminRefusal::Cancelled)) => {
                 self.summary.changes_cancelled += 1
@@ -267,7 +304,8 @@ impl World<'_> {
                 }
                 if !self.settling {
                     self.summary.restarts += 1;
-                    return self.crash_for(at, self.scenario.operator.down_mean);
+                    let down = self.servers[at].rng.exponential(self.scenario.operator.down_mean);
+                    return self.crash(at, down);
                 }
             }
             (Order::Snapshot, _) => {
@@ -283,172 +321,35 @@ impl World<'_> {
         Ok(())
     }
 
-    /// Servers that are no members, the never started ones last.
-    fn spare(&self, in_force: &Membership) -> Vec<NodeId> {
-        let ids = (1..=self.servers.len() as u64).map(NodeId::new);
-        ids.filter(|id| !in_force.contains(*id)).collect()
-    }
-
-    fn address(&self, node: NodeId) -> Bytes {
-        Bytes::from(format!("sim:{node}"))
-    }
-
-    /// Servers that are to take part are switched on, mostly.
-    fn enlist(&mut self, nodes: &BTreeSet<NodeId>) {
-        for node in nodes {
-            let at = usize::try_from(node.get()).unwrap_or(1) - 1;
-            if self.servers[at].is_enlisted() || self.operator.rng.chance(30_000) {
-                continue;
-            }
-            self.summary.joined += u64::from(self.servers[at].is_pristine());
-            self.switch_on(at);
-        }
-    }
-
     /// Switches a server on.
-    pub(crate) fn switch_on(&mut self, at: usize) {
+    pub(crate) fn switch_on(&mut self, at: usize, delay: Nanos) {
         self.servers[at].enlist(true);
-        let delay = self.operator.rng.below(100 * MILLISECOND);
         self.clock.after(delay, Happening::Start(at));
     }
 
-    fn update(
-        &mut self,
-        voters: BTreeSet<NodeId>,
-        learners: BTreeSet<NodeId>,
-        remove: BTreeSet<NodeId>,
-    ) -> MembershipChange {
-        let named: BTreeSet<NodeId> = voters.union(&learners).copied().collect();
-        self.enlist(&named);
-        let addresses = named.iter().map(|node| (*node, self.address(*node))).collect();
-        MembershipChange::Update { voters, learners, remove, addresses }
-    }
-
-    fn some_of(&mut self, from: &[NodeId], most: u64) -> BTreeSet<NodeId> {
-        if from.is_empty() {
-            return BTreeSet::new();
-        }
-        let rng = &mut self.operator.rng;
-        (0..rng.between(1, most)).map(|_| *rng.pick(from)).collect()
-    }
-
-    fn grow(&mut self, in_force: &Membership) -> Option<MembershipChange> {
-        let spare = self.spare(in_force);
-        let chosen = self.some_of(&spare, 3);
-        if chosen.is_empty() || in_force.members().len() >= 7 {
-            return None;
-        }
-        let rng = &mut self.operator.rng;
-        let (voters, learners) = chosen.into_iter().partition(|_| rng.chance(700_000));
-        Some(self.update(voters, learners, BTreeSet::new()))
-    }
-
-    fn shrink(&mut self, in_force: &Membership, who: Option<NodeId>) -> Option<MembershipChange> {
-        let members: Vec<NodeId> = in_force.members().into_iter().collect();
-        let mut remove = self.some_of(&members, 2);
-        remove.extend(who);
-        if in_force.voters.is_subset(&remove) {
-            return None;
-        }
-        // One that leaves is sometimes replaced in the same change.
-        let spare = self.spare(in_force);
-        let voters =
-            if self.operator.rng.chance(400_000) { self.some_of(&spare, 2) } else { BTreeSet::new() };
-        Some(self.update(voters, BTreeSet::new(), remove))
-    }
-
-    fn demote(&mut self, in_force: &Membership) -> Option<MembershipChange> {
-        let voters: Vec<NodeId> = in_force.voters.iter().copied().collect();
-        let learners: Vec<NodeId> = in_force.learners.iter().copied().collect();
-        let promoted = self.some_of(&learners, 2);
-        let demoted = if promoted.is_empty() || self.operator.rng.chance(500_000) {
-            self.some_of(&voters, 2)
-        } else {
-            BTreeSet::new()
-        };
-        let left = in_force.voters.difference(&demoted).count() + promoted.len();
-        (left > 0).then(|| self.update(promoted, demoted, BTreeSet::new()))
-    }
-
-    /// Any set, of any size up to seven voters and two learners.
-    pub(crate) fn replace(&mut self) -> MembershipChange {
-        let all: Vec<NodeId> = (1..=self.servers.len() as u64).map(NodeId::new).collect();
-        let most = self.operator.rng.between(1, 7);
-        let voters = self.some_of(&all, most);
-        let mut learners =
-            if self.operator.rng.chance(400_000) { self.some_of(&all, 2) } else { BTreeSet::new() };
-        learners.retain(|node| !voters.contains(node));
-        let named: BTreeSet<NodeId> = voters.union(&learners).copied().collect();
-        self.enlist(&named);
-        let addresses: BTreeMap<NodeId, Bytes> =
-            named.iter().map(|node| (*node, self.address(*node))).collect();
-        MembershipChange::Set { target: Target { voters, learners }, addresses }
-    }
-
-    fn readdress(&mut self, in_force: &Membership) -> Option<MembershipChange> {
-        let members: Vec<NodeId> = in_force.members().into_iter().collect();
-        self.operator.moves += 1;
-        let node = *self.some_of(&members, 1).first()?;
-        Some(MembershipChange::SetAddress {
-            node,
-            address: Bytes::from(format!("sim:{node}#{}", self.operator.moves)),
-        })
-    }
-
-    /// What every leader has to refuse.
-    fn nonsense(&mut self, in_force: &Membership) -> Option<Order> {
-        let member = *self.some_of(&in_force.members().into_iter().collect::<Vec<_>>(), 1).first()?;
-        let stranger = NodeId::new(77);
-        let one = |node| BTreeSet::from([node]);
-        let update = |voters, learners, remove| MembershipChange::Update {
-            voters,
-            learners,
-            remove,
-            addresses: BTreeMap::new(),
-        };
-        let none = BTreeSet::new;
-        let nobody = MembershipChange::Set { target: Target::default(), addresses: BTreeMap::new() };
-        let (change, reason) = match self.operator.rng.below(5) {
-            0 => (nobody, AdminRefusal::NoVoters),
-            1 => (update(one(stranger), none(), none()), AdminRefusal::NoAddress(stranger)),
-            2 => (update(one(member), one(member), none()), AdminRefusal::NamedTwice(member)),
-            3 => (update(none(), none(), one(stranger)), AdminRefusal::UnknownNode(stranger)),
-            _ => {
-                let address = Bytes::from_static(b"nowhere");
-                let change = MembershipChange::SetAddress { node: stranger, address };
-                (change, AdminRefusal::UnknownNode(stranger))
-            }
-        };
-        Some(Order::Nonsense(change, vec![reason, AdminRefusal::NoChange]))
-    }
-
-    /// Switches off a server that nobody counts on any more.
-    fn retire(&mut self) -> Check {
-        let needed = self.needed();
-        let gone: Vec<usize> = (0..self.servers.len())
-            .filter(|at| self.servers[*at].is_up() && !needed.contains(&self.servers[*at].status().id))
-            .collect();
-        if gone.is_empty() {
+    /// Switches a server off, if nobody counts on it.
+    fn retire(&mut self, at: usize) -> Check {
+        if !self.servers[at].is_up() || self.needed().contains(&self.servers[at].status().id) {
             return Ok(());
         }
-        let at = *self.operator.rng.pick(&gone);
-        say!(self, "operator switches n{} off", at + 1);
+        note!(self, at, What::SwitchedOff);
         self.servers[at].enlist(false);
         self.summary.retired += 1;
-        self.crash(at)
+        self.crash(at, 0)
     }
 
     /// Every server that some configuration may still count on.
     pub(crate) fn needed(&self) -> BTreeSet<NodeId> {
         let mut needed =
             self.checks.configuration().map(|(_, in_force)| in_force.members()).unwrap_or_default();
-        for server in &self.servers {
+        for server in self.servers.iter().filter(|server| !server.is_lost()) {
             needed.extend(self.checks.in_force(server.status().id).members());
         }
         // A cluster that is only being formed needs its founders.
         if needed.is_empty() {
             needed.extend((1..=self.scenario.nodes as u64).map(NodeId::new));
         }
+        needed.retain(|node| !self.servers.get(node.get() as usize - 1).is_some_and(Server::is_lost));
         needed
     }
 }

@@ -2,12 +2,19 @@
 //!
 //! Everything is drawn here, once, before the run begins, so that a scenario can be printed and read.
 
+mod describe;
 mod limits;
+mod profile;
+
+use std::fmt;
 
 use raft_core::{Config, Lease};
+use serde::{Deserialize, Serialize};
+
+pub use self::profile::Profile;
 
 use crate::clock::{MICROSECOND, MILLISECOND, Nanos, SECOND};
-use crate::faults::Fault;
+use crate::faults::{FaultKind, FaultModel};
 use crate::network::NetworkModel;
 use crate::operator::OperatorModel;
 use crate::rng::{Ppm, Rng};
@@ -21,16 +28,39 @@ pub struct Options {
     pub seconds_min: u64,
     /// Least number of client operations before the faults end.
     pub operations_min: u64,
+    /// What kind of run.
+    pub profile: Profile,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { nodes: None, seconds_min: 40, operations_min: 300 }
+        Self { nodes: None, seconds_min: 20, operations_min: 150, profile: Profile::Swarm }
+    }
+}
+
+impl fmt::Display for Options {
+    /// As arguments of the command line, as far as they are not the defaults.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let defaults = Self::default();
+        if let Some(nodes) = self.nodes {
+            write!(f, " --nodes {nodes}")?;
+        }
+        if self.seconds_min != defaults.seconds_min {
+            write!(f, " --seconds {}", self.seconds_min)?;
+        }
+        if self.operations_min != defaults.operations_min {
+            write!(f, " --operations {}", self.operations_min)?;
+        }
+        if self.profile != defaults.profile {
+            write!(f, " --profile {}", self.profile)?;
+        }
+        Ok(())
     }
 }
 
 /// How the disks behave.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct DiskModel {
     pub(crate) sync_min: Nanos,
     pub(crate) sync_more: Nanos,
@@ -53,7 +83,8 @@ pub(crate) struct DiskModel {
 }
 
 /// How the state machines behave.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct MachineModel {
     pub(crate) task_mean: Nanos,
     /// How often a machine saves its state after a task; zero for one that lives in memory.
@@ -65,7 +96,8 @@ pub(crate) struct MachineModel {
 }
 
 /// How the driver uses its node.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct DriverModel {
     /// How often actions are left for later after a step.
     pub(crate) late_poll: Ppm,
@@ -80,7 +112,8 @@ pub(crate) struct DriverModel {
 }
 
 /// What the clients do.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub(crate) struct ClientModel {
     pub(crate) clients: usize,
     /// Mean time between one client's requests.
@@ -101,23 +134,8 @@ pub(crate) struct ClientModel {
     pub(crate) lease_reads: Ppm,
 }
 
-/// What goes wrong.
-#[derive(Clone, Debug)]
-pub(crate) struct FaultModel {
-    /// Mean time between faults; `None` for a calm run.
-    pub(crate) interval_mean: Option<Nanos>,
-    pub(crate) weights: [u64; Fault::ALL.len()],
-    pub(crate) down_mean: Nanos,
-    pub(crate) cut_mean: Nanos,
-    pub(crate) pause_mean: Nanos,
-    /// How often a leader that hands over is cut off as it does.
-    pub(crate) spite: Ppm,
-    /// How often a fault picks the leader as its victim.
-    pub(crate) at_leader: Ppm,
-}
-
 /// Everything that is drawn for a run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Scenario {
     /// How many servers begin; those behind them may join later.
     pub(crate) nodes: usize,
@@ -157,25 +175,31 @@ impl Timing {
 }
 
 impl Scenario {
-    pub(crate) fn draw(seed: u64, options: &Options) -> Self {
+    /// What a seed means, with users' commands of at most so many bytes.
+    pub(crate) fn draw(seed: u64, options: &Options, command_bytes_max: u64) -> Self {
         let rng = &mut Rng::new(seed, 0);
-        let nodes = options.nodes.unwrap_or_else(|| *rng.pick(&[1, 2, 3, 3, 3, 3, 3, 4, 5, 5, 5, 7]));
+        let nodes = options.nodes.or(options.profile.nodes());
+        let nodes = nodes.unwrap_or_else(|| *rng.pick(&[1, 2, 3, 3, 3, 3, 3, 4, 5, 5, 5, 7]));
         let nodes = nodes.clamp(1, SERVERS_MAX);
         let timing = Timing::draw(rng);
         let operator = operator(rng, &timing);
-        let spare = if operator.interval_mean.is_some() { rng.index(5) } else { 0 };
+        let lease = lease(rng);
+        let faults = faults(rng, &timing, lease);
+        // For servers that join, and for those that take the places of servers without a disk.
+        let joining = if operator.interval_mean.is_some() { rng.index(5) } else { 0 };
+        let spare = joining + if faults.loses_disks() { rng.between(1, 3) as usize } else { 0 };
         let padding_max = if rng.chance(125_000) { rng.between(64, 2_000) } else { rng.below(64) };
         let machine = machine(rng);
-        // A bound that is declared is kept; without one, clocks may be off by anything.
-        let lease = rng
-            .chance(350_000)
-            .then(|| Lease { clock_drift_ppm_max: *rng.pick(&[100, 10_000, 100_000, 250_000]) });
         let mut driver = driver(rng, &timing);
         if let Some(lease) = lease {
             driver.drift_ppm_max = *rng.pick(&[0, 1, 1]) * u64::from(lease.clock_drift_ppm_max);
         }
-        let shape = limits::Shape { padding_max, ballast_bytes: machine.ballast_bytes as u64, lease };
-        Self {
+        let shape = limits::Shape {
+            command_bytes_max: padding_max + command_bytes_max,
+            ballast_bytes: machine.ballast_bytes as u64,
+            lease,
+        };
+        let mut scenario = Self {
             nodes,
             configs: limits::configs(rng, (nodes + spare).min(SERVERS_MAX), &timing, &shape),
             bootstrap_only: rng.chance(250_000).then(|| rng.index(nodes)),
@@ -186,10 +210,16 @@ impl Scenario {
             machine,
             driver,
             clients: clients(rng, &timing, padding_max, lease.is_some()),
-            faults: faults(rng, &timing),
+            faults,
             operator,
-        }
+        };
+        options.profile.shape(&mut scenario);
+        scenario
     }
+}
+
+fn lease(rng: &mut Rng) -> Option<Lease> {
+    rng.chance(350_000).then(|| Lease { clock_drift_ppm_max: *rng.pick(&[100, 10_000, 100_000, 250_000]) })
 }
 
 fn network(rng: &mut Rng, timing: &Timing) -> NetworkModel {
@@ -277,14 +307,33 @@ fn clients(rng: &mut Rng, timing: &Timing, padding_max: u64, lease: bool) -> Cli
     }
 }
 
-fn faults(rng: &mut Rng, timing: &Timing) -> FaultModel {
+fn faults(rng: &mut Rng, timing: &Timing, lease: Option<Lease>) -> FaultModel {
     let calm = rng.chance(80_000);
+    let mut weights: [u64; FaultKind::ALL.len()] = std::array::from_fn(|_| *rng.pick(&[0, 0, 1, 2, 4]));
+    // A bound that is declared is mostly kept: where it is not, leases prove nothing. Without one, clocks may be off by
+    // anything.
+    let beyond = rng.chance(250_000);
+    let drift_ppm_max = match lease {
+        Some(Lease { clock_drift_ppm_max }) if beyond => u64::from(clock_drift_ppm_max) * 3,
+        Some(Lease { clock_drift_ppm_max }) => u64::from(clock_drift_ppm_max),
+        None => 300_000,
+    };
+    if lease.is_some() && !beyond {
+        weights[FaultKind::ClockAhead as usize] = 0;
+        weights[FaultKind::ClockBack as usize] = 0;
+    }
     FaultModel {
-        interval_mean: (!calm).then(|| rng.log_between(timing.election_min * 2, 10 * SECOND)),
-        weights: std::array::from_fn(|_| *rng.pick(&[0, 1, 1, 2, 4])),
+        interval_mean: (!calm).then(|| rng.log_between(timing.election_min, 6 * SECOND)),
+        weights,
         down_mean: rng.log_between(5 * MILLISECOND, 3 * SECOND),
         cut_mean: rng.log_between(timing.heartbeat, 6 * SECOND),
         pause_mean: rng.log_between(timing.heartbeat, timing.election_max * 4),
+        flap_mean: rng.log_between(MILLISECOND, timing.election_max * 2),
+        slow_mean: rng.log_between(timing.heartbeat / 4, timing.election_max),
+        slow_byte_mean: *rng.pick(&[0, 1_000, 10_000, 100_000]),
+        full_mean: rng.log_between(timing.heartbeat, 5 * SECOND),
+        jump_mean: *rng.pick(&[10 * MILLISECOND, SECOND, 3_600 * SECOND]),
+        drift_ppm_max,
         spite: if calm { 0 } else { *rng.pick(&[0, 100_000, 500_000]) },
         at_leader: *rng.pick(&[200_000, 500_000, 900_000]),
     }
@@ -300,7 +349,7 @@ mod tests {
         let mut sizes = [0; 8];
         let (mut leases, mut joins) = (0, 0);
         for seed in 0..500 {
-            let scenario = Scenario::draw(seed, &options);
+            let scenario = Scenario::draw(seed, &options, 0);
             sizes[scenario.nodes] += 1;
             joins += u64::from(scenario.configs.len() > scenario.nodes);
             for config in &scenario.configs {
@@ -309,15 +358,15 @@ mod tests {
                 assert!(bound.is_none_or(|bound| scenario.driver.drift_ppm_max <= bound), "seed {seed}");
                 leases += u64::from(bound.is_some());
             }
-            assert!(scenario.duration >= 40 * SECOND);
-            assert_eq!(format!("{scenario:?}"), format!("{:?}", Scenario::draw(seed, &options)));
+            assert!(scenario.duration >= 20 * SECOND);
+            assert_eq!(format!("{scenario:?}"), format!("{:?}", Scenario::draw(seed, &options, 0)));
         }
         assert!(sizes[3] > 100 && sizes[5] > 60 && sizes[1] > 10 && sizes[7] > 10, "sizes drawn: {sizes:?}");
         assert!(leases > 100 && joins > 100, "{leases} with leases, {joins} with servers that join");
         let fixed = Options { nodes: Some(7), ..options };
-        let scenario = Scenario::draw(3, &fixed);
+        let scenario = Scenario::draw(3, &fixed, 0);
         assert!(scenario.nodes == 7 && scenario.configs.len() >= 7);
-        let many = Scenario::draw(3, &Options { nodes: Some(64), ..fixed });
+        let many = Scenario::draw(3, &Options { nodes: Some(64), ..fixed }, 0);
         assert_eq!(many.configs.len(), 64);
     }
 }

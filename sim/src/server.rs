@@ -12,19 +12,24 @@ mod perform;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use raft_core::host::recording::RecordedNode;
 use raft_core::host::{StateMachine, Waiters};
 use raft_core::{
-    Config, Counters, Instant, LogId, LogIndex, MachineTask, Node, NodeId, ReadId, Recovery, RoleKind,
+    Config, Counters, Instant, LogId, LogIndex, MachineTask, Membership, NodeId, ReadId, Recovery, RoleKind,
     SnapshotId, SnapshotMeta, Status, Term, Ticket, WriteId,
 };
 
 use crate::check::{Broken, Check, OpId, View};
 use crate::clock::{LocalClock, MILLISECOND, Nanos, SECOND};
-use crate::disk::{Disk, Wreck};
-use crate::machine::KvMachine;
+use crate::disk::{Disk, Failing, Rot, Wreck};
+use crate::machine::Machine;
+use crate::marks::Mark;
 use crate::operator::ErrandId;
+use crate::rng::Rng;
 use crate::snapshots::SnapshotStore;
-use crate::world::{Happening, World, say};
+use crate::trace::What;
+use crate::workload::Workload;
+use crate::world::{Happening, World, note};
 
 /// Something that happens inside a server.
 #[derive(Debug)]
@@ -69,10 +74,12 @@ pub(crate) enum Waiter {
 }
 
 /// One server.
-pub(crate) struct Server {
+pub(crate) struct Server<M> {
     config: Config,
+    /// Draws for its driver, its disks and its machine.
+    pub(crate) rng: Rng,
     life: u32,
-    node: Option<Node>,
+    node: Option<RecordedNode>,
     status: Status,
     clock: LocalClock,
     disk: Disk,
@@ -83,7 +90,7 @@ pub(crate) struct Server {
     chunks_under_way: usize,
     /// Writes handed to the disk and not reported.
     unreported: VecDeque<WriteId>,
-    machine: KvMachine,
+    machine: Machine<M>,
     lane: VecDeque<MachineTask>,
     /// Bytes handed to the machine and not reported applied.
     applying: VecDeque<(LogIndex, u64)>,
@@ -97,13 +104,17 @@ pub(crate) struct Server {
     poll_due: bool,
     paused_until: Nanos,
     stalled_until: Nanos,
-    /// It crashes after this many actions.
-    crash_in: Option<u64>,
+    /// Until when each sync takes so much longer, on average.
+    slowed: Option<(Nanos, Nanos)>,
+    /// Its disk is gone for good.
+    disk_lost: bool,
+    /// It crashes after this many actions, for so long.
+    crash_in: Option<(u64, Nanos)>,
     enlisted: bool,
 }
 
-impl Server {
-    pub(crate) fn new(config: Config, ballast_bytes: usize, enlisted: bool) -> Self {
+impl<M: StateMachine> Server<M> {
+    pub(crate) fn new(config: Config, machine: Machine<M>, rng: Rng, enlisted: bool) -> Self {
         let status = Status {
             id: config.id,
             role: RoleKind::Follower,
@@ -121,6 +132,7 @@ impl Server {
         };
         Self {
             config,
+            rng,
             life: 0,
             node: None,
             status,
@@ -130,7 +142,7 @@ impl Server {
             snapshots: SnapshotStore::default(),
             chunks_under_way: 0,
             unreported: VecDeque::new(),
-            machine: KvMachine::with_ballast(status.id.get(), ballast_bytes),
+            machine,
             lane: VecDeque::new(),
             applying: VecDeque::new(),
             installed_terms: None,
@@ -140,6 +152,8 @@ impl Server {
             poll_due: false,
             paused_until: 0,
             stalled_until: 0,
+            slowed: None,
+            disk_lost: false,
             crash_in: None,
             enlisted,
         }
@@ -150,8 +164,38 @@ impl Server {
         self.enlisted
     }
 
+    /// One that has lost its disk never comes back: it has forgotten what it promised.
     pub(crate) fn enlist(&mut self, enlisted: bool) {
-        self.enlisted = enlisted;
+        self.enlisted = enlisted && !self.disk_lost;
+    }
+
+    /// Whether its disk is gone for good, or will be found rotten at the next start.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.disk_lost || self.disk.is_rotten() || self.snapshots.is_rotten()
+    }
+
+    /// Its disk is gone for good.
+    pub(crate) fn lose_disk(&mut self) {
+        (self.disk, self.snapshots) = (Disk::default(), SnapshotStore::default());
+        self.machine.lose();
+        (self.disk_lost, self.enlisted) = (true, false);
+    }
+
+    /// Writes beyond the synced ones that survived the last crash, or parts of them.
+    pub(crate) fn survived(&self) -> usize {
+        self.survived
+    }
+
+    /// While it is down a bit changes, of its log or of its newest snapshot.
+    pub(crate) fn rot(&mut self, snapshot: bool, bit: u64) -> Rot {
+        if snapshot && self.snapshots.rot(bit) {
+            return Rot::Synced;
+        }
+        let rot = self.disk.rot(bit);
+        if let Rot::Tail { whole } = rot {
+            self.survived = whole;
+        }
+        rot
     }
 
     /// Whether it has ever stored anything.
@@ -179,12 +223,21 @@ impl Server {
         &self.status
     }
 
-    pub(crate) fn machine(&self) -> &KvMachine {
+    /// The configuration in force on the node.
+    pub(crate) fn membership(&self) -> Option<&Membership> {
+        self.node.as_ref().map(|node| &**node.membership())
+    }
+
+    pub(crate) fn machine(&self) -> &Machine<M> {
         &self.machine
     }
 
     pub(crate) fn is_up(&self) -> bool {
         self.node.is_some()
+    }
+
+    pub(crate) fn node_mut(&mut self) -> Option<&mut RecordedNode> {
+        self.node.as_mut()
     }
 
     pub(crate) fn life(&self) -> u32 {
@@ -214,13 +267,36 @@ impl Server {
         self.stalled_until = until;
     }
 
-    /// It will crash after so many more actions.
-    pub(crate) fn crash_after(&mut self, actions: u64) {
-        self.crash_in = Some(actions);
+    /// Until then each sync takes so much longer, on average.
+    pub(crate) fn slow_down(&mut self, until: Nanos, more_mean: Nanos) {
+        self.slowed = Some((until, more_mean));
     }
 
-    pub(crate) fn heal(&mut self) {
-        (self.paused_until, self.stalled_until, self.crash_in) = (0, 0, None);
+    /// An append or a sync will fail.
+    pub(crate) fn fail_disk(&mut self, failing: Failing) {
+        self.disk.fail(failing);
+    }
+
+    /// Until then its disk has no space left.
+    pub(crate) fn fill_disk(&mut self, until: Nanos) {
+        self.disk.fill(until);
+    }
+
+    /// Its clock is changed. The timer that was set by it is worth nothing any more.
+    pub(crate) fn change_clock(&mut self, how: impl FnOnce(&mut LocalClock)) {
+        how(&mut self.clock);
+        self.timer = None;
+    }
+
+    /// It will crash after so many more actions, for so long.
+    pub(crate) fn crash_after(&mut self, actions: u64, down: Nanos) {
+        self.crash_in = Some((actions, down));
+    }
+
+    pub(crate) fn heal(&mut self, now: Nanos) {
+        (self.paused_until, self.stalled_until, self.slowed, self.crash_in) = (0, 0, None, None);
+        self.disk.heal();
+        self.change_clock(|clock| clock.go_on(now));
     }
 
     /// A ticket for a request of `waiter`.
@@ -229,7 +305,7 @@ impl Server {
     }
 }
 
-impl World<'_> {
+impl<W: Workload> World<'_, W> {
     /// Starts a server from what its disks kept.
     pub(crate) fn start(&mut self, at: usize) -> Check {
         let now = self.clock.now();
@@ -238,62 +314,85 @@ impl World<'_> {
             return Ok(());
         }
         let id = server.config.id;
-        let log =
-            server.disk.recover().map_err(|error| Broken::new("recovery", format!("n{id}: {error}")))?;
+        let found_bytes = server.disk.bytes();
+        let rotten = server.is_lost();
+        let found = server.disk.recover().map_err(|error| error.to_string());
+        let log = match found.and_then(|log| server.snapshots.verify().map(|()| log)) {
+            Ok(log) if !rotten => log,
+            Ok(_) => {
+                return Err(Broken::new(
+                    "bit-rot",
+                    format!("n{id} starts with other bytes than it had synced"),
+                ));
+            }
+            Err(what) if rotten => {
+                server.lose_disk();
+                self.summary.starts_refused += 1;
+                self.checks.mark(Mark::RotRefused);
+                note!(self, at, What::Refuses { why: what });
+                return Ok(());
+            }
+            Err(what) => return Err(Broken::new("recovery", format!("n{id}: {what}"))),
+        };
         let snapshot = server.snapshots.newest().map(|stored| Arc::clone(&stored.meta));
         // What is not the newest is of no use to anybody.
         let older: Vec<SnapshotId> = server.snapshots.complete().collect();
         for of in older.into_iter().filter(|of| snapshot.as_ref().is_some_and(|newest| newest.id != *of)) {
             server.snapshots.forget(of);
         }
+        if server.disk.bytes() < found_bytes {
+            self.checks.mark(Mark::TornTail);
+        }
         self.checks.recovered(id, &log, server.survived, server.snapshots.complete())?;
-        let applied = server.machine.recover().map_err(|error| Broken::new("machine", error.to_string()))?;
+        let applied =
+            server.machine.recover().map_err(|what| Broken::new("machine", format!("n{id}: {what}")))?;
         let drift = i32::try_from(self.scenario.driver.drift_ppm_max).unwrap_or(0);
         // The extremes of what is allowed are where a bound is broken, if it is.
-        let drift_ppm = match self.rng.below(4) {
+        let rng = &mut server.rng;
+        let drift_ppm = match rng.below(4) {
             0 => drift,
             1 => -drift,
-            _ => i32::try_from(self.rng.below(2 * drift.unsigned_abs() as u64 + 1)).unwrap_or(0) - drift,
+            _ => i32::try_from(rng.below(2 * drift.unsigned_abs() as u64 + 1)).unwrap_or(0) - drift,
         };
-        server.clock = LocalClock { epoch: self.rng.between(SECOND, 10_000 * SECOND), drift_ppm };
+        server.clock = LocalClock::new(rng.between(SECOND, 10_000 * SECOND), drift_ppm);
         server.survived = 0;
         let (base, last, pristine) =
             (log.base, log.last, log.last.index == LogIndex::ZERO && snapshot.is_none());
         let held = snapshot.as_ref().map_or(LogId::ZERO, |meta| meta.id.last);
         let recovery = Recovery { log, snapshot, applied, incarnation: u64::from(server.life) };
-        let started = Node::start(server.config.clone(), recovery, Instant::from_nanos(server.clock.at(now)));
+        let (config, local_now) = (server.config.clone(), Instant::from_nanos(server.clock.at(now)));
+        let started = self.start_node(config, recovery, local_now);
         let node = started.map_err(|error| Broken::new("start", format!("n{id}: {error}")))?;
+        let server = &mut self.servers[at];
         server.status = node.status();
         let view = View { term_at: &|index| node.term_at(index), membership: node.membership() };
         self.checks.started(&server.status, applied, held, view)?;
         server.node = Some(node);
         let life = server.life;
-        say!(self, "n{id} starts, log {base} to {last}, snapshot {held}, applied {applied}");
+        note!(self, at, What::Starts { base, last, snapshot: held, applied });
         let founder = at < self.scenario.nodes;
         let bootstraps = founder && self.scenario.bootstrap_only.is_none_or(|only| only == at);
         if pristine && bootstraps {
-            let delay = self.rng.below(20 * MILLISECOND);
+            let delay = self.servers[at].rng.below(20 * MILLISECOND);
             self.clock.after(delay, Happening::Local(at, life, Local::Bootstrap { alien: false }));
-        } else if !pristine && founder && self.rng.chance(50_000) {
-            let alien = self.rng.chance(500_000);
+        } else if !pristine && founder && self.servers[at].rng.chance(50_000) {
+            let alien = self.servers[at].rng.chance(500_000);
             self.clock.after(0, Happening::Local(at, life, Local::Bootstrap { alien }));
         }
         self.poll(at)
     }
 
-    /// A server stops at once, and loses what was in memory and some of what was not synced.
-    pub(crate) fn crash(&mut self, at: usize) -> Check {
-        self.crash_for(at, self.scenario.faults.down_mean)
-    }
-
-    /// A server stops, and comes back after about so long if it is wanted.
-    pub(crate) fn crash_for(&mut self, at: usize, down_mean: Nanos) -> Check {
+    /// A server stops at once, loses what was in memory and some of what was not synced, and comes back after `down` if
+    /// it is wanted.
+    pub(crate) fn crash(&mut self, at: usize, down: Nanos) -> Check {
         let model = self.scenario.disk;
-        let rng = &mut self.rng;
         let server = &mut self.servers[at];
         if !server.is_up() {
             return Ok(());
         }
+        self.end_recording(at);
+        let server = &mut self.servers[at];
+        let rng = &mut server.rng;
         let unsynced = server.disk.unsynced_bytes();
         let kept = match rng.below(4) {
             0 => 0,
@@ -303,11 +402,11 @@ impl World<'_> {
         let wreck = match rng.chance(model.wreck) {
             false => Wreck::Cut,
             true if rng.chance(500_000) => Wreck::Zeros(rng.index(200)),
-            true => Wreck::Rubbish(rng.index(200), rng.next()),
+            true => Wreck::Rubbish(rng.index(200), rng.bits()),
         };
         server.survived = server.disk.crash(kept, wreck, rng.chance(500_000));
         server.snapshots.crash(rng.chance(300_000));
-        server.machine.crash();
+        server.machine.crash(self.workload.machine());
         server.lane.clear();
         server.applying.clear();
         server.unreported.clear();
@@ -318,11 +417,12 @@ impl World<'_> {
         (server.timer, server.poll_due, server.crash_in) = (None, false, None);
         (server.paused_until, server.stalled_until) = (0, 0);
         let lost: Vec<Waiter> = server.waiters.drain().collect();
-        let id = server.config.id;
+        self.checks.crashed(server.config.id);
         // It knows nothing and leads nobody until it starts again.
         server.status.role = RoleKind::Follower;
         self.summary.crashes += 1;
-        say!(self, "n{id} CRASHES, {kept} of {unsynced} unsynced bytes survive");
+        let (kept_bytes, unsynced_bytes) = (kept as u64, unsynced as u64);
+        note!(self, at, What::Crashes { kept_bytes, unsynced_bytes });
         for waiter in lost {
             match waiter {
                 Waiter::Client(op) => self.lost_with_server(op),
@@ -331,7 +431,6 @@ impl World<'_> {
             }
         }
         if !self.settling && self.servers[at].enlisted {
-            let down = self.fault_rng.exponential(down_mean);
             self.clock.after(down, Happening::Start(at));
         }
         Ok(())

@@ -1,18 +1,30 @@
-//! How a run ends: everything heals, and the cluster has to come to rest in bounded time.
+//! How a run ends: first a majority is healed while the rest stays broken for good ([`part`]), then everything
+//! ([`rest`]). Each time the cluster has to come to rest in bounded time.
 //!
-//! * A change of the membership completes, then a new write commits, every request is answered, and all members hold
-//!   the same state. A server that was removed is cut loose.
 //! * As long as anything moves, the cluster is given time; when nothing does, it has failed.
+//! * Whatever is drawn here comes from the operator's stream, which begins anew when the faults end.
 
-use raft_core::{AdminOutcome, AdminRefusal, NodeId, RoleKind};
+mod part;
+mod rest;
+
+use std::time::Duration;
+
+use raft_core::NodeId;
 
 use crate::check::{Broken, Check, OpId};
 use crate::clock::{MILLISECOND, Nanos, SECOND};
-use crate::operator::{ErrandId, Order};
-use crate::world::{Happening, World, say};
+use crate::server::Server;
+use crate::workload::Workload;
+use crate::world::{Happening, World};
+
+use part::Part;
+use rest::Rest;
 
 /// Simulated time beyond which a cluster that still makes progress is taken to be too slow.
 const SETTLE_MAX: Nanos = 2_000 * SECOND;
+
+/// How often it is looked at.
+const LOOK: Nanos = 10 * MILLISECOND;
 
 /// How far the cluster has come.
 #[derive(Debug, Default)]
@@ -21,153 +33,131 @@ pub(crate) struct Settle {
     /// Advances whenever anything becomes durable, is applied or answered.
     progress: u64,
     progressed_at: Nanos,
-    /// The last change of the membership, with the errand under way for it. `None`: done, or none wanted.
-    change: Option<(Order, Option<ErrandId>)>,
+    /// While a part of the cluster is broken for good.
+    part: Option<Part>,
+    rest: Rest,
+    /// The write that has to commit now.
     last_write: Option<OpId>,
 }
 
-impl World<'_> {
-    /// The faults are over: everything heals, everybody who is needed starts.
-    pub(crate) fn heal(&mut self) -> Check {
-        say!(self, "---- the faults are over ----");
+fn nanos(duration: Duration) -> Nanos {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The place of a server.
+fn slot(node: NodeId) -> usize {
+    usize::try_from(node.get()).unwrap_or(1).saturating_sub(1)
+}
+
+impl<W: Workload> World<'_, W> {
+    /// The time for faults is over.
+    pub(crate) fn settle(&mut self) -> Check {
         self.settling = true;
-        self.network.heal();
-        self.scenario.disk.stall = 0;
-        self.scenario.disk.snapshot_fails = 0;
-        self.scenario.driver.late_wake = 0;
-        let needed = self.needed();
-        for server in 0..self.servers.len() {
-            self.servers[server].heal();
-            if needed.contains(&self.servers[server].status().id) {
-                self.servers[server].enlist(true);
-            }
-            self.start(server)?;
-        }
-        let now = self.clock.now();
-        let changes = self.scenario.operator.interval_mean.is_some();
-        let change = changes.then(|| (Order::Change(self.replace()), None));
-        self.settle = Settle { began: now, progressed_at: now, progress: 0, change, last_write: None };
-        if let Some((Order::Change(raft_core::MembershipChange::Set { target, .. }), _)) = &self.settle.change
-        {
-            let wanted: Vec<NodeId> = target.voters.union(&target.learners).copied().collect();
-            for node in wanted {
-                let at = usize::try_from(node.get()).unwrap_or(1) - 1;
-                if !self.servers[at].is_enlisted() {
-                    self.switch_on(at);
-                }
-            }
+        self.soothe();
+        if !self.break_for_good()? {
+            self.heal()?;
         }
         self.clock.after(0, Happening::Settle);
         Ok(())
     }
 
+    /// From now on disks and processes are as fast as they are on a good day: what is slow at random for ever would be
+    /// a fault that never ends.
+    fn soothe(&mut self) {
+        let election_min =
+            self.scenario.configs.iter().map(|config| nanos(config.election_timeout_min)).min();
+        let heartbeat = self.scenario.configs.iter().map(|config| nanos(config.heartbeat_interval)).min();
+        let (election_min, heartbeat) = (election_min.unwrap_or(SECOND), heartbeat.unwrap_or(SECOND));
+        let (disk, driver) = (&mut self.scenario.disk, &mut self.scenario.driver);
+        self.settle.rest.snapshots_failed = disk.snapshot_fails > 0;
+        (disk.stall, disk.snapshot_fails) = (0, 0);
+        disk.sync_min = disk.sync_min.min(election_min / 24);
+        disk.sync_more = disk.sync_more.min(election_min / 24);
+        driver.late_wake = 0;
+        driver.late_poll_mean = driver.late_poll_mean.min(heartbeat / 16);
+    }
+
+    /// The longest election timeout of any server, in true time: its clock may be slow.
+    fn election_max(&self) -> Nanos {
+        let longest = self.scenario.configs.iter().map(|config| nanos(config.election_timeout_max)).max();
+        let slowest = 1_000_000 - self.scenario.driver.drift_ppm_max.min(900_000);
+        longest.unwrap_or_default() * 1_000_000 / slowest
+    }
+
+    /// For how long nothing may move before the cluster has failed.
+    fn patience(&self) -> Nanos {
+        let catch_up = self.scenario.configs.iter().map(|config| nanos(config.catch_up_timeout)).max();
+        (40 * self.election_max()).max(10 * SECOND) + 2 * catch_up.unwrap_or_default()
+    }
+
+    /// Whether a client or an operator may still ask this server: what is broken for good may never answer.
+    pub(crate) fn may_answer(&self, at: usize) -> bool {
+        self.settle.part.as_ref().is_none_or(|part| part.may_answer(at))
+    }
+
     /// The last write found another entry in its place, or nobody knows: its client writes another one.
-    pub(crate) fn again_if_last(&mut self, op: OpId) {
+    pub(crate) fn again_if_last(&mut self, op: OpId) -> Check {
         if self.settling && self.settle.last_write == Some(op) {
-            self.settle.last_write = Some(self.last_request());
-        }
-    }
-
-    /// Whether the cluster has come to rest. It fails if nothing moves any more and it has not.
-    pub(crate) fn settled(&mut self) -> Result<bool, Broken> {
-        self.drive_change()?;
-        if self.settle.change.is_none() && self.settle.last_write.is_none() {
-            self.settle.last_write = Some(self.last_request());
-        }
-        let missing = self.missing();
-        if missing.is_none() {
-            return Ok(true);
-        }
-        let now = self.clock.now();
-        // A slow disk that writes one entry at a time may be busy for long with what it has to catch up.
-        let moved = self.servers.iter().map(|server| {
-            let status = server.status();
-            status.applied.get() + status.durable.get()
-        });
-        let progress = moved.sum::<u64>() + self.clients.answered() + self.summary.chunks;
-        if progress != self.settle.progress {
-            (self.settle.progress, self.settle.progressed_at) = (progress, now);
-        }
-        let nanos = |duration: std::time::Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        let configs = || self.scenario.configs.iter();
-        let election_max =
-            configs().map(|config| nanos(config.election_timeout_max)).max().unwrap_or_default();
-        let catch_up = configs().map(|config| nanos(config.catch_up_timeout)).max().unwrap_or_default();
-        let patience = (40 * election_max).max(10 * SECOND) + 2 * catch_up;
-        if now - self.settle.progressed_at > patience || now - self.settle.began > SETTLE_MAX {
-            let what = missing.unwrap_or_default();
-            let healed = (now - self.settle.began) / MILLISECOND;
-            return Err(Broken::new("liveness", format!("{healed} ms after everything healed: {what}")));
-        }
-        self.clock.after(10 * MILLISECOND, Happening::Settle);
-        Ok(false)
-    }
-
-    /// Asks for the last change of the membership, again and again if it is refused for a passing reason.
-    fn drive_change(&mut self) -> Check {
-        let Some((order, errand)) = &self.settle.change else { return Ok(()) };
-        let order = order.clone();
-        let arrived = AdminOutcome::Refused(AdminRefusal::NoChange);
-        match errand.map(|errand| self.operator.outcome(errand).cloned()) {
-            // Under way.
-            Some(None) => return Ok(()),
-            Some(Some(Some(outcome))) if outcome == AdminOutcome::Done || outcome == arrived => {
-                self.settle.change = None;
-                return Ok(());
-            }
-            _ => {}
-        }
-        let Some(leader) = self.leader() else { return Ok(()) };
-        let errand = self.give(leader, order.clone())?;
-        if self.settle.change.is_some() {
-            self.settle.change = Some((order, Some(errand)));
+            self.settle.last_write = Some(self.last_request()?);
         }
         Ok(())
     }
 
-    /// What keeps the cluster from being at rest.
-    fn missing(&self) -> Option<String> {
-        let committed = self.checks.committed();
-        let Some(leader) = self.leader() else { return Some("nobody leads".to_owned()) };
-        if let Some((change, _)) = &self.settle.change {
-            return Some(format!("{change:?} has not completed"));
-        }
-        if !self.settle.last_write.is_some_and(|op| self.clients.is_answered(op)) {
-            return Some("a new write has not committed".to_owned());
-        }
-        let Some((at, in_force)) = self.checks.configuration() else {
-            return Some("there is no configuration".to_owned());
-        };
-        if in_force.is_joint() || in_force.intent.is_some() {
-            return Some(format!("the change at {at} is not finished: {in_force:?}"));
-        }
-        let members = || {
-            in_force
-                .members()
-                .into_iter()
-                .map(|node| &self.servers[usize::try_from(node.get()).unwrap_or(1) - 1])
-        };
-        for server in members() {
-            let (status, machine) = (server.status(), server.machine());
-            if status.applied != committed || machine.applied().index != committed {
-                return Some(format!("n{} has applied {} of {committed}", status.id, status.applied));
+    /// Whether the run is over. It fails if nothing moves any more and the cluster has not come to rest.
+    pub(crate) fn settled(&mut self) -> Result<bool, Broken> {
+        let missing = if self.settle.part.is_some() { self.missing_inside()? } else { self.missing()? };
+        let Some(missing) = missing else {
+            if self.settle.part.is_none() {
+                self.summary.undecided += self.checks.operations.finish()?;
+                return Ok(true);
             }
-            if server.waiting() > 0 {
-                return Some(format!("n{} has not answered {} requests", status.id, server.waiting()));
+            self.heal()?;
+            self.clock.after(LOOK, Happening::Settle);
+            return Ok(false);
+        };
+        let now = self.clock.now();
+        // A slow disk that writes one entry at a time may be busy for long with what it has to catch up.
+        let moved =
+            |server: &Server<W::Machine>| server.status().applied.get() + server.status().durable.get();
+        let inside = (0..self.servers.len()).filter(|at| self.may_answer(*at));
+        let moved: u64 = inside.map(|at| moved(&self.servers[at])).sum();
+        let progress = moved + self.clients.answered() + self.summary.chunks;
+        if progress != self.settle.progress {
+            (self.settle.progress, self.settle.progressed_at) = (progress, now);
+        }
+        let (idle, all) = (now - self.settle.progressed_at, now - self.settle.began);
+        if idle > self.patience() || all > SETTLE_MAX {
+            if self.is_excused() {
+                self.heal()?;
+            } else {
+                return Err(self.stuck(&missing));
             }
         }
-        let leader = &self.servers[leader];
-        if !in_force.is_voter(leader.status().id) {
-            return Some(format!("n{} leads and has left", leader.status().id));
-        }
-        if *leader.peers() != in_force.members() {
-            return Some(format!("n{} is connected to {:?}", leader.status().id, leader.peers()));
-        }
-        let others = members().filter(|server| server.status().role == RoleKind::Leader).count();
-        if others > 1 {
-            return Some(format!("{others} lead"));
-        }
-        let digests = || members().map(|server| server.machine().state().digest);
-        (digests().max() != digests().min()).then(|| "the state machines differ".to_owned())
+        self.clock.after(LOOK, Happening::Settle);
+        Ok(false)
+    }
+
+    fn stuck(&self, missing: &str) -> Broken {
+        let since = (self.clock.now() - self.settle.began) / MILLISECOND;
+        let healed = if self.settle.part.is_some() { "a majority" } else { "everything" };
+        Broken::new("liveness", format!("{since} ms after {healed} was healed: {missing}"))
+    }
+
+    /// A stage of the end begins.
+    fn stage(&mut self, part: Option<Part>) {
+        let now = self.clock.now();
+        self.settle.part = part;
+        (self.settle.began, self.settle.progressed_at, self.settle.progress) = (now, now, 0);
+        self.settle.last_write = None;
+    }
+
+    /// Whether the last write has succeeded. If none was asked for yet, one is.
+    fn wrote(&mut self) -> Result<bool, Broken> {
+        let op = match self.settle.last_write {
+            Some(op) => op,
+            None => self.last_request()?,
+        };
+        self.settle.last_write = Some(op);
+        Ok(self.clients.is_answered(op))
     }
 }

@@ -3,6 +3,7 @@
 //! * A snapshot is complete only when its last chunk is there, its size and digest are right, and a sync of its own
 //!   has finished. A crash that comes while that sync is under way may or may not leave it complete.
 //! * What was forgotten may be there again after a crash: removing a file is durable late, if at all.
+//! * A bit of a complete snapshot may change while the server is down: then the store must not be used.
 //! * It is strict with its node: a chunk that does not continue what was written before is a finding.
 
 use std::collections::BTreeMap;
@@ -25,6 +26,15 @@ impl Stored {
         let (size_bytes, digest) = (bytes.len() as u64, XxHash3_64::oneshot(&bytes));
         Self { meta: Arc::new(SnapshotMeta { size_bytes, digest, ..meta.clone() }), bytes }
     }
+
+    fn verify(&self) -> Result<(), String> {
+        let (bytes, digest) = (self.bytes.len() as u64, XxHash3_64::oneshot(&self.bytes));
+        let right = (bytes, digest) == (self.meta.size_bytes, self.meta.digest);
+        let of = self.meta.id;
+        right
+            .then_some(())
+            .ok_or_else(|| format!("{of} has {bytes} bytes with digest {digest:x}: {:?}", self.meta))
+    }
 }
 
 #[derive(Debug)]
@@ -44,6 +54,8 @@ pub(crate) struct SnapshotStore {
     incoming: Option<Incoming>,
     /// Removed since the last start.
     removed: Vec<Stored>,
+    /// In the newest one a bit has changed.
+    rotten: bool,
 }
 
 impl SnapshotStore {
@@ -88,13 +100,10 @@ impl SnapshotStore {
         incoming.bytes.extend_from_slice(data);
         incoming.whole = done;
         if done {
-            let (bytes, digest) = (incoming.bytes.len() as u64, XxHash3_64::oneshot(&incoming.bytes));
-            if (bytes, digest) != (meta.size_bytes, meta.digest) {
-                return Err(format!(
-                    "{} is complete with {bytes} bytes and digest {digest:x}: {meta:?}",
-                    meta.id
-                ));
-            }
+            let whole =
+                Stored { meta: Arc::clone(meta), bytes: Bytes::from(std::mem::take(&mut incoming.bytes)) };
+            whole.verify()?;
+            incoming.bytes = whole.bytes.into();
         }
         Ok(())
     }
@@ -123,6 +132,30 @@ impl SnapshotStore {
     /// The complete snapshot with the greatest last entry.
     pub(crate) fn newest(&self) -> Option<&Stored> {
         self.complete.values().next_back()
+    }
+
+    /// While the server is down a bit of the newest snapshot changes. False if there is none.
+    pub(crate) fn rot(&mut self, bit: u64) -> bool {
+        let Some(mut newest) = self.complete.last_entry() else { return false };
+        let mut bytes = newest.get().bytes.to_vec();
+        let Some(bit) = bit.checked_rem(bytes.len() as u64 * 8) else { return false };
+        bytes[(bit / 8) as usize] ^= 1 << (bit % 8);
+        newest.get_mut().bytes = bytes.into();
+        self.rotten = true;
+        true
+    }
+
+    /// Whether the check at a start has to fail.
+    pub(crate) fn is_rotten(&self) -> bool {
+        self.rotten
+    }
+
+    /// Looks at the newest snapshot, as a start does.
+    ///
+    /// # Errors
+    /// If its bytes are not what its meta says.
+    pub(crate) fn verify(&self) -> Result<(), String> {
+        self.newest().map_or(Ok(()), Stored::verify)
     }
 
     /// Every complete one.
@@ -213,6 +246,20 @@ mod tests {
             assert_eq!(store.count(), usize::from(lucky) + 1);
             store.crash(true);
             assert_eq!(store.count(), usize::from(lucky));
+        }
+    }
+
+    #[test]
+    fn a_changed_bit_is_seen_at_the_start() {
+        let (mut store, stored) = store();
+        assert!(!store.rot(5));
+        let bits = stored.bytes.len() as u64 * 8;
+        for bit in 0..bits {
+            store.take(stored.clone());
+            assert!(store.taken().is_some());
+            assert_eq!(store.verify(), Ok(()));
+            assert!(store.rot(bit + bits) && store.is_rotten());
+            assert!(store.verify().unwrap_err().contains("digest"), "bit {bit} went unseen");
         }
     }
 }

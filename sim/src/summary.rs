@@ -3,10 +3,16 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
+use crate::faults::FaultCounts;
+use crate::marks::Marks;
 use crate::rng::fold;
+use crate::scenario::Options;
+use crate::transcript::Transcript;
 
 /// The figures of one run, or of many added up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
     /// Runs added up here.
     pub runs: u64,
@@ -24,8 +30,14 @@ pub struct Summary {
     pub elections: u64,
     /// Crashes of a node.
     pub crashes: u64,
-    /// Partitions, cuts and pauses, and disks that stalled.
-    pub disturbances: u64,
+    /// What went wrong, by kind.
+    pub faults: FaultCounts,
+    /// Leaders that were cut off as they handed over.
+    pub spites: u64,
+    /// Starts that were refused because the disk had rotted.
+    pub starts_refused: u64,
+    /// Runs in which clocks were further off than leases allow.
+    pub beyond_bound: u64,
     /// Messages sent.
     pub messages: u64,
     /// Messages lost.
@@ -74,6 +86,14 @@ pub struct Summary {
     pub applied_elsewhere: u64,
     /// Writes whose outcome nobody knew, though nobody gave them up.
     pub unknown: u64,
+    /// Keys whose history could not be decided to be linearizable within the bound on the search.
+    pub undecided: u64,
+    /// Runs in which a majority was healed first, and the rest stayed broken.
+    pub majorities: u64,
+    /// Runs in which that was excused for a proven reason: see `settle/part.rs`.
+    pub excused: u64,
+    /// The places in the core's behaviour that were reached, with the number of runs.
+    pub marks: Marks,
     /// What happened, as a number: the same seed gives the same. Sums do not depend on the order of the runs.
     pub digest: u64,
 }
@@ -89,7 +109,10 @@ impl Summary {
         self.reads_served += other.reads_served;
         self.elections += other.elections;
         self.crashes += other.crashes;
-        self.disturbances += other.disturbances;
+        self.faults.add(&other.faults);
+        self.spites += other.spites;
+        self.starts_refused += other.starts_refused;
+        self.beyond_bound += other.beyond_bound;
         self.messages += other.messages;
         self.messages_lost += other.messages_lost;
         self.syncs += other.syncs;
@@ -114,6 +137,10 @@ impl Summary {
         self.follower_reads += other.follower_reads;
         self.applied_elsewhere += other.applied_elsewhere;
         self.unknown += other.unknown;
+        self.undecided += other.undecided;
+        self.majorities += other.majorities;
+        self.excused += other.excused;
+        self.marks.add(&other.marks);
         self.digest = self.digest.wrapping_add(fold(1, other.digest));
     }
 }
@@ -131,7 +158,12 @@ impl fmt::Display for Summary {
             "cluster      {} events, {} elections, {} messages ({} lost), {} syncs, {} log reads",
             self.events, self.elections, self.messages, self.messages_lost, self.syncs, self.log_reads
         )?;
-        writeln!(f, "faults       {} crashes, {} cuts, pauses and stalls", self.crashes, self.disturbances)?;
+        writeln!(f, "faults       {} crashes of a node in all; by kind: {}", self.crashes, self.faults)?;
+        writeln!(
+            f,
+            "             {} leaders cut off as they hand over, {} starts refused, {} runs with clocks beyond the bound",
+            self.spites, self.starts_refused, self.beyond_bound
+        )?;
         writeln!(
             f,
             "membership   {} changes done, {} cancelled, {} refused, {} timed out; {} joint phases, {} taken back; {} \
@@ -157,40 +189,51 @@ impl fmt::Display for Summary {
         )?;
         writeln!(
             f,
-            "outcomes     {} writes applied elsewhere only, {} unknown",
-            self.applied_elsewhere, self.unknown
+            "outcomes     {} writes applied elsewhere only, {} unknown; {} histories undecided",
+            self.applied_elsewhere, self.unknown, self.undecided
+        )?;
+        writeln!(
+            f,
+            "liveness     {} runs with a part that stayed broken, {} excused",
+            self.majorities, self.excused
         )?;
         write!(f, "digest       {:016x}", self.digest)
     }
 }
 
 /// A run in which a rule was broken.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub struct Failure {
-    /// The seed.
-    pub seed: u64,
-    /// The size of the cluster, if the caller had fixed it.
-    pub nodes: Option<usize>,
+    /// What the caller had fixed.
+    pub options: Options,
     /// When, in simulated time.
     pub at: Duration,
     /// Which checker saw it.
     pub checker: &'static str,
     /// What it saw.
     pub what: String,
+    /// Everything that was decided until then: the run again, to be kept, shrunk and looked at.
+    pub transcript: Transcript,
 }
 
 impl Failure {
+    /// The seed.
+    #[must_use]
+    pub fn seed(&self) -> u64 {
+        self.transcript.seed()
+    }
+
     /// The one command that shows the run again, as protocol lines.
     #[must_use]
     pub fn command(&self) -> String {
-        let nodes = self.nodes.map(|nodes| format!(" --nodes {nodes}")).unwrap_or_default();
-        format!("cargo run --release -p raft-sim -- run --seed {}{nodes} --trace", self.seed)
+        format!("sim run --seed {}{} --trace", self.seed(), self.options)
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "seed {} at {:.6} s: checker `{}`", self.seed, self.at.as_secs_f64(), self.checker)?;
+        let (seed, seconds) = (self.seed(), self.at.as_secs_f64());
+        writeln!(f, "seed {seed} at {seconds:.6} s: checker `{}`", self.checker)?;
         writeln!(f, "  {}", self.what)?;
         write!(f, "reproduce: {}", self.command())
     }

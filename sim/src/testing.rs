@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use raft_core::host::{FrozenState, StateMachine};
 use raft_core::{
     Body, Counters, Entries, HardState, LogId, LogIndex, Membership, Message, NodeId, RoleKind, SnapshotId,
     SnapshotMeta, Status, Term, TermRun, Write, WriteId,
@@ -12,7 +11,8 @@ use raft_core::{
 use serde::Deserialize;
 use serde::de::value::{Error, SeqDeserializer};
 
-use crate::machine::KvMachine;
+use crate::machine::Machine;
+use crate::workload::Nothing;
 
 pub(crate) fn node(id: u64) -> NodeId {
     NodeId::new(id)
@@ -52,7 +52,7 @@ pub(crate) fn commands(first: u64, term: u64, texts: &[&str]) -> Entries {
 
 /// Puts that carry these operations' numbers.
 pub(crate) fn puts(first: u64, term: u64, ops: &[u64]) -> Entries {
-    Entries::commands(id(first, term), &ops.iter().map(|op| crate::machine::put(*op, 0, 0)).collect())
+    Entries::commands(id(first, term), &ops.iter().map(|op| crate::machine::put(*op, 0, &[], 0)).collect())
 }
 
 pub(crate) fn message(from: u64, to: u64, term: u64, body: Body) -> Message {
@@ -90,9 +90,18 @@ pub(crate) fn snapshot_meta(index: u64, term: u64, seq: u64) -> SnapshotMeta {
     }
 }
 
-/// The machine's present state as bytes.
-pub(crate) fn frozen(machine: &mut KvMachine) -> Bytes {
-    machine.snapshot().unwrap().next_chunk().unwrap().unwrap()
+/// A machine whose snapshots are longer by this much, and that of its state when these were applied: (index, term,
+/// operation on key 0).
+pub(crate) fn frozen(ballast_bytes: usize, applied: &[(u64, u64, Option<u64>)]) -> Bytes {
+    let mut machine = Machine::new(Nothing, 1, ballast_bytes);
+    for (index, term, op) in applied {
+        let entries = match op {
+            Some(op) => puts(*index, *term, &[*op]),
+            None => Entries::noop(id(*index, *term)),
+        };
+        machine.apply(&entries, &mut Vec::new()).unwrap();
+    }
+    machine.snapshot().unwrap().0
 }
 
 /// A follower of an empty log.

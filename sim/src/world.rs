@@ -4,30 +4,36 @@
 //! * Nodes meet the world only through `step`, `poll_action` and `deadline`, as under any other driver.
 //! * When the time is over, faults end, everything heals, and the cluster has to come to rest.
 
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use raft_core::{Body, Config, Event, InstallProgress, Message};
 
-use crate::check::{Broken, Check, Checks, OpId};
+use crate::check::{Agreement, Broken, Check, Checks, OpId};
 use crate::clients::Clients;
-use crate::clock::{Clock, MILLISECOND};
+use crate::clock::{Clock, MILLISECOND, Nanos};
+use crate::machine::Machine;
 use crate::network::Network;
 use crate::operator::Operator;
+use crate::recording::Recorder;
 use crate::rng::{Rng, fold};
 use crate::scenario::{Options, Scenario};
 use crate::server::{Local, Server};
 use crate::settle::Settle;
 use crate::summary::{Failure, Summary};
+use crate::trace::{Record, State, What};
+use crate::transcript::{Decision, Plan, Transcript};
+use crate::workload::Workload;
 
-/// Where protocol lines go.
-pub(crate) type Sink<'t> = Option<&'t mut dyn FnMut(&str)>;
+/// Who is told what happens.
+pub(crate) type Sink<'t> = Option<&'t mut dyn FnMut(&Record)>;
 
 /// Something that the clock brings.
 #[derive(Debug)]
 pub(crate) enum Happening {
-    /// A message arrives.
-    Deliver(Message),
+    /// A message arrives, under the number with which it was sent.
+    Deliver(Message, u64),
     /// Something inside a server, of this life of it.
     Local(usize, u32, Local),
     /// A client's request comes to a server that stood still when it was made, if it still has this life.
@@ -42,8 +48,12 @@ pub(crate) enum Happening {
     Fault,
     /// A server that has just started is told to campaign.
     Usurp(usize),
+    /// A server's turn in a rolling restart, and how long it is down.
+    Crash(usize, Nanos),
     /// The operator does something.
     Operate,
+    /// The time of the faults may be over.
+    Over,
     /// A server starts.
     Start(usize),
     /// Has the cluster come to rest?
@@ -51,76 +61,123 @@ pub(crate) enum Happening {
 }
 
 /// One run.
-pub(crate) struct World<'t> {
+pub(crate) struct World<'t, W: Workload> {
+    pub(crate) workload: &'t W,
     pub(crate) scenario: Scenario,
     pub(crate) clock: Clock<Happening>,
     pub(crate) network: Network,
-    pub(crate) servers: Vec<Server>,
+    pub(crate) servers: Vec<Server<W::Machine>>,
     pub(crate) clients: Clients,
     pub(crate) operator: Operator,
     pub(crate) checks: Checks,
-    /// Draws for the driver's side: polling, disks, machines.
-    pub(crate) rng: Rng,
+    pub(crate) agreement: Agreement<W::Machine>,
+    pub(crate) plan: Plan,
     pub(crate) fault_rng: Rng,
     pub(crate) summary: Summary,
+    /// When the faults end, if that is known.
+    ends_at: Option<Nanos>,
+    /// The run ends with the faults: nothing has to come to rest.
+    pub(crate) stop_when_over: bool,
     /// The faults are over.
     pub(crate) settling: bool,
     pub(crate) settle: Settle,
     sink: Sink<'t>,
+    /// The core's event or action that is being dealt with, for the records.
+    behind: Option<String>,
+    pub(crate) recorder: Option<Recorder<'t>>,
+    seed: u64,
 }
 
-/// Writes a protocol line, if anybody reads them. Its parts are not even computed otherwise.
-macro_rules! say {
-    ($world:expr, $($line:tt)+) => {
+/// Notes what happens, at a server or (`None`) at none, if anybody listens. Not even computed otherwise.
+macro_rules! note {
+    ($world:expr, $at:expr, $what:expr) => {
         if $world.traces() {
-            $world.line(&format!($($line)+));
+            let what = $what;
+            $world.note($at, what);
         }
     };
 }
-pub(crate) use say;
+pub(crate) use note;
 
 /// Events of one instant beyond which time is taken to stand still.
 const INSTANT_EVENTS_MAX: u64 = 200_000;
-impl<'t> World<'t> {
-    pub(crate) fn new(seed: u64, options: &Options, sink: Sink<'t>) -> Self {
-        let scenario = Scenario::draw(seed, options);
+
+/// The first of the servers' streams of chance.
+const SERVERS: u64 = 1_000;
+
+impl<'t, W: Workload> World<'t, W> {
+    /// A run of a seed: everything is drawn.
+    pub(crate) fn drawn(workload: &'t W, seed: u64, options: &Options, sink: Sink<'t>) -> Self {
+        let scenario = Scenario::draw(seed, options, workload.command_bytes_max());
+        Self::new(workload, seed, scenario, Plan::default(), sink)
+    }
+
+    /// A run of a transcript.
+    pub(crate) fn given(workload: &'t W, transcript: &Transcript, sink: Sink<'t>) -> Self {
+        let scenario = transcript.scenario.clone();
+        let plan = Plan::given(&transcript.decisions, scenario.clients.clients);
+        let mut world = Self::new(workload, transcript.seed, scenario, plan, sink);
+        world.ends_at = Some(transcript.ends_at);
+        world
+    }
+
+    fn new(workload: &'t W, seed: u64, scenario: Scenario, plan: Plan, sink: Sink<'t>) -> Self {
         let nodes = scenario.configs.len();
         let ballast_bytes = scenario.machine.ballast_bytes;
-        let server =
-            |(at, config): (usize, &Config)| Server::new(config.clone(), ballast_bytes, at < scenario.nodes);
+        let server = |(at, config): (usize, &Config)| {
+            let machine = Machine::new(workload.machine(), config.id.get(), ballast_bytes);
+            Server::new(config.clone(), machine, Rng::new(seed, SERVERS + at as u64), at < scenario.nodes)
+        };
         Self {
+            workload,
             clock: Clock::new(),
-            network: Network::new(scenario.network, nodes, Rng::new(seed, 1)),
+            network: Network::new(scenario.network, nodes, seed),
             servers: scenario.configs.iter().enumerate().map(server).collect(),
-            clients: Clients::new(scenario.clients, Rng::new(seed, 2)),
+            clients: Clients::new(scenario.clients, seed),
             operator: Operator::new(Rng::new(seed, 5)),
-            checks: Checks::new(nodes),
-            rng: Rng::new(seed, 3),
+            checks: Checks::new(&scenario.configs),
+            agreement: Agreement::default(),
+            plan,
             fault_rng: Rng::new(seed, 4),
             summary: Summary { runs: 1, ..Summary::default() },
+            ends_at: None,
+            stop_when_over: false,
             settling: false,
             settle: Settle::default(),
             sink,
+            behind: None,
+            recorder: None,
+            seed,
             scenario,
         }
     }
 
-    /// Runs to the end.
-    pub(crate) fn run(mut self, seed: u64, options: &Options) -> Result<Summary, Failure> {
+    /// Runs to the end, and hands out what was decided on the way.
+    pub(crate) fn run(mut self, options: &Options) -> (Result<Summary, Box<Failure>>, Transcript) {
+        // The world changes its own when the faults are over.
+        let scenario = self.scenario.clone();
         // An assertion of the core that fails is a finding like any other.
-        let result = catch_unwind(AssertUnwindSafe(|| self.play())).unwrap_or_else(|panic| {
-            let text = panic.downcast_ref::<String>().map(String::as_str);
-            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-            Err(Broken::new("panic", text))
-        });
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            let result = self.play();
+            self.end_recordings();
+            result
+        }))
+        .unwrap_or_else(|panic| Err(Broken::new("panic", panic_text(&*panic))));
+        self.fetch_recordings();
         let simulated = Duration::from_nanos(self.clock.now());
-        match result {
-            Ok(()) => Ok(self.finished(simulated)),
-            Err(Broken { checker, what }) => {
-                say!(self, "BROKEN {checker}: {what}");
-                Err(Failure { seed, nodes: options.nodes, at: simulated, checker, what })
-            }
+        let summary = self.finished(simulated);
+        if let Err(Broken { checker, what }) = &result {
+            note!(self, None, What::Broken { checker: (*checker).to_owned(), found: what.clone() });
         }
+        let ends_at = self.ends_at.unwrap_or(self.scenario.duration);
+        let failed = result.as_ref().err().map(|broken| (broken.checker.to_owned(), broken.what.clone()));
+        let decisions = self.plan.into_taken();
+        let transcript = Transcript { seed: self.seed, scenario, ends_at, decisions, failed };
+        let result = result.map(|()| summary).map_err(|Broken { checker, what }| {
+            let (options, transcript) = (options.clone(), transcript.clone());
+            Box::new(Failure { options, at: simulated, checker, what, transcript })
+        });
+        (result, transcript)
     }
 
     fn finished(&self, simulated: Duration) -> Summary {
@@ -134,22 +191,23 @@ impl<'t> World<'t> {
             committed: self.checks.operations.committed_count(),
             reads_served: self.checks.operations.reads_served(),
             elections: self.checks.elections(),
+            marks: self.checks.marks(),
             ..self.summary
         }
     }
 
     fn play(&mut self) -> Check {
-        say!(self, "{:?}", self.scenario);
+        let (seed, servers) = (self.seed, self.servers.len() as u64);
+        note!(self, None, What::Begins { seed, servers, scenario: self.scenario.describe() });
         for server in 0..self.servers.len() {
-            let delay = self.rng.below(50 * MILLISECOND);
+            let delay = self.servers[server].rng.below(50 * MILLISECOND);
             self.clock.after(delay, Happening::Start(server));
         }
-        for client in 0..self.scenario.clients.clients {
-            let delay = self.rng.below(500 * MILLISECOND);
-            self.clock.after(delay, Happening::Request(client));
-        }
+        self.first_requests();
         self.next_fault();
         self.next_act();
+        let over = self.ends_at.unwrap_or(self.scenario.duration);
+        self.clock.at(over, Happening::Over);
         let (mut instant, mut events) = (0, 0);
         loop {
             let happening = self.clock.pop();
@@ -161,22 +219,37 @@ impl<'t> World<'t> {
             if events > INSTANT_EVENTS_MAX {
                 return Err(Broken::new("progress", format!("time stands still at {happening:?}")));
             }
-            let over = instant >= self.scenario.duration
-                && self.checks.operations.count() >= self.scenario.operations_min;
-            if over && !self.settling {
-                self.heal()?;
+            if matches!(happening, Happening::Over) && self.stop_when_over {
+                return Ok(());
             }
             if matches!(happening, Happening::Settle) && self.settled()? {
+                note!(self, None, What::AtRest);
                 return Ok(());
             }
             self.happen(happening)?;
+            self.fetch_recordings();
         }
     }
 
+    /// The time is over. Unless the end is given, the clients must have had enough of it too.
+    fn over(&mut self) -> Check {
+        if self.ends_at.is_none() && self.checks.operations.count() < self.scenario.operations_min {
+            self.clock.after(100 * MILLISECOND, Happening::Over);
+            return Ok(());
+        }
+        self.ends_at = Some(self.clock.now());
+        // What is drawn from now on does not depend on how the decisions before were come by.
+        self.operator.rng = Rng::new(self.seed, 6);
+        self.settle()
+    }
+
     fn happen(&mut self, happening: Happening) -> Check {
-        self.fold(self.clock.now());
+        // A source of decisions may come to nothing; only what it decides counts.
+        if !matches!(happening, Happening::Fault | Happening::Operate | Happening::Request(_)) {
+            self.fold(self.clock.now());
+        }
         match happening {
-            Happening::Deliver(message) => self.deliver(message),
+            Happening::Deliver(message, id) => self.deliver(message, id),
             Happening::Local(server, life, local) => self.local(server, life, local),
             Happening::Asked(server, life, event) => self.asked(server, life, event),
             Happening::Request(client) => self.request(client),
@@ -184,7 +257,9 @@ impl<'t> World<'t> {
             Happening::Patience(op) => self.patience_ends(op),
             Happening::Fault => self.fault(),
             Happening::Usurp(server) => self.campaign(server),
+            Happening::Crash(server, down) => self.crash_in_turn(server, down),
             Happening::Operate => self.operate(),
+            Happening::Over => self.over(),
             Happening::Start(server) => self.start(server),
             Happening::Settle => Ok(()),
         }
@@ -193,7 +268,7 @@ impl<'t> World<'t> {
     /// Sends a message into the network.
     pub(crate) fn send(&mut self, message: Message) -> Check {
         use crate::network::Fate;
-        self.checks.sent(&message)?;
+        self.checks.sent(&message, self.clock.now())?;
         self.summary.messages += 1;
         self.fold_message(&message);
         let now = self.clock.now();
@@ -205,21 +280,26 @@ impl<'t> World<'t> {
         if message.body == Body::TimeoutNow {
             self.spite(from);
         }
-        let fate = self.network.route(now, from, to);
-        say!(self, "{message:?}{}", if fate == Fate::Lost { "  (lost)" } else { "" });
+        let fate = self.network.route(now, from, to, payload_bytes(&message.body));
         let arrivals = match fate {
-            Fate::Lost => {
-                self.summary.messages_lost += 1;
-                return Ok(());
-            }
+            Fate::Lost => [None, None],
             Fate::Once(at) => [Some(at), None],
             Fate::Twice(first, second) => [Some(first), Some(second)],
         };
+        let id = self.summary.messages;
+        note!(self, from, What::sent(id, &message, &arrivals));
+        self.summary.messages_lost += u64::from(fate == Fate::Lost);
         for at in arrivals.into_iter().flatten() {
             let carried = self.network.carry(message.clone()).map_err(|what| Broken::new("wire", what))?;
-            self.clock.at(at, Happening::Deliver(carried));
+            self.clock.at(at, Happening::Deliver(carried, id));
         }
         Ok(())
+    }
+
+    /// Something was decided.
+    pub(crate) fn decided(&mut self, decision: Decision) {
+        self.fold(self.clock.now());
+        self.plan.decided(self.clock.now(), decision);
     }
 
     /// Folds what happened into the run's digest.
@@ -260,16 +340,55 @@ impl<'t> World<'t> {
         }
     }
 
-    /// Whether anybody reads the protocol lines.
+    /// Whether anybody listens.
     pub(crate) fn traces(&self) -> bool {
         self.sink.is_some()
     }
 
-    /// Writes a protocol line, with the time before it.
-    pub(crate) fn line(&mut self, line: &str) {
-        let micros = self.clock.now() / 1_000;
-        if let Some(sink) = &mut self.sink {
-            sink(&format!("{:>3}.{:06} {line}", micros / 1_000_000, micros % 1_000_000));
+    /// Tells the listener what happens, at a server or at none.
+    pub(crate) fn note(&mut self, at: impl Into<Option<usize>>, what: What) {
+        let Some(sink) = &mut self.sink else { return };
+        let server = at.into().map(|at| &self.servers[at]);
+        let state = server.and_then(|server| Some(State::of(server.status(), server.membership()?)));
+        let node = server.map(|server| server.status().id);
+        let core = match what {
+            // They speak for themselves.
+            What::Sent { .. } | What::Delivered { .. } | What::Swallowed { .. } => None,
+            _ => self.behind.clone(),
+        };
+        sink(&Record { at_ns: self.clock.now(), node, what, state, core });
+    }
+
+    /// The records that follow come of this event or action of the core, until the next call.
+    pub(crate) fn behind(&mut self, core: Option<&dyn std::fmt::Debug>) {
+        if self.traces() {
+            self.behind = core.map(|core| brief(format!("{core:?}")));
         }
     }
+}
+
+/// What a panic says.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
+}
+
+/// How many bytes of entries or of a snapshot a message carries.
+fn payload_bytes(body: &Body) -> u64 {
+    match body {
+        Body::AppendEntries { entries, .. } => entries.size_bytes(),
+        Body::InstallSnapshot { data, .. } => data.len() as u64,
+        _ => 0,
+    }
+}
+
+/// Payloads make an event or an action long, and say nothing about the protocol.
+const CORE_BYTES_MAX: usize = 1_000;
+
+fn brief(mut text: String) -> String {
+    if text.len() > CORE_BYTES_MAX {
+        text.truncate(text.floor_char_boundary(CORE_BYTES_MAX));
+        text.push('…');
+    }
+    text
 }

@@ -1,12 +1,15 @@
 //! A campaign that exercises nothing proves nothing: each feature comes up, in a few dozen seeds.
 
-use raft_sim::{Campaign, Options};
+use raft_sim::{Campaign, Options, Registers, Simulation};
 
 #[test]
 fn a_few_dozen_seeds_exercise_every_feature() {
     let options = Options { seconds_min: 20, ..Options::default() };
-    let outcome = Campaign { start: 400, seeds: 60, jobs: 2, keep_going: false, options }.run(|_| ());
-    assert!(outcome.failures.is_empty(), "{:?}", outcome.failures);
+    let simulation = Simulation { options, workload: Registers };
+    let outcome = Campaign { start: 400, seeds: 60, jobs: 2, keep_going: false, deadline: None }
+        .run(&simulation, |_| ());
+    let failures: Vec<String> = outcome.failures.iter().map(ToString::to_string).collect();
+    assert!(failures.is_empty(), "{failures:?}");
     let seen = outcome.summary;
     let least = [
         ("changes done", seen.changes_done, 60),
@@ -27,9 +30,12 @@ fn a_few_dozen_seeds_exercise_every_feature() {
         ("reads served by others", seen.follower_reads, 1_000),
         ("writes applied elsewhere", seen.applied_elsewhere, 1),
         ("crashes", seen.crashes, 100),
+        ("starts refused", seen.starts_refused, 5),
+        ("runs with clocks beyond the bound", seen.beyond_bound, 1),
         ("reads of the log", seen.log_reads, 1_000),
     ];
-    for (what, count, least) in least {
+    let faults = seen.faults.iter().map(|(kind, count)| (kind, count, 5));
+    for (what, count, least) in least.into_iter().chain(faults) {
         assert!(count >= least, "only {count} {what}:\n{seen}");
     }
 }

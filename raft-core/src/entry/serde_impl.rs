@@ -83,7 +83,11 @@ impl<'de> Deserialize<'de> for Entries {
                 Part::Membership(id, membership) => (id, BlockBody::Membership(membership)),
                 Part::Commands(first, packed) => (first, BlockBody::Commands(packed.read()?)),
             };
-            if first.index == LogIndex::ZERO || first.index >= LogIndex::LIMIT {
+            let more = match &body {
+                BlockBody::Commands(chunk) => u64::from(chunk.count()) - 1,
+                BlockBody::Noop | BlockBody::Membership(_) => 0,
+            };
+            if first.index == LogIndex::ZERO || first.index.plus(more) >= LogIndex::LIMIT {
                 return Err(D::Error::custom("an entry's index is out of range"));
             }
             entries.push(Self::from_window(Window::new(first, body)));

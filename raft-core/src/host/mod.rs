@@ -5,6 +5,8 @@ mod clients;
 mod frozen;
 mod log_store;
 mod machine_lane;
+#[cfg(feature = "serde")]
+pub mod recording;
 mod snapshots;
 mod state_machine;
 mod transport;

@@ -3,7 +3,8 @@
 use alloc::vec::Vec;
 
 use super::Node;
-use crate::canonical::{Names, Place, Sink, Walk};
+use crate::canonical::{Form, Name, Place, Walk, put};
+use crate::entry::Entries;
 use crate::event::Event;
 use crate::ids::NodeId;
 use crate::message::Message;
@@ -38,7 +39,10 @@ use crate::time::nanos;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug)]
-pub struct Frame(Names);
+pub struct Frame {
+    /// Rising.
+    names: Vec<Name>,
+}
 
 impl Frame {
     /// The frame of a cluster: all of its nodes, and all messages on their way. What is not among them must not be
@@ -47,31 +51,57 @@ impl Frame {
         nodes: impl IntoIterator<Item = &'a Node>,
         messages: impl IntoIterator<Item = &'a Message>,
     ) -> Self {
-        let mut names = Names::default();
+        let mut form = Form::default();
         for node in nodes {
-            Walk::over(node, node.place(), Sink::Names(&mut names));
+            form.add_node(node);
         }
         for message in messages {
-            Walk::over(message, Place::default(), Sink::Names(&mut names));
+            form.add(message.from, message);
         }
-        Self(names)
+        let mut names = form.names;
+        names.sort_unstable();
+        names.dedup();
+        Self { names }
     }
 
     /// Appends the canonical form of a node of this cluster.
     pub fn node(&self, node: &Node, out: &mut Vec<u8>) {
         out.extend_from_slice(&node.shared.id().get().to_le_bytes());
-        Walk::over(node, node.place(), Sink::Bytes(&self.0, out));
+        let mut form = Form::default();
+        form.add_node(node);
+        self.form(&form, out);
     }
 
     /// Appends the canonical form of a message of this cluster.
     pub fn message(&self, message: &Message, out: &mut Vec<u8>) {
-        Walk::over(message, Place::default(), Sink::Bytes(&self.0, out));
+        self.part(message.from, message, out);
     }
 
     /// Appends the canonical form of a report that has not reached this node yet: [`Event::Persisted`] and the like.
     /// It is relative to what the node waits for.
     pub fn report(&self, to: NodeId, event: &Event, out: &mut Vec<u8>) {
-        Walk::over(event, Place { node: to.get(), ..Place::default() }, Sink::Bytes(&self.0, out));
+        self.part(to, event, out);
+    }
+
+    fn part(&self, of: NodeId, part: &impl serde::Serialize, out: &mut Vec<u8>) {
+        let mut form = Form::default();
+        form.add(of, part);
+        self.form(&form, out);
+    }
+
+    /// The bytes say how many names there are, and what they mean.
+    fn form(&self, form: &Form, out: &mut Vec<u8>) {
+        out.extend_from_slice(&form.bytes);
+        for name in &form.names {
+            put(name.place(&self.names), out);
+        }
+    }
+}
+
+impl Form {
+    /// Adds a node.
+    pub fn add_node(&mut self, node: &Node) {
+        Walk::over(node, node.place(), self);
     }
 }
 
@@ -79,6 +109,14 @@ impl Node {
     /// Appends the canonical form of this node alone: a [`Frame`] without others.
     pub fn canonical(&self, out: &mut Vec<u8>) {
         Frame::new([self], []).node(self, out);
+    }
+
+    /// The end of the log that is in memory: everything that is not durable is in it.
+    #[must_use]
+    pub fn tail(&self) -> Entries {
+        let log = &self.shared.log;
+        let all = log.slice(log.tail_first(), log.last_index(), u64::MAX, u64::MAX);
+        all.expect("what begins where the tail begins is in the tail")
     }
 
     fn place(&self) -> Place {

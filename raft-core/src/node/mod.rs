@@ -458,6 +458,12 @@ impl Node {
         self.shared.membership()
     }
 
+    /// What it was started with.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.shared.config
+    }
+
     /// The term of the entry at `index`, for the whole log from memory; `None` outside it.
     #[must_use]
     pub fn term_at(&self, index: LogIndex) -> Option<Term> {

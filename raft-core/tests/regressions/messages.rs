@@ -264,3 +264,30 @@ fn entries_that_contradict_a_compacted_one_are_a_violation_and_no_panic() {
     assert_eq!(cluster.servers[&1].node.status().counters.violations, 1);
     assert_eq!(cluster.servers[&1].node.status().last, id(5, 7));
 }
+
+/// On a network that reorders each message that comes early is refused, and each refusal sent a whole window again.
+#[test]
+fn messages_out_of_order_do_not_multiply() {
+    let mut cluster = Cluster::led_with(3, |config| {
+        config.append_entries_max = 1;
+        config.inflight_appends_max = 64;
+    });
+    let before = cluster.last(1);
+    cluster.propose(1, &["x"; 64]);
+    let (mut wire, mut appends, mut chance) = (Vec::new(), 0, 7_u64);
+    for _ in 0..20_000 {
+        let new = cluster.intercept(|_| true);
+        appends += new.iter().filter(|sent| matches!(sent.body, Body::AppendEntries { .. })).count();
+        wire.extend(new);
+        if wire.is_empty() {
+            break;
+        }
+        chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let next = wire.swap_remove((chance >> 33) as usize % wire.len());
+        cluster.deliver(next);
+    }
+    assert!(wire.is_empty(), "{} messages on their way after {appends} appends", wire.len());
+    assert_eq!((cluster.last(2), cluster.last(3)), (before + 64, before + 64));
+    // Two followers, 64 entries, a heartbeat or two, and what was refused.
+    assert!(appends <= 10 * 2 * 64, "{appends} appends");
+}

@@ -74,6 +74,13 @@ impl Disks {
         book.at(self.last(node), id.index) == Some(id)
     }
 
+    /// Whether a crash that left so many of the parts of unsynced writes cut one of these writes.
+    pub(crate) fn is_cut(&self, node: NodeId, whole: usize) -> bool {
+        let unsynced = &self.disk(node).unsynced;
+        let part = |at: usize| unsynced.get(at).map(|(id, _)| *id);
+        whole > 0 && part(whole).is_some() && part(whole) == part(whole - 1)
+    }
+
     /// Where the node's log begins, once everything handed out is done.
     pub(crate) fn base(&self, node: NodeId) -> LogId {
         self.disk(node).handed.base

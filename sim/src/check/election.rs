@@ -5,10 +5,12 @@
 //! * A vote leaves only when it is durable, and goes only to a candidate whose log is up to date (§5.4.1).
 //! * A leader has the durable votes of a majority by the configuration in its own log, of both sets while joint (§6).
 //! * An election that may disregard a living leader was asked for by that leader (thesis §3.10).
+//! * A pre-vote goes, like a vote, only to a candidate whose log is up to date and whose term is new (thesis §9.6).
+//! * Who wakes late hears what has come meanwhile before it campaigns (TRAP 62).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use raft_core::{Body, HardState, LogId, Membership, Message, NodeId, Status, Term};
+use raft_core::{Body, Event, HardState, LogId, Membership, Message, NodeId, RoleKind, Status, Term};
 
 use super::disks::slot;
 use super::rules::decides;
@@ -26,6 +28,27 @@ pub(crate) struct Election {
     candidates: BTreeMap<(Term, NodeId), LogId>,
     /// The term in which each node was last told to campaign at once.
     hurried: Vec<Term>,
+    /// Who may be given a pre-vote, by whom, for which term: as it was when the question came.
+    electable: BTreeSet<(NodeId, NodeId, Term)>,
+    wakes: Vec<Wakes>,
+}
+
+/// A timer that fires.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Due {
+    /// Later than its deadline by more than a heartbeat interval.
+    pub(crate) late: bool,
+    /// It can only be that of an election, if the node does not lead.
+    pub(crate) election: bool,
+}
+
+/// How a node's last timers fired.
+#[derive(Clone, Copy, Debug, Default)]
+struct Wakes {
+    /// It is taking in a late wake, the first in a row.
+    excused: bool,
+    /// Its last timer fired late.
+    late: bool,
 }
 
 impl Election {
@@ -35,12 +58,19 @@ impl Election {
             votes: vec![BTreeMap::new(); nodes],
             candidates: BTreeMap::new(),
             hurried: vec![Term::ZERO; nodes],
+            electable: BTreeSet::new(),
+            wakes: vec![Wakes::default(); nodes],
         }
     }
 
     /// Whether this node led a term above `term`.
     pub(crate) fn led_after(&self, node: NodeId, term: Term) -> bool {
         self.leaders.iter().any(|(of, leader)| *of > term && *leader == node)
+    }
+
+    /// Who was elected last, and in which term.
+    pub(crate) fn latest(&self) -> Option<(Term, NodeId)> {
+        self.leaders.last_key_value().map(|(term, leader)| (*term, *leader))
     }
 
     pub(crate) fn elected(&self) -> u64 {
@@ -80,9 +110,33 @@ impl Election {
         Ok(())
     }
 
+    /// A node is about to take in an event. `due`: the timer that fires by it, if one does. Returns whether it has
+    /// to hear first what came meanwhile.
+    pub(crate) fn takes(&mut self, before: &Status, event: &Event, due: Option<Due>) -> bool {
+        let wakes = &mut self.wakes[slot(before.id)];
+        wakes.excused = due.is_some_and(|due| due.late && due.election) && !wakes.late;
+        wakes.late = due.map_or(wakes.late, |due| due.late);
+        if let Event::Receive(Message { from, body: Body::PreVote { proposed, last }, .. }) = event
+            && *proposed > before.term
+            && *last >= before.last
+        {
+            self.electable.insert((before.id, *from, *proposed));
+        }
+        self.wakes[slot(before.id)].excused
+    }
+
     /// A node stepped: its vote, or the leader that it knows, may have changed.
     pub(crate) fn voted(&self, before: &Status, after: &Status) -> Check {
         let same_term = before.term == after.term;
+        let campaigns = before.role == RoleKind::Follower && after.role != RoleKind::Follower;
+        ensure!(
+            CHECKER,
+            !(campaigns && self.wakes[slot(after.id)].excused),
+            "n{} woke late, and is {:?} of term {} without having heard what came meanwhile",
+            after.id,
+            after.role,
+            after.term
+        );
         if after.leader != before.leader || !same_term {
             let known = self.leaders.get(&after.term).copied();
             ensure!(
@@ -145,6 +199,15 @@ impl Election {
                 from
             }
             Body::RequestVoteReply { granted: true } => message.to,
+            Body::PreVoteReply { granted: true, proposed } => {
+                ensure!(
+                    CHECKER,
+                    self.electable.contains(&(from, message.to, *proposed)),
+                    "{message:?}, but by its log and its term n{} could not be elected by n{from}",
+                    message.to
+                );
+                return Ok(());
+            }
             Body::AppendEntries { .. } | Body::InstallSnapshot { .. } | Body::TimeoutNow => {
                 let leader = self.leaders.get(&term);
                 ensure!(
@@ -263,5 +326,48 @@ mod tests {
         election.received(&message(1, 2, 3, Body::TimeoutNow));
         assert_eq!(election.sent(&request), Ok(()));
         assert!(election.led_after(node(1), Term::ZERO) == election.leaders.contains_key(&Term::new(3)));
+    }
+
+    #[test]
+    fn a_pre_vote_for_a_log_or_a_term_that_is_behind_is_seen() {
+        let mut election = Election::new(3);
+        let voter = Status { last: id(5, 3), ..status(1, 3) };
+        let asks = |proposed, last| {
+            let body = Body::PreVote { proposed: crate::testing::term(proposed), last };
+            Event::Receive(message(2, 1, 3, body))
+        };
+        let grant = |proposed| {
+            let proposed = crate::testing::term(proposed);
+            message(1, 2, 3, Body::PreVoteReply { proposed, granted: true })
+        };
+        election.takes(&voter, &asks(4, id(9, 2)), None);
+        assert!(election.sent(&grant(4)).unwrap_err().what.contains("could not be elected"));
+        election.takes(&voter, &asks(3, id(5, 3)), None);
+        assert!(election.sent(&grant(3)).is_err());
+        election.takes(&voter, &asks(4, id(5, 3)), None);
+        assert_eq!(election.sent(&grant(4)), Ok(()));
+        assert!(election.sent(&grant(5)).is_err());
+    }
+
+    #[test]
+    fn who_wakes_late_does_not_campaign_at_once() {
+        let mut election = Election::new(3);
+        let before = status(1, 2);
+        let campaigns = Status { role: RoleKind::PreCandidate, ..before };
+        let due = |late, election| Some(Due { late, election });
+        election.takes(&before, &Event::Wake, due(false, true));
+        assert_eq!(election.voted(&before, &campaigns), Ok(()));
+        election.takes(&before, &Event::Wake, due(true, true));
+        assert!(election.voted(&before, &campaigns).unwrap_err().what.contains("woke late"));
+        // A wake that nobody asked for changes nothing, and the second late one in a row is no pause.
+        election.takes(&before, &Event::Wake, None);
+        election.takes(&before, &Event::Wake, due(true, true));
+        assert_eq!(election.voted(&before, &campaigns), Ok(()));
+        // What was excused may have been another timer.
+        election.takes(&before, &Event::Wake, due(false, true));
+        election.takes(&before, &Event::Wake, due(true, false));
+        assert_eq!(election.voted(&before, &campaigns), Ok(()));
+        election.takes(&before, &Event::Wake, due(true, true));
+        assert_eq!(election.voted(&before, &campaigns), Ok(()));
     }
 }

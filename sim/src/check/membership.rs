@@ -52,6 +52,11 @@ impl Memberships {
         [&node.membership, &node.before]
     }
 
+    /// What leaders have appended and nobody else may have seen.
+    pub(crate) fn claimed(&self) -> impl Iterator<Item = (LogId, &Arc<Membership>)> {
+        self.claimed.iter().map(|(id, membership)| (*id, membership))
+    }
+
     /// What is in force on a node.
     pub(crate) fn in_force(&self, node: NodeId) -> &Arc<Membership> {
         &self.nodes[slot(node)].membership

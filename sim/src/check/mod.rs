@@ -5,38 +5,53 @@
 //! * They are incremental: what they cost grows with what changed, not with the length of the run.
 //! * A rule that is broken ends the run. None is ever bent to let a run pass.
 
+mod agreement;
 mod applied;
+mod blackbox;
 mod book;
 mod commit;
 mod disks;
 mod election;
+mod leases;
 pub(crate) mod limits;
 mod linear;
 mod log;
 mod membership;
 mod operations;
+mod rates;
 mod rules;
 mod snapshots;
+mod watch;
+mod without;
 
 use std::sync::Arc;
 
 use raft_core::{
-    Body, Entries, InstallProgress, LogId, LogIndex, LogRecovery, Membership, MembershipChange, Message,
-    NodeId, Notice, RoleKind, SnapshotId, SnapshotMeta, Status, Term, Write, WriteId,
+    AdminOutcome, AdminRefusal, Body, Config, Entries, Event, InstallProgress, LogId, LogIndex, LogRecovery,
+    Membership, MembershipChange, Message, NodeId, Notice, ReadConsistency, ReadOutcome, Response, RoleKind,
+    SnapshotId, SnapshotMeta, Status, Term, Ticket, Write, WriteId, WriteOutcome,
 };
 
+pub(crate) use agreement::Agreement;
+pub(crate) use election::Due;
 pub(crate) use operations::{Asked, OpId, Operations};
+pub(crate) use rules::decides;
 
 use applied::Applied;
 use book::Book;
 use commit::Commit;
 use disks::Disks;
 use election::Election;
+use leases::Leases;
 use log::Log;
 use membership::Memberships;
+use rates::Rates;
 use snapshots::Snapshots;
+use watch::{Around, Clients, Watch};
 
+use crate::clock::Nanos;
 use crate::machine::State;
+use crate::marks::{Mark, Marks};
 use crate::snapshots::Stored;
 
 /// A rule was broken: which checker saw it, and what it saw.
@@ -86,6 +101,9 @@ pub(crate) struct Checks {
     applied: Applied,
     memberships: Memberships,
     snapshots: Snapshots,
+    leases: Leases,
+    rates: Rates,
+    watch: Watch,
     /// What the clients asked and were told.
     pub(crate) operations: Operations,
     /// Entries seen for the first time, with the operations in them.
@@ -93,8 +111,10 @@ pub(crate) struct Checks {
 }
 
 impl Checks {
-    /// For nodes 1 through `nodes`, members or not.
-    pub(crate) fn new(nodes: usize) -> Self {
+    /// For the nodes of these configurations, numbered from 1, members or not.
+    pub(crate) fn new(configs: &[Config]) -> Self {
+        let nodes = configs.len();
+        let nanos = |config: &Config| u64::try_from(config.heartbeat_interval.as_nanos()).unwrap_or(u64::MAX);
         Self {
             book: Book::default(),
             disks: Disks::new(nodes),
@@ -104,9 +124,28 @@ impl Checks {
             applied: Applied::new(nodes),
             memberships: Memberships::new(nodes),
             snapshots: Snapshots::new(nodes),
+            leases: Leases::new(nodes),
+            rates: Rates::new(configs.iter().map(nanos)),
+            watch: Watch::new(configs),
             operations: Operations::default(),
             fresh: Vec::new(),
         }
+    }
+
+    /// The marks that the run has come to.
+    pub(crate) fn marks(&self) -> Marks {
+        self.watch.marks
+    }
+
+    /// The run has come to this mark.
+    pub(crate) fn mark(&mut self, mark: Mark) {
+        self.watch.marks.hit(mark);
+    }
+
+    /// From now on clocks may differ by more than was declared: nothing is promised of lease reads any more.
+    pub(crate) fn lease_unbound(&mut self) {
+        self.leases.unbound();
+        self.operations.lease_unbound();
     }
 
     /// How far the log is known to be committed.
@@ -129,6 +168,11 @@ impl Checks {
         self.commit.configuration(&self.book)
     }
 
+    /// Whether a node's disk holds any entry, synced.
+    pub(crate) fn holds_entries(&self, node: NodeId) -> bool {
+        self.disks.last(node) != LogId::ZERO
+    }
+
     /// What was last in force on a node.
     pub(crate) fn in_force(&self, node: NodeId) -> &Arc<Membership> {
         self.memberships.in_force(node)
@@ -143,6 +187,9 @@ impl Checks {
         whole: usize,
         snapshots: impl Iterator<Item = SnapshotId>,
     ) -> Check {
+        let known = self.disks.base(node);
+        self.watch.marks.hit_if(Mark::CompactionUndone, found.base.index < known.index);
+        self.watch.marks.hit_if(Mark::CutWrite, self.disks.is_cut(node, whole));
         self.disks.recovered(node, found, whole, &self.book)?;
         self.snapshots.recovered(node, snapshots, found.base)?;
         self.election.durable(node, found.hard_state)
@@ -167,12 +214,40 @@ impl Checks {
             status.last == last && status.term == self.disks.hard_state(status.id).term,
             "{status:?} started from a disk that holds {stored} and a snapshot through {snapshot}"
         );
+        self.watch.started(status);
+        self.watch.marks.hit_if(Mark::SnapshotBeyondLog, !held);
         self.log.restarted(status);
         self.memberships.started(status, view.membership, &self.book)?;
         let in_force = [&**view.membership; 2];
         let (book, disks, operations) = (&self.book, &self.disks, &mut self.operations);
         self.commit.advanced(None, status, view.term_at, in_force, book, disks, operations)?;
         self.applied.restarted(status.id, applied, &self.commit)
+    }
+
+    /// A node has crashed.
+    pub(crate) fn crashed(&mut self, node: NodeId) {
+        self.leases.crashed(node);
+        self.rates.crashed(node);
+        self.watch.crashed(node);
+    }
+
+    /// A node is about to take in an event. `due`: the timer that fires by it, if one does. `room`: it would take a proposal in.
+    pub(crate) fn takes(&mut self, before: &Status, event: &Event, due: Option<Due>, room: bool, now: Nanos) {
+        let node = before.id;
+        self.rates.takes(node, event);
+        let excused = self.election.takes(before, event, due);
+        self.watch.marks.hit_if(Mark::LateWakeExcused, excused && before.role == RoleKind::Follower);
+        match event {
+            Event::Receive(_) => self.leases.heard(node),
+            Event::Read { tickets, consistency } => {
+                let lease = *consistency == ReadConsistency::Lease;
+                self.leases.asked(before, *tickets, lease, self.election.latest());
+            }
+            _ => {}
+        }
+        self.watch.takes(before, event, now);
+        let own = self.book.leader(before.term).map(|(_, first)| first);
+        self.watch.clients.asked(before, event, room, own, &mut self.watch.marks);
     }
 
     /// A node has taken in an event.
@@ -207,6 +282,8 @@ impl Checks {
             self.commit.complete(after, &self.book)?;
         }
         self.election.voted(before, after)?;
+        let (book, commit, disks, memberships) = (&self.book, &self.commit, &self.disks, &self.memberships);
+        self.watch.stepped(before, after, elected, &Around { book, commit, disks, memberships });
         if before.last != after.last || before.term != after.term {
             self.log.moved(before, after, &self.book, &self.commit)?;
         }
@@ -238,7 +315,9 @@ impl Checks {
     }
 
     /// A node sends a message: everything that it claims must be durable by now.
-    pub(crate) fn sent(&mut self, message: &Message) -> Check {
+    pub(crate) fn sent(&mut self, message: &Message, now: Nanos) -> Check {
+        self.rates.sent(message, now)?;
+        self.watch.sent(message, &self.memberships);
         self.disks.sent(message, &self.book)?;
         self.election.sent(message)?;
         self.memberships.sent(message)?;
@@ -272,6 +351,7 @@ impl Checks {
     /// A node hands a write to its disk, which stores it in these parts.
     pub(crate) fn written(&mut self, node: NodeId, write: &Write, parts: &[Write]) -> Check {
         let mut handed = self.disks.handed(node);
+        self.watch.written(node, write, handed, &self.book);
         if let Some(to) = write.reset_to {
             self.snapshots.reset(node, to)?;
             self.commit.keeps(node, handed, to, &self.book)?;
@@ -307,6 +387,7 @@ impl Checks {
         for (id, meta) in &self.fresh {
             self.operations.appended(*id, *meta)?;
             self.memberships.noted(*id, &self.book)?;
+            self.watch.noted(*id, &self.book);
         }
         Ok(())
     }
@@ -320,7 +401,9 @@ impl Checks {
     }
 
     /// A node wants to read its log: only what is durable may be asked for.
-    pub(crate) fn reads_log(&self, node: NodeId, from: LogIndex, through: LogIndex) -> Check {
+    pub(crate) fn reads_log(&mut self, node: NodeId, from: LogIndex, through: LogIndex) -> Check {
+        self.watch.reads_log(node, from);
+        self.rates.reads(node)?;
         self.disks.reads(node, from, through)
     }
 
@@ -352,13 +435,14 @@ impl Checks {
 
     /// A node hands a chunk of a snapshot to its store.
     pub(crate) fn chunk(
-        &self,
+        &mut self,
         node: NodeId,
         meta: &SnapshotMeta,
         offset: u64,
         data: &[u8],
         done: bool,
     ) -> Check {
+        self.watch.chunk(node, meta.id, offset, done);
         self.snapshots.part(node, meta, offset, data, done)
     }
 
@@ -368,13 +452,41 @@ impl Checks {
     }
 
     /// A node reads a part of a snapshot.
-    pub(crate) fn snapshot_read(&self, node: NodeId, id: SnapshotId) -> Check {
+    pub(crate) fn snapshot_read(&mut self, node: NodeId, id: SnapshotId) -> Check {
+        self.rates.reads(node)?;
         self.snapshots.reads(node, id)
     }
 
     /// A node drops a snapshot.
     pub(crate) fn snapshot_forgotten(&mut self, node: NodeId, id: SnapshotId) -> Check {
         self.snapshots.forgotten(node, id, self.disks.base(node))
+    }
+
+    /// A node answers a client or an operator. Whom it names as the leader must have been elected once.
+    pub(crate) fn answers(&mut self, status: &Status, response: &Response) -> Check {
+        let hint = match response {
+            Response::Write { outcome: WriteOutcome::NotLeader { leader }, .. }
+            | Response::Read { outcome: ReadOutcome::NotLeader { leader }, .. }
+            | Response::Admin {
+                outcome: AdminOutcome::Refused(AdminRefusal::NotLeader { leader }), ..
+            } => *leader,
+            _ => None,
+        };
+        let true_hint = hint.is_none_or(|leader| self.election.led_after(leader, Term::ZERO));
+        ensure!("tickets", true_hint, "n{} names a leader that was never elected: {response:?}", status.id);
+        if let Response::Read { tickets, .. } = response {
+            self.leases.refused(status.id, *tickets);
+        }
+        self.watch.clients.answered(status, response, &mut self.watch.marks);
+        Ok(())
+    }
+
+    /// A node serves a read from its state machine.
+    pub(crate) fn serves(&mut self, status: &Status, ticket: Ticket) -> Check {
+        let proof = self.leases.serves(status.id, ticket)?;
+        let learner = self.memberships.in_force(status.id).learners.contains(&status.id);
+        Clients::served(status, learner, proof, &mut self.watch.marks);
+        Ok(())
     }
 
     /// A node answers that an operation is committed at `id`, and perhaps that it will be applied there.

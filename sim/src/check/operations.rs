@@ -4,12 +4,18 @@
 //!   `Committed` is committed with the very command, what was answered `Superseded` or refused never is.
 //! * A command is committed at most once.
 //! * An operation whose outcome is unknown stays open for ever; it is never dropped from the history.
+//! * The same calls and answers go to the black box ([`Blackbox`]), which knows nothing of the log.
+//!
+//! [`Blackbox`]: super::blackbox::Blackbox
 
 use raft_core::{LogId, LogIndex};
+use serde::{Deserialize, Serialize};
 
+use super::blackbox::Blackbox;
 use super::book::Meta;
 use super::linear::Linear;
 use super::{Broken, Check, ensure};
+use crate::history::CallId;
 
 const CHECKER: &str = "operations";
 
@@ -17,7 +23,8 @@ const CHECKER: &str = "operations";
 pub(crate) type OpId = u64;
 
 /// What a client wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Asked {
     Put,
     Read,
@@ -45,6 +52,10 @@ struct Operation {
     /// Where the command was first written or sent by a node, if it ever was.
     seen: Option<LogId>,
     committed: Option<LogId>,
+    /// In the black box.
+    call: CallId,
+    /// It was asked by the lease at least once.
+    lease: bool,
 }
 
 /// All operations of a run.
@@ -52,6 +63,9 @@ struct Operation {
 pub(crate) struct Operations {
     all: Vec<Operation>,
     linear: Linear,
+    blackbox: Blackbox,
+    /// Clocks may break the bound that leases rely on.
+    lease_unbound: bool,
     committed: u64,
     reads_served: u64,
 }
@@ -60,9 +74,29 @@ impl Operations {
     /// A client begins an operation.
     pub(crate) fn begin(&mut self, asked: Asked, key: u16) -> OpId {
         let floor = self.linear.floor(key);
+        let op = self.all.len() as u64;
+        let call = self.blackbox.begin(asked, key, op);
         let state = State::Open;
-        self.all.push(Operation { asked, key, state, floor, hash: 0, seen: None, committed: None });
-        self.all.len() as u64 - 1
+        let (seen, committed, lease) = (None, None, false);
+        self.all.push(Operation { asked, key, state, floor, hash: 0, seen, committed, call, lease });
+        op
+    }
+
+    /// A read asks for the lease.
+    pub(crate) fn by_lease(&mut self, op: OpId) {
+        if let Ok(operation) = self.get(op) {
+            operation.lease = true;
+        }
+    }
+
+    /// Reads by the lease are not held to be linearizable from now on.
+    pub(crate) fn lease_unbound(&mut self) {
+        self.lease_unbound = true;
+    }
+
+    /// The run is over: the whole history is looked at as one. Returns how many keys could not be decided.
+    pub(crate) fn finish(&mut self) -> Result<u64, Broken> {
+        self.blackbox.finish()
     }
 
     /// The command of a put.
@@ -154,9 +188,9 @@ impl Operations {
             operation.committed
         );
         operation.state = State::Done;
-        let key = operation.key;
+        let (key, call) = (operation.key, operation.call);
         self.linear.completed(key, claimed.index);
-        Ok(())
+        self.blackbox.done(key, call)
     }
 
     /// A node answered that another entry was committed in the operation's place.
@@ -169,6 +203,8 @@ impl Operations {
             operation.committed
         );
         operation.state = State::Never;
+        let (key, call) = (operation.key, operation.call);
+        self.blackbox.never(key, call);
         Ok(())
     }
 
@@ -186,13 +222,17 @@ impl Operations {
     /// The client gives up an operation that no node has taken: it can no longer happen.
     pub(crate) fn withdrawn(&mut self, op: OpId) -> Check {
         self.refused(op)?;
-        self.get(op)?.state = State::Never;
+        let operation = self.get(op)?;
+        operation.state = State::Never;
+        let (key, call) = (operation.key, operation.call);
+        self.blackbox.never(key, call);
         Ok(())
     }
 
     /// A read was served with the value of operation `saw`.
     pub(crate) fn served(&mut self, op: OpId, saw: Option<OpId>) -> Check {
-        let (key, floor) = {
+        let unbound = self.lease_unbound;
+        let (key, floor, call, excused) = {
             let operation = self.get(op)?;
             ensure!(
                 CHECKER,
@@ -200,7 +240,7 @@ impl Operations {
                 "operation {op} was served as a read, and is {operation:?}"
             );
             operation.state = State::Done;
-            (operation.key, operation.floor)
+            (operation.key, operation.floor, operation.call, unbound && operation.lease)
         };
         let version = match saw {
             None => LogIndex::ZERO,
@@ -214,16 +254,19 @@ impl Operations {
             }
         };
         self.reads_served += 1;
+        if excused {
+            return Ok(());
+        }
         self.linear.read(op, floor, version)?;
         self.linear.completed(key, version);
-        Ok(())
+        self.blackbox.saw(key, call, saw)
     }
 
     /// Makes a put with this number and key 0 known, for hand-made histories.
     #[cfg(test)]
     pub(crate) fn invent(&mut self, op: OpId) {
         assert_eq!(self.begin(Asked::Put, 0), op);
-        self.command(op, &crate::machine::put(op, 0, 0));
+        self.command(op, &crate::machine::put(op, 0, &[], 0));
     }
 }
 
@@ -254,7 +297,7 @@ mod tests {
 
     #[test]
     fn a_refused_operation_must_never_be_seen() {
-        let meta = |op| Meta::of_command(&put(op, 0, 0));
+        let meta = |op| Meta::of_command(&put(op, 0, &[], 0));
         let mut operations = with_puts(3);
         assert_eq!(operations.appended(id(2, 1), meta(0)), Ok(()));
         assert!(operations.refused(0).unwrap_err().what.contains("not proposed"));

@@ -9,14 +9,14 @@ use crate::rng::Rng;
 
 /// What the limits have to fit.
 pub(super) struct Shape {
-    pub(super) padding_max: u64,
+    pub(super) command_bytes_max: u64,
     pub(super) ballast_bytes: u64,
     pub(super) lease: Option<Lease>,
 }
 
 pub(super) fn configs(rng: &mut Rng, nodes: usize, timing: &Timing, shape: &Shape) -> Vec<Config> {
     let mut config = Config::new(NodeId::new(0));
-    config.seed = rng.next();
+    config.seed = rng.bits();
     config.election_timeout_min = Duration::from_nanos(timing.election_min);
     config.election_timeout_max = Duration::from_nanos(timing.election_max);
     config.heartbeat_interval = Duration::from_nanos(timing.heartbeat);
@@ -41,7 +41,7 @@ pub(super) fn configs(rng: &mut Rng, nodes: usize, timing: &Timing, shape: &Shap
 /// Small limits, each in some runs: what is never reached is never tested.
 fn limits(rng: &mut Rng, config: &mut Config, shape: &Shape) {
     // No limit is so small that a single command could never pass it.
-    let least = 200 + shape.padding_max;
+    let least = 200 + shape.command_bytes_max;
     let mut sometimes = |ppm, min: u64, max: u64, limit: &mut u64| {
         if rng.chance(ppm) {
             *limit = rng.log_between(min, max);

@@ -4,9 +4,11 @@ use raft_core::{AdminOutcome, AdminRefusal, LogId, Response, Ticket};
 
 use super::Waiter;
 use crate::check::{Broken, Check, ensure};
-use crate::world::{World, say};
+use crate::trace::What;
+use crate::workload::Workload;
+use crate::world::{World, note};
 
-impl World<'_> {
+impl<W: Workload> World<'_, W> {
     /// Who waits for this ticket. Each is answered exactly once.
     pub(super) fn waiter(&mut self, at: usize, ticket: Ticket) -> Result<Waiter, Broken> {
         self.servers[at].waiters.take(ticket).ok_or_else(|| {
@@ -16,6 +18,7 @@ impl World<'_> {
     }
 
     pub(super) fn respond(&mut self, at: usize, response: Response) -> Check {
+        self.checks.answers(&self.servers[at].status, &response)?;
         match response {
             Response::Write { tickets, outcome } => {
                 for (offset, ticket) in (0..).zip(tickets.iter()) {
@@ -45,7 +48,11 @@ impl World<'_> {
             }
             Response::Admin { ticket, outcome } => {
                 let waiter = self.waiter(at, ticket)?;
-                say!(self, "n{} answers {waiter:?}: {outcome:?}", at + 1);
+                note!(
+                    self,
+                    at,
+                    What::Reports { errand: format!("{waiter:?}"), outcome: format!("{outcome:?}") }
+                );
                 let status = &self.servers[at].status;
                 let compacted = status.base > LogId::ZERO || status.snapshot > LogId::ZERO;
                 let right = match waiter {

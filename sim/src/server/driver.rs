@@ -7,42 +7,48 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use raft_core::{Event, Instant, LogReadError, Message, Node, NodeId, RoleKind, SnapshotError};
+use raft_core::host::recording::RecordedNode;
+use raft_core::{Event, Instant, LogReadError, Message, NodeId, RoleKind, SnapshotError};
 
 use super::{Local, Waiter};
-use crate::check::{Broken, Check, View, limits};
+use crate::check::{Broken, Check, Due, View, limits};
 use crate::clock::{MILLISECOND, Nanos};
-use crate::world::{Happening, World, say};
+use crate::trace::What;
+use crate::workload::Workload;
+use crate::world::{Happening, World, note};
 
-impl World<'_> {
+impl<W: Workload> World<'_, W> {
     /// A message arrives.
-    pub(crate) fn deliver(&mut self, message: Message) -> Check {
+    pub(crate) fn deliver(&mut self, message: Message, id: u64) -> Check {
         let now = self.clock.now();
         let slot = |node: NodeId| usize::try_from(node.get()).unwrap_or(0).saturating_sub(1);
         let (from, to) = (slot(message.from), slot(message.to));
         let server = &self.servers[to];
-        if !server.is_up() || self.network.swallows(now, from, to) {
+        let up = server.is_up();
+        if !up || self.network.swallows(now, from, to) {
+            let why = if up { "cut" } else { "down" };
+            note!(self, to, What::Swallowed { id, message: (&message).into(), why: why.to_owned() });
             self.summary.messages_lost += 1;
             return Ok(());
         }
         if server.paused_until > now {
-            let until = self.network.after_pause(server.paused_until);
-            self.clock.at(until, Happening::Deliver(message));
+            let until = self.network.after_pause(now, server.paused_until, from, to);
+            self.clock.at(until, Happening::Deliver(message, id));
             return Ok(());
         }
-        say!(self, "n{} ← {message:?}", message.to);
+        note!(self, to, What::Delivered { id, message: (&message).into() });
         self.checks.received(&message);
         self.step(to, Event::Receive(message))
     }
 
     /// A client asks a server, at once or when it goes on.
     pub(crate) fn ask_server(&mut self, at: usize, event: Event) -> Check {
-        let server = &self.servers[at];
-        if server.is_awake(self.clock.now()) {
+        if self.servers[at].is_awake(self.clock.now()) {
             return self.step(at, event);
         }
         // A process that goes on finds requests and messages in no particular order.
-        let (life, until) = (server.life, server.paused_until + self.rng.below(MILLISECOND));
+        let server = &mut self.servers[at];
+        let (life, until) = (server.life, server.paused_until + server.rng.below(MILLISECOND));
         self.clock.at(until, Happening::Asked(at, life, event));
         Ok(())
     }
@@ -78,9 +84,9 @@ impl World<'_> {
             Local::LogRead { read, from, through, bytes_max } => {
                 let found = server.disk.read(from, through, bytes_max);
                 // Any non-empty beginning will do.
-                let shorter = self.rng.chance(100_000);
-                let found =
-                    found.map(|entries| if shorter { entries.prefix(self.rng.below(200)) } else { entries });
+                let shorter = server.rng.chance(100_000);
+                let found = found
+                    .map(|entries| if shorter { entries.prefix(server.rng.below(200)) } else { entries });
                 self.step(at, Event::LogRead { read, result: found.ok_or(LogReadError::Gone) })
             }
             Local::SnapshotTaken { fails } => self.snapshot_taken(at, fails),
@@ -88,8 +94,8 @@ impl World<'_> {
                 let found = server.snapshots.read(id, offset, bytes_max);
                 let fails = self.scenario.disk.snapshot_fails;
                 let result = match found {
-                    Some(_) if self.rng.chance(fails) => Err(SnapshotError::Failed),
-                    Some(_) if self.rng.chance(fails / 4) => Err(SnapshotError::Unusable),
+                    Some(_) if server.rng.chance(fails) => Err(SnapshotError::Failed),
+                    Some(_) if server.rng.chance(fails / 4) => Err(SnapshotError::Unusable),
                     found => found.ok_or(SnapshotError::Unusable),
                 };
                 self.step(at, Event::SnapshotChunkRead { id, offset, result })
@@ -113,7 +119,7 @@ impl World<'_> {
             members.insert(NodeId::new(99), Bytes::from_static(b"sim:99"));
         }
         let ticket = self.servers[at].ticket(waiter);
-        say!(self, "n{} bootstraps{}", at + 1, if alien { " with another set" } else { "" });
+        note!(self, at, What::Bootstraps { alien });
         self.step(at, Event::Bootstrap { ticket, members })
     }
 
@@ -126,25 +132,29 @@ impl World<'_> {
         }
         server.timer = None;
         let local_now = Instant::from_nanos(server.clock.at(now));
-        if server.node.as_ref().and_then(Node::deadline).is_some_and(|deadline| deadline <= local_now) {
+        if server.node.as_ref().and_then(|node| node.deadline()).is_some_and(|deadline| deadline <= local_now)
+        {
             return self.step(at, Event::Wake);
         }
         self.set_timer(at);
         Ok(())
     }
 
-    fn set_timer(&mut self, at: usize) {
+    pub(crate) fn set_timer(&mut self, at: usize) {
         let now = self.clock.now();
         let server = &mut self.servers[at];
-        let Some(deadline) = server.node.as_ref().and_then(Node::deadline) else { return };
+        let Some(deadline) = server.node.as_ref().and_then(|node| node.deadline()) else { return };
         // Deadlines mostly move on: a timer that fires too early is set again then.
         if server.timer.is_some_and(|(before, _)| before <= deadline) {
             return;
         }
         let due = server.clock.when(deadline.as_nanos()).max(now);
         let driver = self.scenario.driver;
-        let late =
-            if self.rng.chance(driver.late_wake) { self.rng.exponential(driver.late_wake_mean) } else { 0 };
+        let late = if server.rng.chance(driver.late_wake) {
+            server.rng.exponential(driver.late_wake_mean)
+        } else {
+            0
+        };
         let fires = due + late;
         server.timer = Some((deadline, fires));
         self.clock.at(fires, Happening::Local(at, server.life, Local::Wake(fires)));
@@ -153,6 +163,13 @@ impl World<'_> {
     /// A node takes in an event, and then perhaps its actions are taken.
     pub(crate) fn step(&mut self, at: usize, event: Event) -> Check {
         let now = self.clock.now();
+        if !self.servers[at].is_up() {
+            return Ok(());
+        }
+        self.behind(Some(&event));
+        if !matches!(event, Event::Receive(_)) {
+            note!(self, at, What::takes(&format!("{event:?}")));
+        }
         let server = &mut self.servers[at];
         let Some(node) = &mut server.node else { return Ok(()) };
         let local_now = Instant::from_nanos(server.clock.at(now));
@@ -166,6 +183,14 @@ impl World<'_> {
                 server.applying.pop_front();
             }
         }
+        let due = node.deadline().filter(|due| event == Event::Wake && *due <= local_now);
+        let due = due.map(|due| Due {
+            late: local_now.since(due) > server.config.heartbeat_interval,
+            // With nobody waiting, nothing else could be due.
+            election: server.waiters.is_empty(),
+        });
+        let room = matches!(event, Event::Propose { .. }) && node.write_room_bytes() > 0;
+        self.checks.takes(&server.status, &event, due, room, now);
         node.step(local_now, event).map_err(|error| Broken::new("fatal", format!("n{}: {error}", at + 1)))?;
         let (before, after) = (server.status, node.status());
         let view = View { term_at: &|index| node.term_at(index), membership: node.membership() };
@@ -181,19 +206,25 @@ impl World<'_> {
         self.summary.installed += after.counters.snapshots_installed - before.counters.snapshots_installed;
         self.fold((after.commit.get() << 16) ^ (after.term.get() << 40) ^ after.last.index.get());
         if (before.role, before.term) != (after.role, after.term) {
-            say!(self, "n{}@{} is {:?}", after.id, after.term, after.role);
+            note!(self, at, What::Becomes { role: after.role });
+        }
+        if let Some(candidate) = after.voted_for
+            && (before.voted_for, before.term) != (after.voted_for, after.term)
+        {
+            note!(self, at, What::Votes { candidate });
         }
         if before.commit != after.commit {
-            say!(self, "n{}@{} commits through {}", after.id, after.term, after.commit);
+            note!(self, at, What::Commits { through: after.commit });
         }
+        self.behind(None);
         let driver = self.scenario.driver;
-        if self.rng.chance(driver.spurious_wake) {
+        if self.servers[at].rng.chance(driver.spurious_wake) {
             let life = self.servers[at].life;
-            let delay = self.rng.exponential(MILLISECOND);
+            let delay = self.servers[at].rng.exponential(MILLISECOND);
             self.clock.after(delay, Happening::Local(at, life, Local::SpuriousWake));
         }
-        if self.rng.chance(driver.late_poll) {
-            let taken = self.rng.below(3);
+        if self.servers[at].rng.chance(driver.late_poll) {
+            let taken = self.servers[at].rng.below(3);
             return self.poll_some(at, taken);
         }
         self.poll(at)
@@ -210,8 +241,8 @@ impl World<'_> {
     fn poll_some(&mut self, at: usize, taken: u64) -> Check {
         self.take_actions(at, taken)?;
         self.set_timer(at);
-        let delay = self.rng.exponential(self.scenario.driver.late_poll_mean);
         let server = &mut self.servers[at];
+        let delay = server.rng.exponential(self.scenario.driver.late_poll_mean);
         if server.is_up() && !server.poll_due {
             server.poll_due = true;
             self.clock.after(delay, Happening::Local(at, server.life, Local::Poll));
@@ -222,14 +253,19 @@ impl World<'_> {
     fn take_actions(&mut self, at: usize, actions: u64) -> Check {
         for _ in 0..actions {
             let server = &mut self.servers[at];
-            let Some(action) = server.node.as_mut().and_then(Node::poll_action) else { return Ok(()) };
-            if let Some(left) = &mut server.crash_in {
+            let Some(action) = server.node.as_mut().and_then(RecordedNode::poll_action) else {
+                return Ok(());
+            };
+            if let Some((left, down)) = &mut server.crash_in {
                 *left -= 1;
                 if *left == 0 {
-                    return self.crash(at);
+                    let down = *down;
+                    return self.crash(at, down);
                 }
             }
+            self.behind(Some(&action));
             self.perform(at, action)?;
+            self.behind(None);
         }
         Ok(())
     }

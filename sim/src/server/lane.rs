@@ -2,15 +2,18 @@
 //!
 //! * Tasks are done in the order in which they were handed out. Only a snapshot's way to the disk goes on beside them.
 
-use raft_core::host::{FrozenState, SnapshotSource, StateMachine};
-use raft_core::{Entries, Event, LogIndex, MachineTask, RoleKind, SnapshotError, SnapshotMeta, Tickets};
+use raft_core::{
+    Entries, Event, LogId, LogIndex, MachineTask, RoleKind, SnapshotError, SnapshotMeta, Tickets,
+};
 
 use super::{Local, Waiter};
 use crate::check::{Broken, Check, ensure, limits};
 use crate::snapshots::Stored;
-use crate::world::{Happening, World, say};
+use crate::trace::What;
+use crate::workload::Workload;
+use crate::world::{Happening, World, note};
 
-impl World<'_> {
+impl<W: Workload> World<'_, W> {
     /// A node hands a task to its machine.
     pub(super) fn hand_to_machine(&mut self, at: usize, task: MachineTask) -> Check {
         let server = &mut self.servers[at];
@@ -24,13 +27,13 @@ impl World<'_> {
                 server.applying.push_back((through, entries.size_bytes()));
             }
             MachineTask::Restore(meta) => {
-                say!(self, "n{id} restores snapshot {}", meta.id);
+                note!(self, at, What::Restores { snapshot: meta.id });
                 self.checks.restores(id, meta)?;
                 // What is still on its way is of the past: the limit is on what follows.
                 self.servers[at].applying.clear();
             }
             MachineTask::TakeSnapshot(meta) => {
-                say!(self, "n{id} takes snapshot {}", meta.id);
+                note!(self, at, What::TakesSnapshot { snapshot: meta.id });
                 self.checks.snapshot_asked(id, meta)?;
             }
             MachineTask::Serve(_) => {}
@@ -44,8 +47,8 @@ impl World<'_> {
     }
 
     fn start_machine(&mut self, at: usize) {
-        let delay = self.rng.exponential(self.scenario.machine.task_mean);
-        let life = self.servers[at].life;
+        let server = &mut self.servers[at];
+        let (delay, life) = (server.rng.exponential(self.scenario.machine.task_mean), server.life);
         self.clock.after(delay, Happening::Local(at, life, Local::MachineDone));
     }
 
@@ -71,11 +74,13 @@ impl World<'_> {
             self.start_machine(at);
         }
         let Some(applied) = applied else { return Ok(()) };
-        if self.rng.chance(model.save) {
-            self.servers[at].machine.save();
+        let server = &mut self.servers[at];
+        if server.rng.chance(model.save) {
+            let saved = server.machine.save();
+            saved.map_err(|what| Broken::new("machine", format!("n{}: {what}", at + 1)))?;
         }
         let moves = |task: &MachineTask| matches!(task, MachineTask::Apply(_) | MachineTask::Restore(_));
-        if self.servers[at].lane.iter().any(moves) && self.rng.chance(model.late_report) {
+        if server.lane.iter().any(moves) && server.rng.chance(model.late_report) {
             return Ok(());
         }
         self.step(at, Event::Applied(applied))
@@ -83,13 +88,24 @@ impl World<'_> {
 
     fn apply(&mut self, at: usize, entries: &Entries) -> Result<LogIndex, Broken> {
         let server = &mut self.servers[at];
+        let id = server.config.id;
         let mut responses = Vec::new();
         let applied = server.machine.apply(entries, &mut responses);
-        applied.map_err(|error| Broken::new("machine", format!("n{}: {error}", at + 1)))?;
-        self.checks.machine(server.config.id, server.machine.state())?;
-        let last = server.machine.applied();
-        say!(self, "n{} applied through {last}", at + 1);
+        applied.map_err(|what| Broken::new("machine", format!("n{id}: {what}")))?;
+        self.agreement.responded(id, entries, &mut responses)?;
+        let last = self.arrived(at)?;
+        note!(self, at, What::Applied { through: last });
         Ok(last.index)
+    }
+
+    /// A machine has come to where it says, and must be what it should be there.
+    fn arrived(&mut self, at: usize) -> Result<LogId, Broken> {
+        let server = &self.servers[at];
+        let (id, machine) = (server.config.id, &server.machine);
+        self.checks.machine(id, machine.state())?;
+        let last = machine.applied();
+        self.agreement.arrived(self.workload, id, last.index, machine.user())?;
+        Ok(last)
     }
 
     fn restore(&mut self, at: usize, meta: &SnapshotMeta) -> Result<LogIndex, Broken> {
@@ -99,19 +115,13 @@ impl World<'_> {
                 format!("n{} restores {:?}, which it has dropped since it asked for that", at + 1, meta.id);
             return Err(Broken::new("snapshots", what));
         };
-        let (bytes, pieces) = (stored.bytes.clone(), self.rng.between(1, 4));
-        let mut read = |offset: u64, bytes_max: u64| {
-            let from = usize::try_from(offset).unwrap_or(bytes.len()).min(bytes.len());
-            let most = (bytes.len() as u64).div_ceil(pieces).min(bytes_max);
-            Ok(bytes.slice(from..bytes.len().min(from + usize::try_from(most).unwrap_or(0))))
-        };
-        let restored = server.machine.restore(&mut SnapshotSource::new(meta, &mut read));
-        restored.map_err(|error| Broken::new("machine", format!("n{}: {error}", at + 1)))?;
-        self.checks.machine(server.config.id, server.machine.state())?;
-        let last = server.machine.applied();
+        let pieces = server.rng.between(1, 4);
+        let restored = server.machine.restore(&stored.bytes, pieces);
+        restored.map_err(|what| Broken::new("machine", format!("n{}: {what}", at + 1)))?;
+        let last = self.arrived(at)?;
         ensure!("machine", last == meta.id.last, "n{} restored {:?} and is at {last}", at + 1, meta.id);
         self.summary.restored += 1;
-        say!(self, "n{} restored through {last}", at + 1);
+        note!(self, at, What::Restored { through: last });
         Ok(last.index)
     }
 
@@ -127,19 +137,16 @@ impl World<'_> {
             at + 1,
             meta.id.last
         );
-        let fails = self.rng.chance(model.snapshot_fails);
+        let fails = server.rng.chance(model.snapshot_fails) || server.disk.is_full(self.clock.now());
         let frozen = server.machine.snapshot();
-        let mut frozen = frozen.map_err(|error| Broken::new("machine", format!("n{}: {error}", at + 1)))?;
-        let mut bytes = Vec::new();
-        while let Ok(Some(chunk)) = frozen.next_chunk() {
-            bytes.extend_from_slice(&chunk);
-        }
-        let stored = Stored::seal(meta, bytes.into());
+        let (bytes, user) = frozen.map_err(|what| Broken::new("machine", format!("n{}: {what}", at + 1)))?;
+        self.agreement.frozen(server.config.id, here.index, &user)?;
+        let stored = Stored::seal(meta, bytes);
         self.checks.snapshot_made(&stored)?;
         server.snapshots.take(stored);
         let (stored, peers) = (server.snapshots.count(), server.peers.len());
         limits::snapshots(stored, peers, server.chunks_under_way, &server.config)?;
-        let delay = model.sync_min + self.rng.exponential(model.sync_more + model.read_mean);
+        let delay = model.sync_min + server.rng.exponential(model.sync_more + model.read_mean);
         self.clock.after(delay, Happening::Local(at, server.life, Local::SnapshotTaken { fails }));
         Ok(())
     }
@@ -149,14 +156,14 @@ impl World<'_> {
         let server = &mut self.servers[at];
         if fails {
             server.snapshots.drop_taking();
-            say!(self, "n{} cannot keep its snapshot", at + 1);
+            note!(self, at, What::LostSnapshot);
             return self.step(at, Event::SnapshotTaken(Err(SnapshotError::Failed)));
         }
         let Some(stored) = server.snapshots.taken() else {
             return Err(Broken::new("snapshots", format!("n{} takes two snapshots at once", at + 1)));
         };
         self.checks.snapshot_completed(server.config.id, &stored)?;
-        say!(self, "n{} has taken {}, {} bytes", at + 1, stored.meta.id, stored.meta.size_bytes);
+        note!(self, at, What::TookSnapshot { snapshot: stored.meta.id, size_bytes: stored.meta.size_bytes });
         self.step(at, Event::SnapshotTaken(Ok(stored.meta)))
     }
 
@@ -166,6 +173,7 @@ impl World<'_> {
             let Waiter::Client(op) = waiter else {
                 return Err(Broken::new("tickets", format!("n{} served {waiter:?} as a read", at + 1)));
             };
+            self.checks.serves(&self.servers[at].status, ticket)?;
             let leads = self.servers[at].status.role == RoleKind::Leader;
             self.summary.follower_reads += u64::from(!leads);
             self.read_served(at, op)?;

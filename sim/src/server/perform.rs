@@ -7,10 +7,14 @@ use raft_core::{Action, Body, Event, LogTask, Notice, SnapshotError, SnapshotMet
 
 use super::Local;
 use crate::check::{Broken, Check, ensure, limits};
-use crate::disk::parts_of;
-use crate::world::{Happening, World, say};
+use crate::clock::MILLISECOND;
+use crate::disk::{WriteFailed, parts_of};
+use crate::marks::Mark;
+use crate::trace::What;
+use crate::workload::Workload;
+use crate::world::{Happening, World, note};
 
-impl World<'_> {
+impl<W: Workload> World<'_, W> {
     pub(super) fn perform(&mut self, at: usize, action: Action) -> Check {
         let server = &mut self.servers[at];
         let id = server.config.id;
@@ -21,7 +25,7 @@ impl World<'_> {
                 self.checks.compacted(&server.status, through)?;
                 server.disk.compact(through, self.scenario.disk.whole_records);
                 self.summary.compactions += 1;
-                say!(self, "n{id} compacts through {through}");
+                note!(self, at, What::Compacts { through });
                 Ok(())
             }
             Action::Machine(task) => self.hand_to_machine(at, task),
@@ -45,8 +49,8 @@ impl World<'_> {
             Action::ReadLog { read, from, through, bytes_max } => {
                 self.checks.reads_log(id, from, through)?;
                 self.summary.log_reads += 1;
-                say!(self, "n{id} reads its log from {from} through {through}");
-                let delay = self.rng.exponential(self.scenario.disk.read_mean);
+                note!(self, at, What::ReadsLog { from, through });
+                let delay = self.servers[at].rng.exponential(self.scenario.disk.read_mean);
                 let local = Local::LogRead { read, from, through, bytes_max };
                 self.clock.after(delay, Happening::Local(at, life, local));
                 Ok(())
@@ -55,14 +59,14 @@ impl World<'_> {
             Action::Peers(membership) => {
                 // Who is leaving is no member any more, and is still to be reached.
                 server.peers = membership.nodes.keys().copied().collect();
-                say!(self, "n{id} connects to {:?}", membership.nodes.keys());
+                note!(self, at, What::Connects { peers: membership.nodes.keys().copied().collect() });
                 Ok(())
             }
             Action::Notify(notice) => {
                 self.checks.notified(id, &notice)?;
                 self.summary.timed_out += u64::from(matches!(notice, Notice::ChangeTimedOut { .. }));
                 if !matches!(notice, Notice::Role { .. }) {
-                    say!(self, "n{id} notes {notice:?}");
+                    note!(self, at, What::Notes { notice });
                 }
                 Ok(())
             }
@@ -70,23 +74,35 @@ impl World<'_> {
     }
 
     fn write_log(&mut self, at: usize, write: &Write) -> Check {
-        let cut = self.rng.chance(self.scenario.disk.cut_writes);
-        let pieces = if cut { self.rng.between(1, 3) } else { 1 };
         let server = &mut self.servers[at];
+        let cut = server.rng.chance(self.scenario.disk.cut_writes);
+        let pieces = if cut { server.rng.between(1, 3) } else { 1 };
         let id = server.config.id;
         server.unreported.push_back(write.id);
         limits::write(&write.entries, server.unreported.len(), &server.config)?;
         let parts = if cut { parts_of(write, pieces) } else { Vec::new() };
         let parts = if cut { parts.as_slice() } else { std::slice::from_ref(write) };
         self.checks.written(id, write, parts)?;
-        parts.iter().for_each(|part| server.disk.append(part));
-        if self.traces() {
-            let reset = write.reset_to.map(|base| format!(" begins anew behind {base}")).unwrap_or_default();
-            let (number, hard_state, entries) = (write.id, write.hard_state, &write.entries);
-            self.line(&format!("n{id} writes #{number:?} {hard_state:?}{reset} {entries:?}"));
+        let now = self.clock.now();
+        let appended = parts.iter().try_for_each(|part| server.disk.append(now, part));
+        note!(self, at, What::writes(write));
+        if let Err(failed) = appended {
+            return self.disk_failed(at, failed);
         }
         self.start_sync(at);
         Ok(())
+    }
+
+    /// The driver drops the node, and never tries again (duty 4). Its server starts anew from what is there.
+    fn disk_failed(&mut self, at: usize, failed: WriteFailed) -> Check {
+        self.checks.mark(match failed {
+            WriteFailed::Full => Mark::NoSpaceLeft,
+            WriteFailed::Error => Mark::WriteFailed,
+        });
+        note!(self, at, What::DropsNode { why: failed.to_string() });
+        let down_mean = self.scenario.faults.down_mean.max(100 * MILLISECOND);
+        let down = self.servers[at].rng.exponential(down_mean);
+        self.crash(at, down)
     }
 
     fn snapshot_task(&mut self, at: usize, task: SnapshotTask) -> Check {
@@ -96,16 +112,16 @@ impl World<'_> {
         match task {
             SnapshotTask::Read { id: of, offset, bytes_max } => {
                 self.checks.snapshot_read(id, of)?;
-                say!(self, "n{id} reads snapshot {of} from {offset} on");
-                let delay = self.rng.exponential(model.read_mean);
+                note!(self, at, What::ReadsChunk { snapshot: of, offset });
+                let delay = self.servers[at].rng.exponential(model.read_mean);
                 self.clock
                     .after(delay, Happening::Local(at, life, Local::ChunkRead { id: of, offset, bytes_max }));
             }
             SnapshotTask::Write { meta, offset, data, done } => {
                 self.checks.chunk(id, &meta, offset, &data, done)?;
-                say!(self, "n{id} keeps {} bytes of snapshot {} from {offset} on", data.len(), meta.id);
-                let fails = self.rng.chance(model.snapshot_fails);
+                note!(self, at, What::WritesChunk { snapshot: meta.id, offset, bytes: data.len() as u64 });
                 let server = &mut self.servers[at];
+                let fails = server.rng.chance(model.snapshot_fails) || server.disk.is_full(self.clock.now());
                 if !fails {
                     let kept = server.snapshots.write(&meta, offset, &data, done);
                     kept.map_err(|what| Broken::new("snapshots", format!("n{id}: {what}")))?;
@@ -113,9 +129,9 @@ impl World<'_> {
                 server.chunks_under_way += 1;
                 let (stored, peers) = (server.snapshots.count(), server.peers.len());
                 limits::snapshots(stored, peers, server.chunks_under_way, &server.config)?;
-                let mut delay = self.rng.exponential(model.read_mean);
+                let mut delay = server.rng.exponential(model.read_mean);
                 if done {
-                    delay += model.sync_min + self.rng.exponential(model.sync_more);
+                    delay += model.sync_min + server.rng.exponential(model.sync_more);
                 }
                 let local = Local::ChunkWritten { meta, offset, done, fails };
                 self.clock.after(delay, Happening::Local(at, life, local));
@@ -123,7 +139,7 @@ impl World<'_> {
             SnapshotTask::Forget(of) => {
                 self.checks.snapshot_forgotten(id, of)?;
                 server.snapshots.forget(of);
-                say!(self, "n{id} drops snapshot {of}");
+                note!(self, at, What::DropsSnapshot { snapshot: of });
             }
         }
         Ok(())
@@ -155,7 +171,6 @@ impl World<'_> {
                 None => Err(SnapshotError::Unusable),
             },
         };
-        say!(self, "n{} kept snapshot {id} from {offset} on: {result:?}", at + 1);
         self.step(at, Event::SnapshotChunkWritten { id, offset, result })
     }
 
@@ -165,9 +180,12 @@ impl World<'_> {
         if !server.disk.start_sync() {
             return;
         }
-        let mut delay = model.sync_min + self.rng.exponential(model.sync_more);
-        if self.rng.chance(model.stall) {
-            delay += self.rng.exponential(model.stall_mean);
+        let mut delay = model.sync_min + server.rng.exponential(model.sync_more);
+        if server.rng.chance(model.stall) {
+            delay += server.rng.exponential(model.stall_mean);
+        }
+        if let Some((_, more_mean)) = server.slowed.filter(|(until, _)| *until > self.clock.now()) {
+            delay += server.rng.exponential(more_mean);
         }
         let finished = (self.clock.now() + delay).max(server.stalled_until);
         self.clock.at(finished, Happening::Local(at, server.life, Local::Synced));
@@ -177,20 +195,23 @@ impl World<'_> {
         let server = &mut self.servers[at];
         let (id, life) = (server.config.id, server.life);
         self.summary.syncs += 1;
-        let through = server.disk.finish_sync();
+        let through = match server.disk.finish_sync() {
+            Ok(through) => through,
+            Err(failed) => return self.disk_failed(at, failed),
+        };
         let more = server.disk.wants_sync();
         if let Some(through) = through {
             self.checks.synced(id, through)?;
-            say!(self, "n{id} synced #{through:?}");
+            note!(self, at, What::Syncs { through: through.get() });
         }
         self.start_sync(at);
         let (Some(through), model) = (through, self.scenario.disk) else { return Ok(()) };
-        if self.rng.chance(model.late_report) {
-            if more && self.rng.chance(500_000) {
+        if self.servers[at].rng.chance(model.late_report) {
+            if more && self.servers[at].rng.chance(500_000) {
                 // The sync that has just begun will report for both.
                 return Ok(());
             }
-            let delay = self.rng.exponential(model.late_mean);
+            let delay = self.servers[at].rng.exponential(model.late_mean);
             self.clock.after(delay, Happening::Local(at, life, Local::Persisted(through)));
             return Ok(());
         }

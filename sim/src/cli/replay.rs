@@ -1,0 +1,46 @@
+//! `replay`: does again what a file says.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+
+use super::{Unusable, recording, traced, transcript};
+use crate::workload::Workload;
+use crate::{Options, Simulation, is_recording};
+
+/// Which file.
+#[derive(Debug, Args)]
+pub struct Replay {
+    /// A transcript, as `run --save` and `shrink` write it, or the recording of a node.
+    file: PathBuf,
+    /// Print what happens as protocol lines, or write it to a file as JSON, one object a line.
+    #[arg(long, num_args = 0..=1, default_missing_value = "-", value_name = "FILE.ndjson")]
+    trace: Option<PathBuf>,
+}
+
+impl Replay {
+    pub(super) fn run<W: Workload>(&self, workload: W) -> Result<ExitCode, Unusable> {
+        let file = fs::read(&self.file).map_err(|error| format!("{}: {error}", self.file.display()))?;
+        if is_recording(&file) {
+            return recording::replay(&self.file, file, self.trace.as_deref());
+        }
+        let transcript = transcript(&self.file)?;
+        let simulation = Simulation { options: Options::default(), workload };
+        let result = match &self.trace {
+            Some(to) => traced(to, |sink| simulation.trace_again(&transcript, sink))?,
+            None => simulation.replay(&transcript),
+        };
+        Ok(match result {
+            Ok(summary) => {
+                println!("{summary}\nthis run holds");
+                ExitCode::SUCCESS
+            }
+            Err(failure) => {
+                println!("FAILED: {failure}");
+                ExitCode::FAILURE
+            }
+        })
+    }
+}
