@@ -146,6 +146,9 @@ impl FaultKind {
     }
 }
 
+/// How often servers are told to campaign, at most, in one fault.
+const USURP_TIMES_MAX: u64 = 100;
+
 /// A fault with all that was drawn for it. Servers are counted from 0, times are nanoseconds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -196,9 +199,18 @@ pub(crate) enum Fault {
     Campaign { server: usize },
     /// A transport says that it lost its connection.
     Unreachable { server: usize, peer: usize },
-    /// The leader hears nobody, all others start anew in a moment, and one of them is told to campaign: whatever they
-    /// had promised that leader must outlive their memory.
-    Usurp { leader: usize, lasts: Nanos, down: Nanos, usurper: usize, delay: Nanos },
+    /// The leader hears nobody, and is perhaps not heard either (`alone`); all others start anew, perhaps, and one of them
+    /// or each is told to campaign, so many times. Whatever they had promised that leader must outlive their memory.
+    Usurp {
+        leader: usize,
+        lasts: Nanos,
+        alone: bool,
+        down: Option<Nanos>,
+        usurper: Option<usize>,
+        delay: Nanos,
+        every: Nanos,
+        times: u64,
+    },
 }
 
 impl Fault {
@@ -258,7 +270,11 @@ impl Fault {
                 *server < servers && peer.is_none_or(|peer| other(*server, peer))
             }
             Self::CrashRolling { crashes } => crashes.iter().all(|(server, ..)| *server < servers),
-            Self::Usurp { leader, usurper, .. } => *leader < servers && *usurper < servers,
+            Self::Usurp { leader, usurper, times, .. } => {
+                *leader < servers
+                    && usurper.is_none_or(|usurper| usurper < servers)
+                    && *times <= USURP_TIMES_MAX
+            }
             Self::CrashAll { .. } | Self::Partition { .. } => true,
         }
     }

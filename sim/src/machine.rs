@@ -45,10 +45,16 @@ fn user_command(command: &[u8]) -> Option<&[u8]> {
     command.get(HEADER_BYTES..HEADER_BYTES + usize::try_from(length).ok()?)
 }
 
+fn value_digest(key: u16, op: u64) -> u64 {
+    fold(fold(1, u64::from(key)), op)
+}
+
 /// The ledger.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct State {
     values: BTreeMap<u16, u64>,
+    /// A number for the values alone: the sum of one for each.
+    values_digest: u64,
     pub(crate) applied: LogId,
     pub(crate) digest: u64,
 }
@@ -59,6 +65,8 @@ impl State {
         self.applied = id;
         let (op, key) = put?;
         let before = self.values.insert(key, op);
+        let gone = before.map_or(0, |before| value_digest(key, before));
+        self.values_digest = self.values_digest.wrapping_add(value_digest(key, op)).wrapping_sub(gone);
         for part in [id.index.get(), id.term.get(), op, u64::from(key), before.unwrap_or(u64::MAX)] {
             self.digest = fold(self.digest, part);
         }
@@ -67,7 +75,7 @@ impl State {
 
     /// A number for the values alone.
     pub(crate) fn values_digest(&self) -> u64 {
-        self.values.iter().fold(0, |sum, (key, op)| fold(fold(sum, u64::from(*key)), *op))
+        self.values_digest
     }
 
     /// The state as bytes, with the user's behind it and `ballast_bytes` more, as the server with this `salt` writes it.
@@ -111,7 +119,9 @@ impl State {
         }
         let (user, ballast) = rest.split_at_checked(usize::try_from(length).ok()?)?;
         let applied = LogId::new(Term::new(term), LogIndex::new(index));
-        let state = Self { values, applied, digest };
+        let digests = values.iter().map(|(key, op)| value_digest(*key, *op));
+        let values_digest = digests.fold(0, u64::wrapping_add);
+        let state = Self { values, values_digest, applied, digest };
         // The ballast, too, is a function of the state.
         (state.encode(salt, user, ballast.len()) == snapshot).then_some((state, user))
     }

@@ -116,7 +116,9 @@ impl Node {
         let sticky = self.is_sticky();
         let shared = &mut self.shared;
         shared.counters.sticky += u64::from(sticky);
-        let granted = !sticky && proposed > shared.term() && shared.is_up_to_date(last);
+        // Who could not keep a vote promises none: a campaign that counts on it would only disturb the others (TRAP 60).
+        let able = !shared.disk_stalled();
+        let granted = !sticky && able && proposed > shared.term() && shared.is_up_to_date(last);
         shared.send(from, Body::PreVoteReply { proposed, granted });
     }
 

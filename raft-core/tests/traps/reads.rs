@@ -63,6 +63,20 @@ fn trap_60_a_candidate_with_a_stalled_disk_does_not_campaign() {
 }
 
 #[test]
+fn trap_60_a_voter_with_a_stalled_disk_grants_no_pre_vote() {
+    let mut cluster = Cluster::led(3);
+    cluster.slow_disks = vec![2];
+    cluster.commit_each(1, &["a"]);
+    cluster.run_ms(1_000);
+    cluster.cut = vec![1];
+    cluster.run_ms(3_000);
+    assert_eq!(cluster.term(3), 2, "the vote that it would need could not be kept");
+    cluster.hurry_disks();
+    cluster.run_ms(2_000);
+    assert!(cluster.leader().is_some_and(|leader| leader != 1));
+}
+
+#[test]
 fn trap_61_a_message_that_arrives_twice_is_appended_once_and_a_proposal_is_answered_once() {
     let mut cluster = Cluster::led(3);
     let tickets = cluster.propose(1, &["a"]);

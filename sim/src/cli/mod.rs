@@ -33,7 +33,7 @@ struct Cli {
 /// What can be done with a workload.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run seeds; each is a cluster's life of at least 20 simulated seconds.
+    /// Run seeds; each is a cluster's life of at least 10 simulated seconds.
     Run(run::Run),
     /// Do again what a file says: a transcript, or a recording of a real server.
     Replay(replay::Replay),

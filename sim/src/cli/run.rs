@@ -80,13 +80,7 @@ impl Run {
         match result {
             Ok(summary) => {
                 report(&summary, began.elapsed().as_secs_f64());
-                if self.marks {
-                    print!("{}", summary.marks);
-                } else if summary.runs >= MARKS_RUNS_MIN {
-                    for mark in summary.marks.missed() {
-                        println!("missed       {mark:?}: {}", mark.what());
-                    }
-                }
+                self.tell_marks(&summary);
                 Ok(ExitCode::SUCCESS)
             }
             Err(failure) => {
@@ -136,6 +130,7 @@ impl Run {
         bar.finish_and_clear();
         println!("commit       {COMMIT}, {} seeds from {} on{}", state.done, self.start, simulation.options);
         report(&state.summary, state.wall_seconds);
+        self.tell_marks(&state.summary);
         Ok(if state.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
@@ -149,6 +144,17 @@ impl Run {
         write_transcript(&failure.transcript, &file)?;
         println!("wrote {}", file.display());
         Ok(())
+    }
+
+    /// The marks, or those that a campaign has missed.
+    fn tell_marks(&self, summary: &Summary) {
+        if self.marks {
+            print!("{}", summary.marks);
+        } else if summary.runs >= MARKS_RUNS_MIN {
+            for mark in summary.marks.missed() {
+                println!("missed       {mark:?}: {}", mark.what());
+            }
+        }
     }
 }
 

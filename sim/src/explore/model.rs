@@ -218,6 +218,19 @@ pub fn models() -> Vec<Model> {
             ..led.clone()
         },
         Model {
+            name: "conflicts",
+            about: "a leader that was replaced hears of what was committed without it",
+            budget: Budget { timeouts: 2, heartbeats: 1, proposals: 1, ..Budget::NONE },
+            ..led.clone()
+        },
+        Model {
+            name: "reorder",
+            about: "appends of one leader and their answers overtake each other in every way",
+            latest_only: false,
+            budget: Budget { heartbeats: 1, proposals: 2, ..Budget::NONE },
+            ..led.clone()
+        },
+        Model {
             name: "fsync",
             about: "disks finish when they like, and a crash keeps any prefix of the rest, cut within a write too",
             budget: Budget { timeouts: 2, crashes: 1, proposals: 1, ..Budget::NONE },

@@ -2,7 +2,7 @@
 
 use raft_core::RoleKind;
 
-use super::{Fault, FaultKind};
+use super::{Fault, FaultKind, USURP_TIMES_MAX};
 use crate::clock::{MILLISECOND, Nanos, SECOND};
 use crate::disk::Failing;
 use crate::rng::Rng;
@@ -16,6 +16,7 @@ impl<W: Workload> World<'_, W> {
         let leader = self.leader();
         let servers = self.servers.len();
         let (rng, model) = (&mut self.fault_rng, &self.scenario.faults);
+        let config = &self.scenario.configs[server];
         let cut = rng.exponential(model.cut_mean);
         let pause = rng.exponential(model.pause_mean);
         let down = rng.exponential(model.down_mean);
@@ -72,10 +73,17 @@ impl<W: Workload> World<'_, W> {
             FaultKind::Unreachable if other == server => return None,
             FaultKind::Unreachable => Fault::Unreachable { server, peer: other },
             FaultKind::Usurp => {
-                let usurper = rng.index(servers);
+                let (alone, down) = (rng.chance(500_000), rng.exponential(MILLISECOND));
+                let down = rng.chance(500_000).then_some(down);
                 let delay = rng.between(3 * MILLISECOND, 40 * MILLISECOND);
-                let down = rng.exponential(MILLISECOND);
-                Fault::Usurp { leader: leader?, lasts: cut, down, usurper, delay }
+                let usurper = rng.chance(500_000).then(|| rng.index(servers));
+                // A voter that is bound refuses: asked again and again, the first to be free runs as early as can be.
+                let (least, most) =
+                    (config.election_timeout_min.as_nanos(), config.election_timeout_max.as_nanos());
+                let every = u64::try_from(least / 16).unwrap_or(MILLISECOND).max(1);
+                let span = u64::try_from(most * 3 / 2).unwrap_or(SECOND);
+                let times = if usurper.is_some() { 1 } else { (span / every).min(USURP_TIMES_MAX) };
+                Fault::Usurp { leader: leader?, lasts: cut, alone, down, usurper, delay, every, times }
             }
         })
     }

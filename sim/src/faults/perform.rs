@@ -75,12 +75,20 @@ impl<W: Workload> World<'_, W> {
                 let beyond = lease.is_some_and(|lease| drift_ppm.unsigned_abs() > lease.clock_drift_ppm_max);
                 self.disturb_clock(server, beyond, |clock| clock.set_drift(now, drift_ppm));
             }
-            Fault::Usurp { leader, lasts, down, usurper, delay } => {
+            Fault::Usurp { leader, lasts, alone, down, usurper, delay, every, times } => {
                 for other in (0..servers).filter(|at| *at != leader) {
                     self.network.cut(other, leader, now + lasts);
-                    self.crash(other, down)?;
+                    if alone {
+                        self.network.cut(leader, other, now + lasts);
+                    }
+                    if let Some(down) = down {
+                        self.crash(other, down)?;
+                    }
+                    if usurper.is_none_or(|usurper| usurper == other) {
+                        let when = (0..times).map(|time| delay + time * every);
+                        when.for_each(|after| self.clock.after(after, Happening::Usurp(other)));
+                    }
                 }
-                self.clock.after(delay, Happening::Usurp(usurper));
             }
             Fault::Campaign { server } => self.campaign(server)?,
             Fault::Unreachable { server, peer } if self.servers[server].is_awake(now) => {
@@ -107,9 +115,9 @@ impl<W: Workload> World<'_, W> {
         self.set_timer(at);
     }
 
-    /// An operator wants an election here, if the server is there.
+    /// An operator wants an election here, if the server is there and the faults are not over.
     pub(crate) fn campaign(&mut self, at: usize) -> Check {
-        if !self.servers[at].is_awake(self.clock.now()) {
+        if self.settling || !self.servers[at].is_awake(self.clock.now()) {
             return Ok(());
         }
         let ticket = self.servers[at].ticket(Waiter::Campaign);

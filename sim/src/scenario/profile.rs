@@ -51,8 +51,8 @@ impl Profile {
                 scenario.clients = ClientModel {
                     clients: 32,
                     think_mean: 2 * MILLISECOND,
-                    outstanding_max: 64,
-                    batch_max: 2,
+                    outstanding_max: 8,
+                    batch_max: 1,
                     ..scenario.clients
                 };
             }

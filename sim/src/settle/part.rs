@@ -13,11 +13,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use raft_core::{Membership, NodeId, RoleKind, Term};
+use raft_core::{Membership, NodeId, RoleKind, Target, Term};
 
 use super::slot;
 use crate::check::{Broken, Check, decides};
 use crate::clock::{Nanos, SECOND};
+use crate::rng::Rng;
 use crate::trace::What;
 use crate::workload::Workload;
 use crate::world::{World, note};
@@ -64,6 +65,29 @@ impl Harm {
             Self::Mute => "mute for good",
             Self::Mixed => "cut off for good",
         }
+    }
+}
+
+impl Harm {
+    /// The links between a server and those inside that are cut, each as from and to.
+    fn cuts(self, at: usize, inside: &BTreeSet<usize>, rng: &mut Rng) -> Vec<(usize, usize)> {
+        let mut cuts = Vec::new();
+        for other in inside {
+            let (hears, is_heard) = match self {
+                Self::Down | Self::Paused | Self::NoDisk => (true, true),
+                Self::Alone => (false, false),
+                Self::Deaf => (false, true),
+                Self::Mute => (true, false),
+                Self::Mixed => *rng.pick(&[(false, false), (false, true), (true, false)]),
+            };
+            if !hears {
+                cuts.push((*other, at));
+            }
+            if !is_heard {
+                cuts.push((at, *other));
+            }
+        }
+        cuts
     }
 }
 
@@ -116,35 +140,35 @@ impl<W: Workload> World<'_, W> {
         self.network.heal_among(group);
         let ids = || inside.iter().map(|at| self.servers[*at].status().id).collect();
         note!(self, None, What::MajorityHealed { nodes: ids() });
+        // What is about to fail fails no more, wherever it is, except for what is broken now.
+        let now = self.clock.now();
+        for server in &mut self.servers {
+            server.heal(now);
+        }
         let mut broken = BTreeMap::new();
         for at in outside {
             let how = *self.operator.rng.pick(&Harm::ALL);
             broken.insert(at, how);
             self.break_one(at, how, &inside)?;
         }
-        let now = self.clock.now();
         for at in &inside {
-            self.servers[*at].heal(now);
             self.servers[*at].enlist(true);
             self.start(*at)?;
-            self.set_timer(*at);
         }
+        (0..self.servers.len()).for_each(|at| self.set_timer(at));
         self.summary.majorities += 1;
         self.stage(Some(Part { inside, outside: broken, led: false, calm: None }));
         Ok(true)
     }
 
     /// Servers that decide by every configuration that is or may come into force, and by what a change aims at, in a
-    /// random order until they are enough.
+    /// random order until they are enough. A leader whose disk stands still may complete a change yet, with the help of
+    /// others outside.
     fn draw_majority(&mut self, needed: &[usize]) -> Option<BTreeSet<usize>> {
-        let mut configurations: Vec<Membership> = Vec::new();
-        for in_force in self.checks.possible() {
-            if let Some(target) = &in_force.intent {
-                let voters = target.voters.clone();
-                configurations.push(Membership { voters, ..Membership::default() });
-            }
-            configurations.push(in_force);
-        }
+        let mut configurations = self.checks.possible();
+        let intents: Vec<Target> = configurations.iter().filter_map(|it| it.intent.clone()).collect();
+        let aims = |target: Target| Membership { voters: target.voters, ..Membership::default() };
+        configurations.extend(intents.into_iter().map(aims));
         let enough = |inside: &BTreeSet<usize>| {
             configurations.iter().all(|it| decides(it, |node| inside.contains(&slot(node))))
                 // The first entry counts as committed wherever it is.
@@ -163,22 +187,7 @@ impl<W: Workload> World<'_, W> {
     }
 
     fn break_one(&mut self, at: usize, how: Harm, inside: &BTreeSet<usize>) -> Check {
-        let mut cuts = Vec::new();
-        for other in inside {
-            let (hears, is_heard) = match how {
-                Harm::Down | Harm::Paused | Harm::NoDisk => (true, true),
-                Harm::Alone => (false, false),
-                Harm::Deaf => (false, true),
-                Harm::Mute => (true, false),
-                Harm::Mixed => *self.operator.rng.pick(&[(false, false), (false, true), (true, false)]),
-            };
-            if !hears {
-                cuts.push((*other, at));
-            }
-            if !is_heard {
-                cuts.push((at, *other));
-            }
-        }
+        let cuts = how.cuts(at, inside, &mut self.operator.rng);
         let id = |at: usize| NodeId::new(at as u64 + 1);
         note!(
             self,
@@ -317,6 +326,9 @@ impl<W: Workload> World<'_, W> {
         if in_force.is_joint() || in_force.intent.is_some() {
             return Some(format!("the change at {at} is not finished: {in_force:?}"));
         }
+        if let Some((leader, _)) = self.leader_inside().filter(|(leader, _)| !in_force.is_voter(*leader)) {
+            return Some(format!("n{leader} leads and has left"));
+        }
         for server in part.inside.iter().map(|at| &self.servers[*at]) {
             let status = server.status();
             if !in_force.contains(status.id) {
@@ -351,5 +363,36 @@ impl<W: Workload> World<'_, W> {
         let excused = part.inside.iter().any(stuck);
         self.summary.excused += u64::from(excused);
         excused
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_is_cut_off_hears_or_is_heard_by_each_server_inside_but_never_both() {
+        let inside = BTreeSet::from([0, 2, 3]);
+        let mut rng = Rng::new(1, 1);
+        let mut patterns = BTreeSet::new();
+        for _ in 0..50 {
+            for how in Harm::ALL {
+                let cuts = how.cuts(1, &inside, &mut rng);
+                let whole = matches!(how, Harm::Down | Harm::Paused | Harm::NoDisk);
+                for other in &inside {
+                    let cut = cuts.contains(&(1, *other)) || cuts.contains(&(*other, 1));
+                    assert_eq!(cut, !whole, "{how:?}: {cuts:?}");
+                }
+                patterns.insert(cuts);
+            }
+        }
+        assert!(patterns.len() > 20, "{patterns:?}");
+    }
+
+    #[test]
+    fn clients_leave_what_is_broken_alone_except_for_a_disk_that_has_to_be_noticed() {
+        let outside = BTreeMap::from([(1, Harm::Deaf), (4, Harm::NoDisk)]);
+        let part = Part { inside: BTreeSet::from([0, 2, 3]), outside, led: false, calm: None };
+        assert_eq!([0, 1, 4, 5].map(|at| part.may_answer(at)), [true, false, true, true]);
     }
 }

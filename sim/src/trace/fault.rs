@@ -40,11 +40,11 @@ impl What {
                 let smaller = if one.len() <= other.len() { one } else { other };
                 nodes = smaller.into_iter().map(id).collect();
             }
-            Fault::Isolate { server, .. } => {
+            Fault::OneWay { from, to, .. } => cuts.push((id(from), id(to))),
+            Fault::Isolate { server, .. } | Fault::Usurp { leader: server, alone: true, .. } => {
                 let links = others(server).map(|other| (id(server), id(other)));
                 cuts.extend(links.flat_map(|(from, to)| [(from, to), (to, from)]));
             }
-            Fault::OneWay { from, to, .. } => cuts.push((id(from), id(to))),
             Fault::Deaf { server, .. } | Fault::Usurp { leader: server, .. } => {
                 cuts.extend(others(server).map(|from| (id(from), id(server))));
             }
