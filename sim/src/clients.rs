@@ -156,6 +156,14 @@ impl Clients {
         &mut self.attempts[usize::try_from(op).expect("operations are numbered from 0")]
     }
 
+    /// The server that an operation was asked of, if it has not answered.
+    pub(crate) fn held_by(&self, op: OpId) -> Option<usize> {
+        match self.attempt(op).stage {
+            Stage::At { server, .. } => Some(server),
+            Stage::Queued | Stage::Over => None,
+        }
+    }
+
     /// The operation needs no more work from its client.
     fn over(&mut self, op: OpId) {
         let attempt = self.attempt_mut(op);

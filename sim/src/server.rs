@@ -97,6 +97,8 @@ pub(crate) struct Server<M> {
     /// The newest snapshot installed in this life: where the terms that came with it begin.
     installed_terms: Option<LogIndex>,
     waiters: Waiters<Waiter>,
+    /// When somebody last waited, by its own clock, in this life.
+    waited: Option<Instant>,
     /// Whom the node has asked to be connected to, in this life.
     peers: BTreeSet<NodeId>,
     /// The timer: which deadline of the node it is for, and when it fires.
@@ -147,6 +149,7 @@ impl<M: StateMachine> Server<M> {
             applying: VecDeque::new(),
             installed_terms: None,
             waiters: Waiters::default(),
+            waited: None,
             peers: BTreeSet::new(),
             timer: None,
             poll_due: false,
@@ -412,6 +415,7 @@ impl<W: Workload> World<'_, W> {
         server.unreported.clear();
         (server.chunks_under_way, server.installed_terms) = (0, None);
         server.peers.clear();
+        server.waited = None;
         server.node = None;
         server.life += 1;
         (server.timer, server.poll_due, server.crash_in) = (None, false, None);

@@ -151,11 +151,17 @@ impl<W: Workload> World<'_, W> {
         self.settle.last_write = None;
     }
 
+    /// Whether a server is to stay broken.
+    fn is_outside(&self, at: usize) -> bool {
+        self.settle.part.as_ref().is_some_and(|part| part.is_outside(at))
+    }
+
     /// Whether the last write has succeeded. If none was asked for yet, one is.
     fn wrote(&mut self) -> Result<bool, Broken> {
         let op = match self.settle.last_write {
-            Some(op) => op,
-            None => self.last_request()?,
+            // Who stays broken owes nobody an answer: then another one is asked for.
+            Some(op) if !self.clients.held_by(op).is_some_and(|at| self.is_outside(at)) => op,
+            _ => self.last_request()?,
         };
         self.settle.last_write = Some(op);
         Ok(self.clients.is_answered(op))

@@ -301,4 +301,23 @@ pub(super) mod tests {
         assert!(commit.keeps(node(1), id(4, 2), id(4, 3), &book).is_err());
         assert_eq!(commit.keeps(node(1), id(5, 3), id(4, 2), &book), Ok(()));
     }
+
+    #[test]
+    fn learners_and_one_set_alone_commit_nothing() {
+        let (book, mut disks) = (book(), Disks::new(5));
+        let counted =
+            |disks: &Disks, by: &Membership| Commit::counted(node(2), id(5, 3), [by, by], &book, disks);
+        let (old, both) = (crate::testing::voters(&[1, 2, 3]), crate::testing::joint(&[1, 2, 3], &[3, 4, 5]));
+        // A voter and two that are none.
+        for holder in [1, 4, 5] {
+            hold(&mut disks, holder, 3, id(5, 3));
+        }
+        assert!(counted(&disks, &old).is_err() && counted(&disks, &both).is_err());
+        hold(&mut disks, 2, 3, id(5, 3));
+        assert_eq!((counted(&disks, &old), counted(&disks, &both)), (Ok(()), Ok(())));
+        // All of the old ones, one of the new ones.
+        let mut disks = Disks::new(5);
+        (1..=3).for_each(|holder| hold(&mut disks, holder, 3, id(5, 3)));
+        assert!(counted(&disks, &both).is_err());
+    }
 }

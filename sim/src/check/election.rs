@@ -115,7 +115,11 @@ impl Election {
     pub(crate) fn takes(&mut self, before: &Status, event: &Event, due: Option<Due>) -> bool {
         let wakes = &mut self.wakes[slot(before.id)];
         wakes.excused = due.is_some_and(|due| due.late && due.election) && !wakes.late;
-        wakes.late = due.map_or(wakes.late, |due| due.late);
+        // What else was due in time says nothing of the timer for elections: its excuse may be used up.
+        wakes.late = match due {
+            Some(due) if due.late || due.election => due.late,
+            _ => wakes.late,
+        };
         if let Event::Receive(Message { from, body: Body::PreVote { proposed, last }, .. }) = event
             && *proposed > before.term
             && *last >= before.last

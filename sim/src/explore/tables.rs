@@ -105,6 +105,9 @@ pub(super) struct Tables<'m> {
     outcomes: Vec<Result<Step, Broken>>,
     form: Form,
     scratch: Vec<u8>,
+    /// Which server was asked what.
+    #[cfg(test)]
+    asked: Vec<(u32, Act)>,
 }
 
 impl<'m> Tables<'m> {
@@ -125,6 +128,8 @@ impl<'m> Tables<'m> {
             outcomes: Vec::new(),
             form: Form::default(),
             scratch: Vec::new(),
+            #[cfg(test)]
+            asked: Vec::new(),
         }
     }
 
@@ -151,7 +156,10 @@ impl<'m> Tables<'m> {
         if let Some(outcome) = self.steps.get(&key) {
             return *outcome;
         }
-        let outcome = self.make_step(server, act(self));
+        let act = act(self);
+        #[cfg(test)]
+        self.asked.push((server, act.clone()));
+        let outcome = self.make_step(server, act);
         let number = number(self.outcomes.len());
         self.outcomes.push(outcome);
         self.steps.insert(key, number);
@@ -370,4 +378,74 @@ pub(super) fn guarded(step: impl FnOnce() -> Result<(), Broken>) -> Result<(), B
 
 fn number(count: usize) -> u32 {
     u32::try_from(count).expect("fewer than 2^32 parts")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, VecDeque};
+
+    use super::super::fingerprint::Fingerprints;
+    use super::super::model::Budget;
+    use super::super::state::State;
+    use super::*;
+
+    fn explored(model: &Model) -> Tables<'_> {
+        let mut tables = Tables::new(model);
+        let start = State::start(&mut tables).unwrap();
+        let (mut fingerprints, mut choices) = (Fingerprints::default(), Vec::new());
+        let mut seen = HashSet::from([fingerprints.of(&start, &tables)]);
+        let mut open = VecDeque::from([start]);
+        while let Some(state) = open.pop_front() {
+            state.choices(&tables, &mut choices);
+            for choice in &choices {
+                let next = state.after(*choice, &mut tables).unwrap();
+                if seen.insert(fingerprints.of(&next, &tables)) {
+                    open.push_back(next);
+                }
+            }
+        }
+        tables
+    }
+
+    /// What a step comes to: another server, messages, and what the history hears.
+    fn result(mut server: Server, act: &Act, tables: &mut Tables<'_>) -> (u32, Vec<u32>, Vec<Seen>) {
+        let mut effects = Effects::default();
+        server.act(act.clone(), tables.model, &mut effects).unwrap();
+        let sends = effects.sends.into_iter().map(|message| tables.add_mail(message)).collect();
+        (tables.add_server(server).unwrap(), sends, effects.seen)
+    }
+
+    /// Whatever is taken for a server that is known does the same as that one, whenever and however it came to be.
+    fn those_taken_for_one_do_the_same(model: &Model, least: usize) {
+        let mut tables = explored(model);
+        let asked = core::mem::take(&mut tables.asked);
+        let mut acts: BTreeMap<u32, Vec<&Act>> = BTreeMap::new();
+        asked.iter().for_each(|(server, act)| acts.entry(*server).or_default().push(act));
+        let mut compared = 0;
+        for (server, act) in &asked {
+            let mut twin = tables.known(*server).server.clone();
+            twin.act(act.clone(), model, &mut Effects::default()).unwrap();
+            let number = tables.add_server(twin.clone()).unwrap();
+            for act in acts.get(&number).into_iter().flatten() {
+                let known = tables.known(number).server.clone();
+                let (expected, found) =
+                    (result(known, act, &mut tables), result(twin.clone(), act, &mut tables));
+                assert_eq!(found, expected, "n{} after {act:?}", twin.id);
+                compared += 1;
+            }
+        }
+        assert!(compared >= least, "only {compared} steps were compared");
+    }
+
+    #[test]
+    fn servers_that_are_taken_for_one_do_the_same() {
+        let budget = Budget { timeouts: 2, proposals: 1, ..Budget::NONE };
+        let led = Model { led: true, latest_only: true, budget, ..Model::new("replication", "") };
+        those_taken_for_one_do_the_same(&led, 4_000);
+        let budget = Budget { heartbeats: 1, reads: 1, snapshots: 1, ..Budget::NONE };
+        let model = Model { slow: true, chunk_entries: 2, budget, ..led.clone() };
+        those_taken_for_one_do_the_same(&model, 1_000);
+        let budget = Budget { timeouts: 1, crashes: 1, proposals: 1, ..Budget::NONE };
+        those_taken_for_one_do_the_same(&Model { budget, ..led }, 4_000);
+    }
 }

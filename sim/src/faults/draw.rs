@@ -15,6 +15,7 @@ impl<W: Workload> World<'_, W> {
         let server = self.victim();
         let leader = self.leader();
         let servers = self.servers.len();
+        let usurpers = leader.map(|leader| self.other_voters(leader)).unwrap_or_default();
         let (rng, model) = (&mut self.fault_rng, &self.scenario.faults);
         let config = &self.scenario.configs[server];
         let cut = rng.exponential(model.cut_mean);
@@ -73,17 +74,20 @@ impl<W: Workload> World<'_, W> {
             FaultKind::Unreachable if other == server => return None,
             FaultKind::Unreachable => Fault::Unreachable { server, peer: other },
             FaultKind::Usurp => {
-                let (alone, down) = (rng.chance(500_000), rng.exponential(MILLISECOND));
+                let leader = leader?;
+                // Where a lease is relied on, nothing of the leader may remind the others of it.
+                let alone = config.lease.is_some() || rng.chance(500_000);
+                let down = rng.exponential(MILLISECOND);
                 let down = rng.chance(500_000).then_some(down);
                 let delay = rng.between(3 * MILLISECOND, 40 * MILLISECOND);
-                let usurper = rng.chance(500_000).then(|| rng.index(servers));
-                // A voter that is bound refuses: asked again and again, the first to be free runs as early as can be.
+                let usurper = (!usurpers.is_empty()).then(|| *rng.pick(&usurpers));
+                // A voter that is bound refuses: asked again and again, it runs as early as can be.
                 let (least, most) =
                     (config.election_timeout_min.as_nanos(), config.election_timeout_max.as_nanos());
                 let every = u64::try_from(least / 16).unwrap_or(MILLISECOND).max(1);
                 let span = u64::try_from(most * 3 / 2).unwrap_or(SECOND);
-                let times = if usurper.is_some() { 1 } else { (span / every).min(USURP_TIMES_MAX) };
-                Fault::Usurp { leader: leader?, lasts: cut, alone, down, usurper, delay, every, times }
+                let times = (span / every).min(USURP_TIMES_MAX);
+                Fault::Usurp { leader, lasts: cut.max(span), alone, down, usurper, delay, every, times }
             }
         })
     }
@@ -99,6 +103,16 @@ impl<W: Workload> World<'_, W> {
                 if there.is_empty() { 0 } else { *self.fault_rng.pick(&there) }
             }
         }
+    }
+
+    /// The voters beside a leader that are up, by the configuration in force there.
+    fn other_voters(&self, leader: usize) -> Vec<usize> {
+        let in_force = self.checks.in_force(self.servers[leader].status().id);
+        let votes = |at: &usize| {
+            let server = &self.servers[*at];
+            *at != leader && server.is_up() && in_force.is_voter(server.status().id)
+        };
+        (0..self.servers.len()).filter(votes).collect()
     }
 }
 

@@ -186,9 +186,13 @@ impl<W: Workload> World<'_, W> {
         let due = node.deadline().filter(|due| event == Event::Wake && *due <= local_now);
         let due = due.map(|due| Due {
             late: local_now.since(due) > server.config.heartbeat_interval,
-            // With nobody waiting, nothing else could be due.
-            election: server.waiters.is_empty(),
+            // With nobody waiting for a while, nothing else could be due.
+            election: server.waiters.is_empty()
+                && server.waited.is_none_or(|at| due > at + server.config.heartbeat_interval * 4),
         });
+        if !server.waiters.is_empty() {
+            server.waited = Some(local_now);
+        }
         let room = matches!(event, Event::Propose { .. }) && node.write_room_bytes() > 0;
         self.checks.takes(&server.status, &event, due, room, now);
         node.step(local_now, event).map_err(|error| Broken::new("fatal", format!("n{}: {error}", at + 1)))?;

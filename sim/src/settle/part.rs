@@ -114,6 +114,10 @@ struct Calm {
 }
 
 impl Part {
+    pub(super) fn is_outside(&self, at: usize) -> bool {
+        self.outside.contains_key(&at)
+    }
+
     pub(super) fn may_answer(&self, at: usize) -> bool {
         matches!(self.outside.get(&at), None | Some(Harm::NoDisk))
     }
@@ -354,13 +358,18 @@ impl<W: Workload> World<'_, W> {
     ///
     /// A leader that had heard the new voters just before they broke may have entered a joint configuration of which
     /// those inside are no majority. Its author takes it back (§6); if that one is outside, or was deposed, nobody may.
+    /// And an order that was given before may be carried out only now, and end with a configuration of others.
     pub(super) fn is_excused(&mut self) -> bool {
         let Some(part) = &self.settle.part else { return false };
         let stuck = |at: &usize| {
             let in_force = self.checks.in_force(self.servers[*at].status().id);
             in_force.is_joint() && !decides(in_force, |node| part.inside.contains(&slot(node)))
         };
-        let excused = part.inside.iter().any(stuck);
+        // An order that had waited at a paused server may have moved the cluster to others.
+        let configuration = self.checks.configuration();
+        let moved = configuration
+            .is_some_and(|(_, in_force)| !decides(in_force, |node| part.inside.contains(&slot(node))));
+        let excused = moved || part.inside.iter().any(stuck);
         self.summary.excused += u64::from(excused);
         excused
     }

@@ -95,3 +95,27 @@ impl Watch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{id, index, node, status};
+
+    #[test]
+    fn a_search_that_goes_back_twice_without_success_is_one_over_terms() {
+        let (mut log, mut marks) = (Log::new(2), Marks::default());
+        let leader = status(1, 7);
+        let conflict = |at, term| Err(Conflict { prev: index(at), hint: id(at - 1, term) });
+        let mut replied = |log: &mut Log, leader: &Status, result| {
+            log.replied(leader, node(2), &result, &mut marks);
+            marks.runs(Mark::ConflictOverTerms)
+        };
+        assert_eq!(replied(&mut log, &leader, conflict(9, 5)), 0);
+        assert_eq!(replied(&mut log, &leader, conflict(8, 5)), 0);
+        // A success, or another leadership, ends the search.
+        assert_eq!(replied(&mut log, &leader, Ok(index(7))), 0);
+        assert_eq!(replied(&mut log, &leader, conflict(7, 4)), 0);
+        assert_eq!(replied(&mut log, &status(1, 8), conflict(6, 3)), 0);
+        assert_eq!(replied(&mut log, &status(1, 8), conflict(5, 2)), 1);
+    }
+}

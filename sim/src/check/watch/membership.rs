@@ -34,3 +34,37 @@ impl Membership {
         self.ever.extend(membership.members());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::book::tests::book;
+    use crate::testing::{id, joint, node, voters};
+    use raft_core::Entries;
+    use std::sync::Arc;
+
+    #[test]
+    fn who_comes_back_and_how_a_joint_configuration_ends_is_seen() {
+        let steps = [
+            voters(&[1, 2, 3]),
+            joint(&[1, 2, 3], &[1, 2]),
+            voters(&[1, 2]),
+            joint(&[1, 2], &[1, 2, 3]),
+            voters(&[1, 2]),
+        ];
+        let (mut book, mut membership, mut marks) = (book(), Membership::default(), Marks::default());
+        let mut reached = Vec::new();
+        for (index, step) in (6..).zip(steps) {
+            let (at, prev) = (id(index, 3), id(index - 1, 3));
+            let entry = Entries::membership(at, Arc::new(step));
+            book.note(node(2), prev, &entry, &mut Vec::new()).unwrap();
+            membership.noted(at, &book, &mut marks);
+            reached.push(
+                [Mark::ReAdded, Mark::JointBackedOut, Mark::JointLeftBySuccessor]
+                    .map(|mark| marks.runs(mark)),
+            );
+        }
+        // The same leader left the first one; the second brings n3 back, and is taken back.
+        assert_eq!(reached, [[0; 3], [0; 3], [0; 3], [1, 0, 0], [1, 1, 0]]);
+    }
+}

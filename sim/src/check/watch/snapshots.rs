@@ -82,3 +82,46 @@ impl Snapshots {
         self.receiving[slot(node)] = None;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{message, node, snapshot_meta};
+    use raft_core::Body;
+
+    #[test]
+    fn what_goes_on_where_it_was_is_told_from_what_begins_anew() {
+        let mut snapshots = Snapshots::new(3);
+        let mut marks = Marks::default();
+        let (first, second) = (snapshot_meta(4, 2, 1).id, snapshot_meta(9, 3, 2).id);
+        let mut sent = |snapshots: &mut Snapshots, from, term, id, offset, bytes| {
+            let message = message(from, 3, term, Body::TimeoutNow);
+            snapshots.sent(&message, id, offset, bytes, &mut marks);
+            marks
+        };
+        // A question, then the parts from the beginning: nothing special.
+        sent(&mut snapshots, 1, 3, first, 0, 0);
+        sent(&mut snapshots, 1, 3, first, 0, 10);
+        assert_eq!(sent(&mut snapshots, 1, 3, first, 10, 10), Marks::default());
+        assert_eq!(sent(&mut snapshots, 1, 3, first, 10, 10).runs(Mark::SnapshotResentPart), 1);
+        snapshots.interrupted(node(1), node(3));
+        sent(&mut snapshots, 1, 3, first, 20, 0);
+        assert_eq!(sent(&mut snapshots, 1, 3, first, 20, 10).runs(Mark::SnapshotResumedAfterReconnect), 1);
+        // Another leader, and then another snapshot.
+        assert_eq!(sent(&mut snapshots, 2, 4, first, 30, 10).runs(Mark::SnapshotResumedBySuccessor), 1);
+        assert_eq!(sent(&mut snapshots, 2, 4, second, 0, 0).runs(Mark::SnapshotOvertaken), 1);
+    }
+
+    #[test]
+    fn parts_of_two_snapshots_at_one_receiver_are_seen() {
+        let mut snapshots = Snapshots::new(3);
+        let mut marks = Marks::default();
+        let (first, second) = (snapshot_meta(4, 2, 1).id, snapshot_meta(9, 3, 2).id);
+        snapshots.chunk(node(3), first, 0, true, &mut marks);
+        snapshots.chunk(node(3), second, 0, false, &mut marks);
+        snapshots.chunk(node(3), second, 10, false, &mut marks);
+        assert_eq!(marks, Marks::default());
+        snapshots.chunk(node(3), first, 0, false, &mut marks);
+        assert_eq!(marks.runs(Mark::SnapshotOfAnother), 1);
+    }
+}
