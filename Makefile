@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 SEEDS ?= 1000
-CI_SEEDS ?= 1700
+CI_SEEDS ?= 2300
 NODES ?=
 
 .DEFAULT_GOAL := help

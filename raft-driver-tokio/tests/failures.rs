@@ -200,12 +200,14 @@ async fn shutdown_leaves_nothing_behind() {
         let token = Arc::clone(&journal.token);
         let raft = alone(builder, log, journal, Channels::default().endpoint()).await;
         within(raft.write("done")).await.unwrap();
+        // What is counted from now on is the next write.
+        let mut metrics = raft.metrics();
+        within(metrics.wait_for(|metrics| metrics.pending_writes == 0)).await.unwrap();
         control.hold();
         let pending = tokio::spawn({
             let raft = raft.clone();
             async move { raft.write("pending").await }
         });
-        let mut metrics = raft.metrics();
         within(metrics.wait_for(|metrics| metrics.pending_writes == 1)).await.unwrap();
         let shutdown = tokio::spawn({
             let raft = raft.clone();

@@ -187,6 +187,8 @@ impl Network {
             if (group >> from) & (group >> to) & 1 == 1 {
                 (link.cut_until, link.flapping, link.slowness) = (0, None, None);
                 link.healed = true;
+                // A new connection: what was held up on the old one holds up nothing.
+                link.last_arrival = 0;
             }
         }
     }

@@ -38,7 +38,9 @@ impl Replay {
                 ExitCode::SUCCESS
             }
             Err(failure) => {
-                println!("FAILED: {failure}");
+                let (at, file) = (failure.at.as_secs_f64(), self.file.display());
+                println!("FAILED: {file} at {at:.6} s: checker `{}`\n  {}", failure.checker, failure.what);
+                println!("reproduce: sim replay {file} --trace");
                 ExitCode::FAILURE
             }
         })
