@@ -8,7 +8,7 @@
 //! use raft_sim::{Options, Simulation};
 //!
 //! let options = Options { seconds_min: 2, operations_min: 20, ..Options::default() };
-//! let simulation = Simulation { options, ..Simulation::default() };
+//! let simulation: Simulation = Simulation { options, ..Simulation::default() };
 //! let summary = simulation.run(7)?;
 //! assert!(summary.operations >= 20);
 //! assert_eq!(summary, simulation.run(7)?);
