@@ -37,6 +37,31 @@ impl fmt::Debug for ClusterId {
     }
 }
 
+/// Names one of several Raft groups that share a process: its store and its connections. A node that runs alone
+/// is group 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupId(u64);
+
+impl GroupId {
+    /// Wraps a plain number.
+    #[must_use]
+    pub const fn new(id: u64) -> Self {
+        Self(id)
+    }
+
+    /// The plain number.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for GroupId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
 /// A digest of the set that a cluster is bootstrapped with: ids and addresses. It finds mistakes, not forgers.
 ///
 /// ```
