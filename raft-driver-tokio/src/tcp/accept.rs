@@ -1,21 +1,20 @@
-//! The receiving side: accepts connections, admits those that belong here, and reads their messages.
+//! The receiving side: accepts connections, admits those that belong here, and has their messages read.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use raft_core::{NodeId, wire};
+use raft_core::NodeId;
 use tokio::io::AsyncWriteExt;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::tcp::Refused;
 use crate::tcp::frame::{self, FrameError, FrameReader};
 use crate::tcp::handshake::{HELLO_BYTES_MAX, Hello, NotAHandshake, Refusal, Welcome};
+use crate::tcp::receive::receive;
 use crate::tcp::shared::{Admitted, Shared};
-use crate::transport::{Closed, Link};
+use crate::tcp::stream::Stream;
 
 /// How long to wait after the system could not accept: it is out of something, most likely of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -43,19 +42,17 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener) {
 /// One connection, from its handshake to its end.
 async fn serve(shared: Arc<Shared>, stream: TcpStream, from: SocketAddr, place: OwnedSemaphorePermit) {
     let greeting = tokio::time::timeout(shared.config.handshake_timeout, greet(&shared, stream, from));
-    let Ok(Some((admitted, reader, writer))) = greeting.await else {
+    let Ok(Some((admitted, mut reader))) = greeting.await else {
         shared.counts.inbound_failures.one();
         return;
     };
     drop(place);
     let link = shared.inbox.link(shared.config.inbound_bytes_max);
-    let reading = receive(&shared, &admitted, reader, &link);
+    let reading = receive(&shared, &admitted, &mut reader, &link);
     if let Some(Err(reason)) = admitted.replaced.run_until_cancelled(reading).await {
         tracing::debug!(id = %shared.identity.node, peer = %admitted.peer, %reason, "raft.tcp.closed");
     }
     shared.counts.inbound_closed.one();
-    // Kept until now: dropping it would close the sending direction, which the peer takes for a lost connection.
-    drop(writer);
 }
 
 /// The handshake. `None` if the connection is of no use; whoever is owed a reason got it.
@@ -63,10 +60,9 @@ async fn greet(
     shared: &Arc<Shared>,
     stream: TcpStream,
     from: SocketAddr,
-) -> Option<(Admitted, FrameReader<OwnedReadHalf>, OwnedWriteHalf)> {
+) -> Option<(Admitted, FrameReader<Stream>)> {
     shared.tune(&stream).ok()?;
-    let (reader, mut writer) = stream.into_split();
-    let mut reader = FrameReader::new(reader, HELLO_BYTES_MAX);
+    let mut reader = FrameReader::new(Stream::Plain(stream), HELLO_BYTES_MAX);
     let hello = match reader.next().await {
         Ok(frame) => Hello::decode(&frame),
         Err(FrameError::Oversized) => Err(NotAHandshake::Field),
@@ -86,11 +82,15 @@ async fn greet(
         Welcome { verdict: verdict.as_ref().map(|_| ()).map_err(|refusal| *refusal), by: shared.identity };
     let mut out = Vec::new();
     frame::append(&mut out, shared.config.frame_bytes_max, |out| welcome.encode(out))?;
-    let sent = writer.write_all(&out).await;
+    let sent = async {
+        reader.io().write_all(&out).await?;
+        reader.io().flush().await
+    };
+    let sent = sent.await;
     match (verdict, sent) {
         (Ok(admitted), Ok(())) => {
             reader.set_limit(shared.config.frame_bytes_max as usize);
-            Some((admitted, reader, writer))
+            Some((admitted, reader))
         }
         (Ok(_), Err(_)) => None,
         (Err(refusal), _) => {
@@ -98,57 +98,4 @@ async fn greet(
             None
         }
     }
-}
-
-/// Why a connection was closed from this side, or ended.
-#[derive(Debug, thiserror::Error)]
-enum End {
-    #[error(transparent)]
-    Frame(#[from] FrameError),
-    #[error(transparent)]
-    Malformed(#[from] wire::WireError),
-    #[error("a message from {from} to {to}")]
-    Misaddressed { from: NodeId, to: NodeId },
-    #[error(transparent)]
-    Closed(#[from] Closed),
-}
-
-/// Reads messages until something is wrong.
-async fn receive(
-    shared: &Shared,
-    admitted: &Admitted,
-    mut reader: FrameReader<OwnedReadHalf>,
-    link: &Link,
-) -> Result<(), End> {
-    loop {
-        let end = match reader.next().await {
-            Ok(frame) => match take(shared, admitted, frame, link).await {
-                Ok(()) => continue,
-                Err(end) => end,
-            },
-            Err(error) => error.into(),
-        };
-        let counts = &shared.counts;
-        match &end {
-            End::Frame(FrameError::Oversized) => counts.oversized.one(),
-            End::Malformed(_) => counts.malformed.one(),
-            End::Misaddressed { .. } => counts.misaddressed.one(),
-            End::Frame(FrameError::Closed | FrameError::Io(_)) | End::Closed(_) => return Err(end),
-        }
-        tracing::warn!(id = %shared.identity.node, peer = %admitted.peer, error = %end, "raft.tcp.malformed");
-        return Err(end);
-    }
-}
-
-/// One message, once the node has room for it.
-async fn take(shared: &Shared, admitted: &Admitted, frame: Bytes, link: &Link) -> Result<(), End> {
-    let bytes = frame.len();
-    let message = wire::decode_message(frame)?;
-    let (from, to) = (message.from, message.to);
-    if from != admitted.peer || to != shared.identity.node {
-        return Err(End::Misaddressed { from, to });
-    }
-    shared.counts.messages_received.one();
-    shared.counts.bytes_received.add(bytes as u64);
-    Ok(link.deliver(message, bytes).await?)
 }

@@ -1,51 +1,27 @@
-//! The sending side of one peer: connects, says who it is, and writes what is queued.
+//! The sending side of one peer: connects, says who it is, and has what is queued written.
 //!
-//! * Everything queued is encoded into one buffer and written at once.
 //! * While it pauses after a failure, what is queued is dropped: it would be stale when it arrived.
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use raft_core::{Message, NodeId};
-use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use raft_core::NodeId;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
-use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, timeout};
 
 use crate::tcp::Refused;
 use crate::tcp::frame::{self, FrameError, FrameReader};
 use crate::tcp::handshake::{HELLO_BYTES_MAX, Hello, NotAHandshake, Refusal, Welcome};
+use crate::tcp::pump::{BATCH_MAX, End, Queue, size_bytes};
 use crate::tcp::shared::Shared;
+use crate::tcp::stream::Stream;
 
-/// Messages taken from the queue at once.
-const BATCH_MAX: usize = 256;
-/// The buffer is written when it holds this much, and given back if one message made it grow far beyond.
-const WRITE_BYTES: usize = 128 * 1024;
 /// A connection that lasted for this long was a good one: the next pause is the shortest.
 const GOOD: Duration = Duration::from_secs(5);
-
-/// What is queued for one peer.
-#[derive(Debug)]
-pub(crate) struct Queue {
-    pub(crate) messages: Receiver<Message>,
-    /// About how many bytes wait.
-    pub(crate) bytes: Arc<AtomicU64>,
-}
-
-/// About what a message takes up.
-pub(crate) fn size_bytes(message: &Message) -> u64 {
-    const MESSAGE_BYTES: u64 = 64;
-    MESSAGE_BYTES
-        + match &message.body {
-            raft_core::Body::AppendEntries { entries, .. } => entries.size_bytes(),
-            raft_core::Body::InstallSnapshot { data, .. } => data.len() as u64,
-            _ => 0,
-        }
-}
 
 /// One peer.
 #[derive(Debug)]
@@ -81,13 +57,6 @@ impl From<tokio::time::error::Elapsed> for NoConnection {
     }
 }
 
-/// Why a connection ended.
-enum End {
-    Lost(io::Error),
-    /// The node is gone.
-    Stopped,
-}
-
 impl Dialer {
     /// Runs until the node is gone, or a peer that is no member.
     pub(crate) async fn run(mut self) {
@@ -99,13 +68,13 @@ impl Dialer {
         let mut reached = true;
         loop {
             match self.connect().await {
-                Ok((reader, writer)) => {
+                Ok(mut stream) => {
                     counts.connects.one();
                     told = None;
                     reached = true;
                     tracing::info!(%id, %peer, "raft.tcp.connected");
                     let since = Instant::now();
-                    let End::Lost(error) = self.pump(reader, writer).await else { return };
+                    let End::Lost(error) = self.queue.pump(&shared, peer, &mut stream).await else { return };
                     counts.disconnects.one();
                     tracing::info!(%id, %peer, %error, "raft.tcp.lost");
                     if since.elapsed() >= GOOD {
@@ -142,22 +111,23 @@ impl Dialer {
     }
 
     /// A connection whose handshake is over.
-    async fn connect(&self) -> Result<(OwnedReadHalf, OwnedWriteHalf), NoConnection> {
+    async fn connect(&self) -> Result<Stream, NoConnection> {
         let config = &self.shared.config;
         let stream = timeout(config.connect_timeout, TcpStream::connect(&*self.address)).await??;
         timeout(config.handshake_timeout, self.greet(stream)).await?
     }
 
-    async fn greet(&self, stream: TcpStream) -> Result<(OwnedReadHalf, OwnedWriteHalf), NoConnection> {
+    async fn greet(&self, stream: TcpStream) -> Result<Stream, NoConnection> {
         let Shared { identity, address, config, .. } = &*self.shared;
         self.shared.tune(&stream)?;
-        let (mut reader, mut writer) = stream.into_split();
+        let mut stream = Stream::Plain(stream);
         let hello = Hello { from: *identity, to: self.peer, address: address.clone() };
         let mut out = Vec::new();
         frame::append(&mut out, config.frame_bytes_max, |out| hello.encode(out))
             .ok_or_else(|| io::Error::other("the handshake is longer than a frame"))?;
-        writer.write_all(&out).await?;
-        let answer = FrameReader::new(&mut reader, HELLO_BYTES_MAX).next().await?;
+        stream.write_all(&out).await?;
+        stream.flush().await?;
+        let answer = FrameReader::new(&mut stream, HELLO_BYTES_MAX).next().await?;
         let by_us = |refusal| NoConnection::Refused { refusal, by_peer: false };
         match Welcome::decode(&answer) {
             Ok(Ok(by)) => {
@@ -165,60 +135,11 @@ impl Dialer {
                 if by.node != self.peer {
                     return Err(by_us(Refusal::Target));
                 }
-                Ok((reader, writer))
+                Ok(stream)
             }
             Ok(Err(refusal)) => Err(NoConnection::Refused { refusal, by_peer: true }),
             Err(NotAHandshake::Version) => Err(by_us(Refusal::Version)),
             Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Writes what is queued until the connection is lost.
-    async fn pump(&mut self, mut reader: OwnedReadHalf, mut writer: OwnedWriteHalf) -> End {
-        let config = &self.shared.config;
-        let counts = &self.shared.counts;
-        let mut batch = Vec::new();
-        let mut out = Vec::new();
-        let mut nothing = [0; 1];
-        loop {
-            let count = tokio::select! {
-                count = self.queue.messages.recv_many(&mut batch, BATCH_MAX) => count,
-                // The peer never says anything here: this is the end of the connection, or a mistake.
-                read = reader.read(&mut nothing) => {
-                    let error = match read {
-                        Ok(0) => io::ErrorKind::ConnectionReset.into(),
-                        Ok(_) => io::Error::other("the peer sent something"),
-                        Err(error) => error,
-                    };
-                    return End::Lost(error);
-                }
-            };
-            if count == 0 {
-                return End::Stopped;
-            }
-            for message in batch.drain(..) {
-                self.queue.bytes.fetch_sub(size_bytes(&message), Ordering::Relaxed);
-                if frame::append_message(&mut out, config.frame_bytes_max, &message).is_none() {
-                    // Never by configuration: a frame holds the longest append.
-                    tracing::error!(peer = %self.peer, "raft.tcp.message_too_long");
-                    counts.messages_dropped.one();
-                    continue;
-                }
-                counts.messages_sent.one();
-                if out.len() >= WRITE_BYTES {
-                    if let Err(error) = write(&mut writer, &out, config.write_timeout).await {
-                        return End::Lost(error);
-                    }
-                    counts.bytes_sent.add(out.len() as u64);
-                    out.clear();
-                }
-            }
-            if let Err(error) = write(&mut writer, &out, config.write_timeout).await {
-                return End::Lost(error);
-            }
-            counts.bytes_sent.add(out.len() as u64);
-            out.clear();
-            out.shrink_to(4 * WRITE_BYTES);
         }
     }
 
@@ -245,16 +166,4 @@ impl Dialer {
             }
         }
     }
-}
-
-/// Writes all of `bytes`, as long as the peer takes some of them within each `limit`.
-async fn write(writer: &mut (impl AsyncWrite + Unpin), mut bytes: &[u8], limit: Duration) -> io::Result<()> {
-    while !bytes.is_empty() {
-        let written = timeout(limit, writer.write(bytes)).await??;
-        if written == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        bytes = &bytes[written..];
-    }
-    Ok(())
 }

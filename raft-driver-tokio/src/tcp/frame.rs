@@ -48,6 +48,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         Self { io, codec, buffer: BytesMut::new() }
     }
 
+    /// The connection, to write to it.
+    pub(crate) fn io(&mut self) -> &mut R {
+        &mut self.io
+    }
+
     /// From now on frames may be this long.
     pub(crate) fn set_limit(&mut self, frame_bytes_max: usize) {
         self.codec.set_max_frame_length(frame_bytes_max);

@@ -19,8 +19,11 @@ mod config;
 mod dial;
 mod frame;
 mod handshake;
+mod pump;
+mod receive;
 mod sender;
 mod shared;
+mod stream;
 #[cfg(test)]
 mod tests;
 

@@ -10,7 +10,8 @@ use raft_core::{Membership, Message, NodeId};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::tcp::dial::{Dialer, Queue, size_bytes};
+use crate::tcp::dial::Dialer;
+use crate::tcp::pump::{Queue, size_bytes};
 use crate::tcp::shared::Shared;
 
 /// The sending half of a [`Tcp`](super::Tcp).
