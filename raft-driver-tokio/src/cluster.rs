@@ -1,8 +1,8 @@
-//! Which cluster a node belongs to: the name that keeps nodes of two clusters apart, and the digest that shows
-//! whether two nodes were bootstrapped with the same set.
+//! What names a node's surroundings: its cluster, its group, its data directory, and the digest that shows whether
+//! two nodes were bootstrapped with the same set.
 
 use std::collections::BTreeMap;
-use std::fmt;
+use std::{fmt, io};
 
 use bytes::Bytes;
 use raft_core::NodeId;
@@ -59,6 +59,48 @@ impl GroupId {
 impl fmt::Display for GroupId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// Names a data directory: made at random when the directory is initialised, and never again. A node that comes back
+/// with another one under its old id has lost its disk, and with it its votes and its log; peers that remember the
+/// former one refuse it, see [`KnownPeers`](crate::storage::KnownPeers).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DirectoryId(u128);
+
+impl DirectoryId {
+    /// Wraps a plain number: one that came from a peer.
+    #[must_use]
+    pub const fn new(id: u128) -> Self {
+        Self(id)
+    }
+
+    /// The plain number.
+    #[must_use]
+    pub const fn get(self) -> u128 {
+        self.0
+    }
+
+    /// A name that no other directory has.
+    ///
+    /// # Errors
+    /// If the operating system has no random numbers.
+    pub fn random() -> io::Result<Self> {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes)?;
+        Ok(Self(u128::from_le_bytes(bytes)))
+    }
+}
+
+impl fmt::Display for DirectoryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}", self.0)
+    }
+}
+
+impl fmt::Debug for DirectoryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

@@ -184,7 +184,7 @@ pub mod transport;
 mod worker;
 
 pub use builder::Builder;
-pub use cluster::{BootstrapDigest, ClusterId, GroupId};
+pub use cluster::{BootstrapDigest, ClusterId, DirectoryId, GroupId};
 pub use driver::Recovered;
 pub use error::{AdminError, Applied, Certainty, Panicked, ReadError, StartError, StopReason, WriteError};
 pub use handle::Raft;

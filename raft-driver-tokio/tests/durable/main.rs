@@ -7,4 +7,5 @@ mod directory;
 mod disk;
 mod failure;
 mod model;
+mod peers;
 mod rot;

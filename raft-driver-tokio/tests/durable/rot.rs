@@ -33,7 +33,7 @@ fn filled() -> (Disk, DurableLog, Vec<Model>) {
 
 /// Places to damage: the head of the file, everywhere else by samples, and the insides of the newest writes.
 fn places(image: &[u8], ops: &[Op], random: &mut fastrand::Rng) -> Vec<usize> {
-    let mut places: Vec<usize> = (0..40).chain(512..524).chain(1024..1036).chain(4096..4096 + 320).collect();
+    let mut places: Vec<usize> = (0..60).chain(512..524).chain(1024..1036).chain(4096..4096 + 320).collect();
     places.extend((0..150).map(|_| random.usize(..image.len())));
     let writes = ops.iter().rev().filter_map(|op| match op {
         Op::Write(offset, data) => Some((*offset as usize, data.len())),

@@ -5,11 +5,14 @@
 //! | `raft-identity` | whose directory this is, and how far its log was; locked while the store is open |
 //! | `raft-log` | the log |
 //! | `raft-log.new` | a log that is being created; of no meaning |
+//! | `raft-peers` | the ids of the peers' data directories, see [`KnownPeers`](super::KnownPeers) |
 //!
 //! A store is created in this order, each step durable before the next: the directory; an empty `raft-identity`; the
 //! log, complete, as `raft-log.new`; its renaming to `raft-log`; the content of `raft-identity`. So a crash at any
 //! point leaves either nothing that was ever used (and it begins anew) or a complete log. Once `raft-identity` has
 //! content a log must be there: if it is missing, the node has lost its memory and must not start.
+//!
+//! The directory's id is made with the log, and stands in both files: the log of another directory is refused.
 //!
 //! Every run that finds `raft-identity` without content syncs all that leads to the directory, whoever created it: an
 //! earlier run may have been killed before it could.
@@ -29,7 +32,7 @@ use std::sync::Arc;
 use redb::backends::FileBackend;
 
 use super::error::OpenError;
-use super::file::{FileLayer, IDENTITY_MAGIC, Identity, OsFile};
+use super::file::{FileLayer, FirstPage, Head, IDENTITY_MAGIC, Identity, OsFile};
 
 const IDENTITY_FILE: &str = "raft-identity";
 const LOG_FILE: &str = "raft-log";
@@ -71,7 +74,7 @@ impl Reached {
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) marker: Marker,
-    pub(super) log: Arc<dyn FileLayer>,
+    pub(super) first_page: FirstPage,
     pub(super) log_path: PathBuf,
 }
 
@@ -79,43 +82,34 @@ pub(super) struct Opened {
 /// empty log into an empty file.
 pub(super) fn open(
     dir: &Path,
-    identity: &Identity,
+    identity: Identity,
     create_log: impl FnOnce(Arc<dyn FileLayer>, &Path) -> Result<(), OpenError>,
 ) -> Result<Opened, OpenError> {
     create_directory(dir)?;
     let mut marker = Marker::lock(dir)?;
-    let mark = marker.check(identity)?;
     let log_path = dir.join(LOG_FILE);
-    if mark != Mark::Complete {
+    if marker.content.is_empty() {
         sync_ancestors(dir)?;
     }
     let exists = log_path.try_exists().map_err(OpenError::io("look for", &log_path))?;
-    if exists {
-        let log = open_file(&log_path, false)?;
-        if mark != Mark::Complete {
-            // A crash came between the renaming and the mark. The log itself says whose it is.
-            let mut head =
-                vec![0; log.len_bytes().map_err(OpenError::io("read", &log_path))?.min(4096) as usize];
-            log.read(0, &mut head).map_err(OpenError::io("read", &log_path))?;
-            identity.check(super::file::LOG_MAGIC, &head, &log_path)?;
-            // The renaming may not have been durable yet.
-            sync_directory(dir)?;
-            marker.write(identity)?;
-        }
-        return Ok(Opened { marker, log, log_path });
+    if !exists {
+        marker.check_unused(&identity, &log_path)?;
+        let new_path = dir.join(NEW_LOG_FILE);
+        let log = open_file(&new_path, true)?;
+        create_log(Arc::clone(&log), &new_path)?;
+        log.sync().map_err(OpenError::io("sync", &new_path))?;
+        drop(log);
+        fs::rename(&new_path, &log_path).map_err(OpenError::io("rename", &new_path))?;
     }
-    if mark != Mark::Empty {
-        return Err(OpenError::Missing { path: log_path });
+    // The log itself says whose it is, and which directory it was made for.
+    let first_page = FirstPage::open(open_file(&log_path, false)?, identity, &log_path)?;
+    if !marker.is_complete(first_page.head, &log_path)? {
+        // New, or a crash came between the renaming and the mark: the renaming may not have been durable yet.
+        sync_ancestors(dir)?;
+        sync_directory(dir)?;
+        marker.write_at(0, &first_page.head.encode(IDENTITY_MAGIC))?;
     }
-    let new_path = dir.join(NEW_LOG_FILE);
-    let log = open_file(&new_path, true)?;
-    create_log(Arc::clone(&log), &new_path)?;
-    log.sync().map_err(OpenError::io("sync", &new_path))?;
-    drop(log);
-    fs::rename(&new_path, &log_path).map_err(OpenError::io("rename", &new_path))?;
-    sync_directory(dir)?;
-    marker.write(identity)?;
-    Ok(Opened { marker, log: open_file(&log_path, false)?, log_path })
+    Ok(Opened { marker, first_page, log_path })
 }
 
 fn open_file(path: &Path, is_new: bool) -> Result<Arc<dyn FileLayer>, OpenError> {
@@ -173,17 +167,6 @@ pub(in crate::storage) fn sync_directory(dir: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// How far the identity file was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mark {
-    /// Nothing: there may never have been a log.
-    Empty,
-    /// Cut short, or zeros where bytes should be. There was a log.
-    Unfinished,
-    /// All of it, and it is this node's.
-    Complete,
-}
-
 /// The file that says whose directory this is, and how far its log was. Held for as long as the store is open: no
 /// second opener gets in.
 #[derive(Debug)]
@@ -209,24 +192,39 @@ impl Marker {
         Ok(Self { file, path, content })
     }
 
-    /// An error if the directory is not this node's.
-    fn check(&self, identity: &Identity) -> Result<Mark, OpenError> {
-        let expected = identity.encode(IDENTITY_MAGIC);
+    /// An error if there ever was a log.
+    fn check_unused(&self, identity: &Identity, log_path: &Path) -> Result<(), OpenError> {
         if self.content.is_empty() {
-            return Ok(Mark::Empty);
+            return Ok(());
         }
-        let is_unfinished = self.content.len() <= expected.len()
-            && self.content != expected
-            && self.content.iter().zip(expected).all(|(found, expected)| *found == expected || *found == 0);
-        if is_unfinished {
-            return Ok(Mark::Unfinished);
+        if !self.is_part_of(&identity.encode(IDENTITY_MAGIC)) {
+            identity.check(IDENTITY_MAGIC, &self.content, &self.path)?;
         }
-        identity.check(IDENTITY_MAGIC, &self.content, &self.path)?;
-        Ok(Mark::Complete)
+        Err(OpenError::Missing { path: log_path.to_owned() })
     }
 
-    fn write(&mut self, identity: &Identity) -> Result<(), OpenError> {
-        self.write_at(0, &identity.encode(IDENTITY_MAGIC))
+    /// Whether all of it was written. An error if it is not that of the log's node and directory.
+    fn is_complete(&self, log: Head, log_path: &Path) -> Result<bool, OpenError> {
+        if self.is_part_of(&log.encode(IDENTITY_MAGIC)) {
+            return Ok(false);
+        }
+        let found = Head::decode(log.identity, IDENTITY_MAGIC, &self.content, &self.path)?;
+        if found != log {
+            return Err(OpenError::ForeignDirectory {
+                path: log_path.to_owned(),
+                found: log.directory,
+                expected: found.directory,
+            });
+        }
+        Ok(true)
+    }
+
+    /// Whether this is what a crash leaves that came while `expected` was written: it is cut short, or there are zeros
+    /// where bytes should be.
+    fn is_part_of(&self, expected: &[u8]) -> bool {
+        self.content.len() <= expected.len()
+            && self.content != expected
+            && self.content.iter().zip(expected).all(|(found, expected)| found == expected || *found == 0)
     }
 
     /// The slots, and which of them is the newest that is whole.

@@ -8,7 +8,7 @@ use raft_core::wire::WireError;
 use raft_core::{LogId, LogIndex, NodeId, ScanError};
 use redb::{CommitError, DatabaseError, StorageError, TableError, TransactionError};
 
-use crate::ClusterId;
+use crate::{ClusterId, DirectoryId};
 
 /// Why a store cannot be opened. Nothing was changed that another attempt would need.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +66,16 @@ pub enum OpenError {
         /// Who asked.
         expected: NodeId,
     },
+    /// The log of another data directory of this node: a copy, or that of a former disk.
+    #[error("{} was made for data directory {found}, but lies in {expected}; put this directory's own log back, or remove this node from the cluster and add it under a new id in an empty directory", path.display())]
+    ForeignDirectory {
+        /// The file.
+        path: PathBuf,
+        /// Where it belongs.
+        found: DirectoryId,
+        /// Where it lies.
+        expected: DirectoryId,
+    },
     /// The directory was in use, but its log is gone. A node that forgot its votes must not come back.
     #[error("{} is gone, though its directory held a log before; restore it, or remove this node from the cluster and add it under a new id in an empty directory", path.display())]
     Missing {
@@ -79,6 +89,12 @@ pub enum OpenError {
         path: PathBuf,
         /// What was noticed.
         what: String,
+    },
+    /// What is remembered of the peers' data directories is damaged. Nothing else depends on it.
+    #[error("{} is damaged; make sure that no other node of the cluster has lost its disk, then delete this file: the ids of the peers' data directories are learned again", path.display())]
+    PeersDamaged {
+        /// The file.
+        path: PathBuf,
     },
     /// Writes that were durable are gone: the newest ones are damaged, or a copy of the file was put back that is
     /// older than the latest start.

@@ -6,6 +6,7 @@
 //! | 8..12 | [`FORMAT`], and the version of the entries' encoding |
 //! | 12..28, 28..36 | cluster id, node id |
 //! | 36..40 | CRC-32 of bytes 0..36 |
+//! | 40..56, 56..60 | id of the data directory, CRC-32 of bytes 0..56 |
 //! | 512.., 1024.. | two witnesses: a sequence in 8 bytes and its CRC-32 in 4, written by turns |
 //!
 //! redb begins at byte 4,096 and never sees this page. Beyond what it has written so far its file is prepared with
@@ -26,14 +27,17 @@ use redb::StorageBackend;
 use redb::backends::FileBackend;
 
 use super::error::OpenError;
-use crate::ClusterId;
+use crate::{ClusterId, DirectoryId};
 
 /// The version of the files' format. Others are refused.
-pub(super) const FORMAT: u16 = 2;
+pub(super) const FORMAT: u16 = 3;
 pub(super) const LOG_MAGIC: [u8; 8] = *b"raft-log";
 pub(super) const IDENTITY_MAGIC: [u8; 8] = *b"raft-id\n";
-/// Identity and its checksum, at the beginning of every file.
+/// Identity and its checksum, at the beginning of every file, snapshots included.
 pub(in crate::storage) const IDENTITY_BYTES: usize = 40;
+
+/// What log and mark begin with: identity, and the directory that they were made for.
+pub(super) const HEAD_BYTES: usize = 60;
 
 const PAGE_BYTES: u64 = 4096;
 const WITNESS_AT: [u64; 2] = [512, 1024];
@@ -94,6 +98,42 @@ impl Identity {
             return Err(OpenError::ForeignNode { path: path(), found: node, expected: self.node });
         }
         Ok(())
+    }
+}
+
+/// Whose file it is, and of which directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) identity: Identity,
+    pub(super) directory: DirectoryId,
+}
+
+impl Head {
+    pub(super) fn encode(&self, magic: [u8; 8]) -> [u8; HEAD_BYTES] {
+        let mut out = [0; HEAD_BYTES];
+        out[..IDENTITY_BYTES].copy_from_slice(&self.identity.encode(magic));
+        out[IDENTITY_BYTES..56].copy_from_slice(&self.directory.get().to_le_bytes());
+        let sum = crc32fast::hash(&out[..56]);
+        out[56..].copy_from_slice(&sum.to_le_bytes());
+        out
+    }
+
+    /// What the file begins with, if it is this node's.
+    pub(super) fn decode(
+        identity: Identity,
+        magic: [u8; 8],
+        found: &[u8],
+        path: &Path,
+    ) -> Result<Self, OpenError> {
+        identity.check(magic, found, path)?;
+        let found = found.first_chunk::<HEAD_BYTES>();
+        let Some(found) = found.filter(|found| crc32fast::hash(&found[..56]).to_le_bytes() == found[56..])
+        else {
+            let what = "the checksum of the directory's id is wrong".into();
+            return Err(OpenError::Damaged { path: path.to_owned(), what });
+        };
+        let id = found[IDENTITY_BYTES..56].iter().rev().fold(0, |id, byte| id << 8 | u128::from(*byte));
+        Ok(Self { identity, directory: DirectoryId::new(id) })
     }
 }
 
@@ -159,31 +199,30 @@ impl FileLayer for OsFile {
 
 /// The first page of a store's file.
 #[derive(Clone, Debug)]
-pub(super) struct FirstPage(Arc<dyn FileLayer>);
+pub(super) struct FirstPage {
+    file: Arc<dyn FileLayer>,
+    pub(super) head: Head,
+}
 
 impl FirstPage {
     /// Writes the page into an empty file.
-    pub(super) fn create(file: Arc<dyn FileLayer>, identity: &Identity) -> io::Result<Self> {
+    pub(super) fn create(file: Arc<dyn FileLayer>, head: Head) -> io::Result<Self> {
         let mut page = vec![0; PAGE_BYTES as usize];
-        page[..IDENTITY_BYTES].copy_from_slice(&identity.encode(LOG_MAGIC));
+        page[..HEAD_BYTES].copy_from_slice(&head.encode(LOG_MAGIC));
         for at in WITNESS_AT.map(|at| at as usize) {
             page[at..at + WITNESS_BYTES].copy_from_slice(&encode_witness(0));
         }
         file.set_len(PAGE_BYTES)?;
         file.write(0, &page)?;
-        Ok(Self(file))
+        Ok(Self { file, head })
     }
 
     /// Checks the page of an existing file, and that something follows it.
-    pub(super) fn open(
-        file: Arc<dyn FileLayer>,
-        identity: &Identity,
-        path: &Path,
-    ) -> Result<Self, OpenError> {
+    pub(super) fn open(file: Arc<dyn FileLayer>, identity: Identity, path: &Path) -> Result<Self, OpenError> {
         let io = |op| move |source| OpenError::Io { op, path: path.to_owned(), source };
         let damaged = |what: &str| OpenError::Damaged { path: path.to_owned(), what: what.into() };
         let len = file.len_bytes().map_err(io("read the length of"))?;
-        let mut head = vec![0; len.min(IDENTITY_BYTES as u64) as usize];
+        let mut head = vec![0; len.min(HEAD_BYTES as u64) as usize];
         file.read(0, &mut head).map_err(io("read"))?;
         if len < PAGE_BYTES && head.iter().all(|byte| *byte == 0) {
             return Err(damaged("it is empty"));
@@ -193,7 +232,8 @@ impl FirstPage {
             // redb would make a new and empty database of this.
             return Err(damaged("it ends after its first page"));
         }
-        Ok(Self(file))
+        let head = Head::decode(identity, LOG_MAGIC, &head, path)?;
+        Ok(Self { file, head })
     }
 
     /// The sequence that was durable for certain.
@@ -201,7 +241,7 @@ impl FirstPage {
         let mut found = None;
         for at in WITNESS_AT {
             let mut raw = [0; WITNESS_BYTES];
-            self.0.read(at, &mut raw)?;
+            self.file.read(at, &mut raw)?;
             // A crash may tear the one that was being written. The other one is whole.
             found = found.max(decode_witness(raw));
         }
@@ -211,12 +251,12 @@ impl FirstPage {
     /// To be called when the commit of this sequence is durable.
     pub(super) fn set_witness(&self, sequence: u64) -> io::Result<()> {
         let at = WITNESS_AT[usize::from(sequence % 2 == 1)];
-        self.0.write(at, &encode_witness(sequence))
+        self.file.write(at, &encode_witness(sequence))
     }
 
     /// The rest of the file.
     pub(super) fn rest(&self) -> io::Result<Rest> {
-        Ok(Rest { prepared: Mutex::new(self.0.len_bytes()?), file: Arc::clone(&self.0) })
+        Ok(Rest { prepared: Mutex::new(self.file.len_bytes()?), file: Arc::clone(&self.file) })
     }
 }
 
@@ -311,12 +351,14 @@ mod tests {
     fn an_identity_is_told_from_every_other() {
         let path = Path::new("x");
         let ours = Identity { cluster: ClusterId::new(7 << 100 | 5), node: NodeId::new(3) };
-        let bytes = ours.encode(LOG_MAGIC);
-        ours.check(LOG_MAGIC, &bytes, path).unwrap();
-        for bit in 0..8 * IDENTITY_BYTES {
+        let head = Head { identity: ours, directory: DirectoryId::random().unwrap() };
+        let bytes = head.encode(LOG_MAGIC);
+        assert_eq!(Head::decode(ours, LOG_MAGIC, &bytes, path).unwrap(), head);
+        assert_ne!(DirectoryId::random().unwrap(), head.directory);
+        for bit in 0..8 * HEAD_BYTES {
             let mut altered = bytes;
             altered[bit / 8] ^= 1 << (bit % 8);
-            ours.check(LOG_MAGIC, &altered, path).unwrap_err();
+            Head::decode(ours, LOG_MAGIC, &altered, path).unwrap_err();
         }
         let other = Identity { cluster: ClusterId::new(6), ..ours };
         let error = other.check(LOG_MAGIC, &bytes, path).unwrap_err();

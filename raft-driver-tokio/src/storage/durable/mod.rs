@@ -66,6 +66,7 @@ mod directory;
 mod error;
 mod file;
 mod layout;
+mod peers;
 mod write;
 
 use std::fmt;
@@ -77,13 +78,16 @@ use raft_core::host::{LogReader, LogStore};
 use raft_core::{Entries, HardState, LogId, LogIndex, LogRecovery, LogScan, Write};
 use redb::{AccessGuard, Database, ReadableDatabase, StorageError};
 
+use crate::DirectoryId;
+
 use directory::{Marker, Reached};
 pub(super) use directory::{create_directory, sync_ancestors, sync_directory};
 pub use error::{DurableError, OpenError};
-use file::FirstPage;
 pub(super) use file::IDENTITY_BYTES;
 pub use file::{FileLayer, Identity};
+use file::{FirstPage, Head};
 use layout::{GROUP, LOG, Meta, Stamp};
+pub use peers::{KNOWN_PEERS_MAX, KnownPeers, PeerRefused};
 use write::{Ends, Plan, Put};
 
 /// redb keeps pages in memory up to this: enough for the newest blocks and the tree above all of them. What is
@@ -127,7 +131,8 @@ pub struct DurableReader(Arc<Shared>);
 struct Shared {
     database: Database,
     failed: OnceLock<Arc<str>>,
-    _marker: Option<Marker>,
+    /// Holds the lock on the directory.
+    peers: KnownPeers,
 }
 
 impl fmt::Debug for Shared {
@@ -176,8 +181,9 @@ impl DurableLog {
     /// # Errors
     /// Whatever is there and cannot be used as it is: see [`OpenError`].
     pub fn open(dir: impl AsRef<Path>, identity: Identity) -> Result<Self, OpenError> {
-        let opened = directory::open(dir.as_ref(), &identity, |file, path| create(file, &identity, path))?;
-        open(opened.log, identity, &opened.log_path, Some(opened.marker))
+        let dir = dir.as_ref();
+        let opened = directory::open(dir, identity, |file, path| create(file, identity, path))?;
+        open(opened.first_page, &opened.log_path, Some((opened.marker, dir)))
     }
 
     /// Creates an empty log in an empty file of another kind than the operating system's. If this fails, or a crash
@@ -186,7 +192,7 @@ impl DurableLog {
     /// # Errors
     /// If the file is not empty, or fails.
     pub fn create_on(file: Arc<dyn FileLayer>, identity: Identity) -> Result<(), OpenError> {
-        create(file, &identity, Path::new(CUSTOM))
+        create(file, identity, Path::new(CUSTOM))
     }
 
     /// Opens a log that [`create_on`](Self::create_on) has created. The caller keeps others away from the file.
@@ -194,7 +200,8 @@ impl DurableLog {
     /// # Errors
     /// Whatever is there and cannot be used as it is: see [`OpenError`].
     pub fn open_on(file: Arc<dyn FileLayer>, identity: Identity) -> Result<Self, OpenError> {
-        open(file, identity, Path::new(CUSTOM), None)
+        let path = Path::new(CUSTOM);
+        open(FirstPage::open(file, identity, path)?, path, None)
     }
 
     /// How many times this log was opened, this time included: what
@@ -203,15 +210,29 @@ impl DurableLog {
     pub fn incarnation(&self) -> u64 {
         self.incarnation
     }
+
+    /// The id of the data directory: made when it was initialised, the same ever since.
+    #[must_use]
+    pub fn directory(&self) -> DirectoryId {
+        self.shared.peers.directory()
+    }
+
+    /// What is remembered of the peers' data directories, beside the log.
+    #[must_use]
+    pub fn peers(&self) -> KnownPeers {
+        self.shared.peers.clone()
+    }
 }
 
 const CUSTOM: &str = "(custom file)";
 
-fn create(file: Arc<dyn FileLayer>, identity: &Identity, path: &Path) -> Result<(), OpenError> {
+fn create(file: Arc<dyn FileLayer>, identity: Identity, path: &Path) -> Result<(), OpenError> {
     if file.len_bytes().map_err(OpenError::io("read the length of", path))? != 0 {
         return Err(OpenError::NotALog { path: path.to_owned() });
     }
-    let first_page = FirstPage::create(file, identity).map_err(OpenError::io("write", path))?;
+    let directory = DirectoryId::random().map_err(OpenError::io("name the directory of", path))?;
+    let head = Head { identity, directory };
+    let first_page = FirstPage::create(file, head).map_err(OpenError::io("write", path))?;
     let fill = || {
         let mut database = builder().create_with_backend(first_page.rest()?)?;
         let stamp = Stamp { sequence: 0, hard_state: HardState::default() };
@@ -232,12 +253,10 @@ fn put_meta(database: &mut Database, stamp: Stamp, meta: Meta) -> Result<(), Dur
 }
 
 fn open(
-    file: Arc<dyn FileLayer>,
-    identity: Identity,
+    first_page: FirstPage,
     path: &Path,
-    mut marker: Option<Marker>,
+    marker: Option<(Marker, &Path)>,
 ) -> Result<DurableLog, OpenError> {
-    let first_page = FirstPage::open(file, &identity, path)?;
     let Some(witnessed) = first_page.witness().map_err(OpenError::io("read", path))? else {
         return Err(OpenError::Damaged { path: path.to_owned(), what: "both of its witnesses are".into() });
     };
@@ -250,7 +269,7 @@ fn open(
     if stamp.sequence < witnessed {
         return Err(OpenError::RolledBack { path: path.to_owned(), found: stamp.sequence, witnessed });
     }
-    if let Some(reached) = marker.as_ref().map(Marker::reached).transpose()?.flatten() {
+    if let Some(reached) = marker.as_ref().map(|(marker, _)| marker.reached()).transpose()?.flatten() {
         let witnessed = reached.sequence;
         if stamp.sequence < witnessed {
             return Err(OpenError::RolledBack { path: path.to_owned(), found: stamp.sequence, witnessed });
@@ -267,11 +286,15 @@ fn open(
     let meta = Meta { incarnation, base };
     caught(|| put_meta(&mut database, stamp, meta)).map_err(OpenError::of(path))?;
     first_page.set_witness(stamp.sequence).map_err(OpenError::io("write", path))?;
-    if let Some(marker) = &mut marker {
-        // After the log: it must never lag behind what the marker says.
-        marker.set_reached(Reached { sequence: stamp.sequence, incarnation })?;
-    }
-    let shared = Arc::new(Shared { database, failed: OnceLock::new(), _marker: marker });
+    let peers = match marker {
+        None => KnownPeers::in_memory(first_page.head.directory),
+        Some((mut marker, dir)) => {
+            // After the log: it must never lag behind what the marker says.
+            marker.set_reached(Reached { sequence: stamp.sequence, incarnation })?;
+            KnownPeers::open(dir, first_page.head, Arc::new(marker))?
+        }
+    };
+    let shared = Arc::new(Shared { database, failed: OnceLock::new(), peers });
     let ends = Ends { base, last };
     Ok(DurableLog { shared, first_page, incarnation, stamp, ends, goal: None, buffer: Vec::new() })
 }
