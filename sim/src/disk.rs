@@ -173,6 +173,10 @@ impl Disk {
         }
     }
 
+    pub(crate) fn is_syncing(&self) -> bool {
+        self.syncing.is_some()
+    }
+
     /// Starts to make what was appended until now durable. False if one is under way, or nothing is to do.
     pub(crate) fn start_sync(&mut self) -> bool {
         if self.syncing.is_some() || self.synced_bytes == self.file.len() {

@@ -175,6 +175,11 @@ impl Network {
         self.link(from, to).slowness = Some(slowness);
     }
 
+    /// When the last of what is under way arrives.
+    pub(crate) fn last_arrival(&self) -> Nanos {
+        self.links.iter().map(|link| link.last_arrival).max().unwrap_or_default()
+    }
+
     /// Ends every cut, and every fault of the model from now on.
     pub(crate) fn heal(&mut self) {
         self.heal_among(u64::MAX);

@@ -40,8 +40,8 @@ pub(crate) enum Local {
     SpuriousWake,
     /// Take the actions that were left.
     Poll,
-    /// The sync under way has finished.
-    Synced,
+    /// The sync under way has finished, if it is still the one that was scheduled last.
+    Synced(u64),
     /// A sync is reported late.
     Persisted(WriteId),
     /// The state machine has finished a task.
@@ -106,6 +106,9 @@ pub(crate) struct Server<M> {
     poll_due: bool,
     paused_until: Nanos,
     stalled_until: Nanos,
+    /// When the sync under way finishes, and how often one was scheduled.
+    sync_due: Nanos,
+    syncs: u64,
     /// Until when each sync takes so much longer, on average.
     slowed: Option<(Nanos, Nanos)>,
     /// Its disk is gone for good.
@@ -155,6 +158,8 @@ impl<M: StateMachine> Server<M> {
             poll_due: false,
             paused_until: 0,
             stalled_until: 0,
+            sync_due: 0,
+            syncs: 0,
             slowed: None,
             disk_lost: false,
             crash_in: None,

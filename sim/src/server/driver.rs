@@ -78,7 +78,7 @@ impl<W: Workload> World<'_, W> {
                 server.poll_due = false;
                 self.poll(at)
             }
-            Local::Synced => self.synced(at),
+            Local::Synced(sync) => self.synced(at, sync),
             Local::Persisted(id) => self.step(at, Event::Persisted(id)),
             Local::MachineDone => self.machine_done(at),
             Local::LogRead { read, from, through, bytes_max } => {

@@ -7,7 +7,7 @@ use raft_core::{Action, Body, Event, LogTask, Notice, SnapshotError, SnapshotMet
 
 use super::Local;
 use crate::check::{Broken, Check, ensure, limits};
-use crate::clock::MILLISECOND;
+use crate::clock::{MILLISECOND, Nanos};
 use crate::disk::{WriteFailed, parts_of};
 use crate::marks::Mark;
 use crate::trace::What;
@@ -187,12 +187,32 @@ impl<W: Workload> World<'_, W> {
         if let Some((_, more_mean)) = server.slowed.filter(|(until, _)| *until > self.clock.now()) {
             delay += server.rng.exponential(more_mean);
         }
-        let finished = (self.clock.now() + delay).max(server.stalled_until);
-        self.clock.at(finished, Happening::Local(at, server.life, Local::Synced));
+        let due = (self.clock.now() + delay).max(server.stalled_until);
+        self.schedule_sync(at, due);
     }
 
-    pub(super) fn synced(&mut self, at: usize) -> Check {
+    fn schedule_sync(&mut self, at: usize, due: Nanos) {
         let server = &mut self.servers[at];
+        server.sync_due = due;
+        server.syncs += 1;
+        self.clock.at(due, Happening::Local(at, server.life, Local::Synced(server.syncs)));
+    }
+
+    /// A server is healed at `now`: a sync that stood still goes on.
+    pub(crate) fn resume_sync(&mut self, at: usize) {
+        let (model, now) = (self.scenario.disk, self.clock.now());
+        let latest = now + model.sync_min + model.sync_more;
+        if self.servers[at].disk.is_syncing() && self.servers[at].sync_due > latest {
+            self.schedule_sync(at, latest);
+        }
+    }
+
+    pub(super) fn synced(&mut self, at: usize, sync: u64) -> Check {
+        let server = &mut self.servers[at];
+        if sync != server.syncs {
+            // It went on earlier.
+            return Ok(());
+        }
         let (id, life) = (server.config.id, server.life);
         self.summary.syncs += 1;
         let through = match server.disk.finish_sync() {

@@ -96,6 +96,8 @@ impl Harm {
 pub(super) struct Part {
     inside: BTreeSet<usize>,
     outside: BTreeMap<usize, Harm>,
+    /// Until when a message that was sent before may still arrive, and raise a term.
+    stragglers_until: Nanos,
     /// Somebody inside has led.
     led: bool,
     calm: Option<Calm>,
@@ -141,13 +143,15 @@ impl<W: Workload> World<'_, W> {
             return Ok(false);
         }
         let group = inside.iter().fold(0_u64, |group, at| group | 1 << at);
+        let stragglers_until = self.network.last_arrival();
         self.network.heal_among(group);
         let ids = || inside.iter().map(|at| self.servers[*at].status().id).collect();
         note!(self, None, What::MajorityHealed { nodes: ids() });
         // What is about to fail fails no more, wherever it is, except for what is broken now.
         let now = self.clock.now();
-        for server in &mut self.servers {
-            server.heal(now);
+        for at in 0..self.servers.len() {
+            self.servers[at].heal(now);
+            self.resume_sync(at);
         }
         let mut broken = BTreeMap::new();
         for at in outside {
@@ -161,7 +165,7 @@ impl<W: Workload> World<'_, W> {
         }
         (0..self.servers.len()).for_each(|at| self.set_timer(at));
         self.summary.majorities += 1;
-        self.stage(Some(Part { inside, outside: broken, led: false, calm: None }));
+        self.stage(Some(Part { inside, outside: broken, stragglers_until, led: false, calm: None }));
         Ok(true)
     }
 
@@ -248,7 +252,7 @@ impl<W: Workload> World<'_, W> {
         let leader = self.leader_inside();
         let Some(part) = &mut self.settle.part else { return Ok(None) };
         part.led |= leader.is_some();
-        let led = part.led;
+        let (led, stragglers_until) = (part.led, part.stragglers_until);
         if let Some(calm) = &self.settle.part.as_ref().and_then(|part| part.calm.as_ref()) {
             let disturbed = leader != Some((calm.leader, calm.term)) || self.highest_term() > calm.term;
             if disturbed && calm.answers == self.operator.answers() {
@@ -277,6 +281,10 @@ impl<W: Workload> World<'_, W> {
         let Some(Calm { since, over, .. }) = self.settle.part.as_ref().and_then(|part| part.calm.as_ref())
         else {
             if let (None, Some((leader, term))) = (&unfinished, leader) {
+                if now <= stragglers_until {
+                    self.settle.progressed_at = now;
+                    return Ok(Some("what was sent before the healing is still under way".to_owned()));
+                }
                 let answers = self.operator.answers();
                 self.calm_down(Some(Calm { since: now, leader, term, answers, over: false }));
                 self.settle.progressed_at = now;
@@ -317,9 +325,13 @@ impl<W: Workload> World<'_, W> {
         decides(self.checks.in_force(leader.id), follows).then_some((leader.id, leader.term))
     }
 
+    /// Of the members inside: whoever was removed meanwhile may have any term, and disturbs nobody by it (thesis §4.2.3).
     fn highest_term(&self) -> Term {
+        let Some((_, in_force)) = self.checks.configuration() else { return Term::default() };
         let inside = self.settle.part.iter().flat_map(|part| &part.inside);
-        inside.map(|at| self.servers[*at].status().term).max().unwrap_or_default()
+        let members =
+            inside.map(|at| self.servers[*at].status()).filter(|status| in_force.contains(status.id));
+        members.map(|status| status.term).max().unwrap_or_default()
     }
 
     /// What those inside have not done yet.
@@ -401,7 +413,8 @@ mod tests {
     #[test]
     fn clients_leave_what_is_broken_alone_except_for_a_disk_that_has_to_be_noticed() {
         let outside = BTreeMap::from([(1, Harm::Deaf), (4, Harm::NoDisk)]);
-        let part = Part { inside: BTreeSet::from([0, 2, 3]), outside, led: false, calm: None };
+        let inside = BTreeSet::from([0, 2, 3]);
+        let part = Part { inside, outside, stragglers_until: 0, led: false, calm: None };
         assert_eq!([0, 1, 4, 5].map(|at| part.may_answer(at)), [true, false, true, true]);
     }
 }

@@ -48,6 +48,7 @@ impl<W: Workload> World<'_, W> {
         let (now, needed) = (self.clock.now(), self.needed());
         for server in 0..self.servers.len() {
             self.servers[server].heal(now);
+            self.resume_sync(server);
             if needed.contains(&self.servers[server].status().id) {
                 self.servers[server].enlist(true);
             }
