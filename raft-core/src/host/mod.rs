@@ -2,20 +2,27 @@
 //! parts that drivers share because they need no IO.
 
 mod clients;
+mod codec;
 mod frozen;
 mod log_store;
 mod machine_lane;
 #[cfg(feature = "serde")]
 pub mod recording;
+mod sessions;
 mod snapshots;
 mod state_machine;
 mod transport;
 mod waiters;
 
 pub use clients::{Clients, Committed, Operator, Reader, Rejection, Writer};
+pub use codec::{Codec, Raw};
 pub use frozen::{FrozenState, RestoreError, SnapshotSource, WholeState};
 pub use log_store::{LogReader, LogSpan, LogStore};
 pub use machine_lane::{LaneError, MachineLane, Read};
+pub use sessions::{
+    ClientSession, Envelope, FrozenSessions, FrozenSessionsError, NotSealed, SessionId, SessionLimits,
+    SessionRefusal, SessionResponse, Sessions, SessionsError, TRAILER_BYTES_MAX,
+};
 pub use snapshots::{
     IncomingSnapshot, SaveError, SnapshotChunk, SnapshotFault, SnapshotStore, SnapshotWriter, Written,
     save_snapshot,
