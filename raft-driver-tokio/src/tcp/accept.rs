@@ -1,5 +1,6 @@
 //! The receiving side: accepts connections, admits those that belong here, and has their messages read.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use crate::tcp::Refused;
 use crate::tcp::frame::{self, FrameError, FrameReader};
 use crate::tcp::handshake::{HELLO_BYTES_MAX, Hello, NotAHandshake, Refusal, Welcome};
 use crate::tcp::receive::receive;
+use crate::tcp::secure::{self, Accepted, Insecure};
 use crate::tcp::shared::{Admitted, Shared};
 use crate::tcp::stream::Stream;
 
@@ -62,40 +64,88 @@ async fn greet(
     from: SocketAddr,
 ) -> Option<(Admitted, FrameReader<Stream>)> {
     shared.tune(&stream).ok()?;
-    let mut reader = FrameReader::new(Stream::Plain(stream), HELLO_BYTES_MAX);
+    let nobody = NodeId::new(0);
+    let (stream, verdict) = match secure::accept(&shared.config, stream).await {
+        Ok(Accepted::Ready(stream)) => (stream, Ok(())),
+        Ok(Accepted::Plain(stream)) => (stream, Err(Refusal::Tls)),
+        Ok(Accepted::Tls(stream)) => {
+            let refused =
+                Refused { peer: nobody, address: from.to_string(), by_peer: false, refusal: Refusal::Tls };
+            refuse(shared, stream, refused).await;
+            return None;
+        }
+        Err(Insecure::Io(_)) => return None,
+        Err(Insecure::Malformed(error)) => {
+            malformed(shared, from, &error);
+            return None;
+        }
+        Err(Insecure::Refused { refusal, by_peer }) => {
+            shared.refused(Refused { peer: nobody, address: from.to_string(), by_peer, refusal }, true);
+            return None;
+        }
+    };
+    let mut reader = FrameReader::new(stream, HELLO_BYTES_MAX);
     let hello = match reader.next().await {
         Ok(frame) => Hello::decode(&frame),
         Err(FrameError::Oversized) => Err(NotAHandshake::Field),
         Err(FrameError::Closed | FrameError::Io(_)) => return None,
     };
-    let (peer, verdict) = match hello {
-        Ok(hello) => (hello.from.node, shared.admit(&hello)),
+    let (peer, verdict) = match (hello, verdict) {
+        (Ok(hello), Ok(())) => (hello.from.node, judge(shared, reader.io(), &hello).await),
+        (Ok(hello), Err(refusal)) => (hello.from.node, Err(refusal)),
         // Its name stands behind what may have changed with the version.
-        Err(NotAHandshake::Version) => (NodeId::new(0), Err(Refusal::Version)),
-        Err(error) => {
-            shared.counts.malformed.one();
-            tracing::warn!(id = %shared.identity.node, %from, %error, "raft.tcp.malformed");
+        (Err(NotAHandshake::Version), verdict) => (nobody, Err(verdict.err().unwrap_or(Refusal::Version))),
+        (Err(error), _) => {
+            malformed(shared, from, &error);
             return None;
         }
     };
-    let welcome =
-        Welcome { verdict: verdict.as_ref().map(|_| ()).map_err(|refusal| *refusal), by: shared.identity };
-    let mut out = Vec::new();
-    frame::append(&mut out, shared.config.frame_bytes_max, |out| welcome.encode(out))?;
-    let sent = async {
-        reader.io().write_all(&out).await?;
-        reader.io().flush().await
-    };
-    let sent = sent.await;
-    match (verdict, sent) {
-        (Ok(admitted), Ok(())) => {
+    match verdict {
+        Ok(admitted) => {
+            welcome(shared, reader.io(), Ok(())).await.ok()?;
             reader.set_limit(shared.config.frame_bytes_max as usize);
             Some((admitted, reader))
         }
-        (Ok(_), Err(_)) => None,
-        (Err(refusal), _) => {
-            shared.refused(Refused { peer, address: from.to_string(), by_peer: false, refusal }, true);
+        Err(refusal) => {
+            let refused = Refused { peer, address: from.to_string(), by_peer: false, refusal };
+            refuse(shared, reader.into_io(), refused).await;
             None
         }
     }
+}
+
+/// Whether a peer is who it says, and belongs here.
+async fn judge(shared: &Arc<Shared>, stream: &Stream, hello: &Hello) -> Result<Admitted, Refusal> {
+    shared.identity.fits(&hello.from)?;
+    if !secure::is(stream, hello.from.cluster, hello.from.node) {
+        return Err(Refusal::Name);
+    }
+    let admitted = shared.admit(hello)?;
+    shared.remember(&hello.from).await?;
+    Ok(admitted)
+}
+
+/// Tells the peer the verdict.
+async fn welcome(shared: &Shared, stream: &mut Stream, verdict: Result<(), Refusal>) -> io::Result<()> {
+    let mut out = Vec::new();
+    frame::append(&mut out, shared.config.frame_bytes_max, |out| {
+        Welcome { verdict, by: shared.identity }.encode(out);
+    })
+    .ok_or_else(|| io::Error::other("the handshake is longer than a frame"))?;
+    stream.write_all(&out).await?;
+    stream.flush().await
+}
+
+/// Sends a peer away, and says why.
+async fn refuse(shared: &Shared, mut stream: Stream, refused: Refused) {
+    let refusal = refused.refusal;
+    shared.refused(refused, true);
+    if welcome(shared, &mut stream, Err(refusal)).await.is_ok() {
+        secure::end(stream).await;
+    }
+}
+
+fn malformed(shared: &Shared, from: SocketAddr, error: &dyn std::error::Error) {
+    shared.counts.malformed.one();
+    tracing::warn!(id = %shared.identity.node, %from, %error, "raft.tcp.malformed");
 }

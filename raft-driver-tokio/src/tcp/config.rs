@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use crate::cluster::{BootstrapDigest, ClusterId};
+use crate::storage::KnownPeers;
+#[cfg(feature = "tls")]
+use crate::tcp::Tls;
 use crate::tcp::handshake::HELLO_BYTES_MAX;
 
 /// The configuration of a [`Tcp`](super::Tcp). Start from [`TcpConfig::new`] and change what you need.
@@ -16,6 +19,13 @@ pub struct TcpConfig {
     /// Where peers reach this node, told in handshakes to those that do not know it yet. Default: where it listens,
     /// which is of no use if that is a wildcard address.
     pub advertise: Option<String>,
+    /// Certificate, key and authorities. With it, every connection is encrypted, and peers must prove who they are.
+    /// Default `None`: plain text, and peers are believed. All nodes of a cluster must do the same.
+    #[cfg(feature = "tls")]
+    pub tls: Option<Tls>,
+    /// What this node remembers of its peers' data directories: a peer that lost its disk and comes back under its old
+    /// id is refused. Default `None`: nothing is compared.
+    pub known_peers: Option<KnownPeers>,
     /// Longest frame. Must hold the longest command, the longest append and a part of a snapshot. Default 8 MiB.
     pub frame_bytes_max: u32,
     /// Messages that wait to be sent to one peer; more are dropped. Default 4,096.
@@ -36,6 +46,10 @@ pub struct TcpConfig {
     pub handshake_timeout: Duration,
     /// For a peer to take any bytes of what it is sent, after which the connection is given up. Default 5 s.
     pub write_timeout: Duration,
+    /// The longest time for which an address is shut out that sends what no node sends, again and again, or connects
+    /// again and again though it is refused. All nodes behind one address share its fate. Zero: nobody is shut out.
+    /// Default 30 s.
+    pub shut_out_max: Duration,
     /// The first pause before a connection is tried again. Default 20 ms.
     pub backoff_min: Duration,
     /// The longest pause. Default 1 s.
@@ -51,6 +65,9 @@ impl TcpConfig {
             cluster,
             bootstrap: None,
             advertise: None,
+            #[cfg(feature = "tls")]
+            tls: None,
+            known_peers: None,
             frame_bytes_max: 8 * MIB,
             queue_messages_max: 4096,
             queue_bytes_max: 32 * MIB as u64,
@@ -60,12 +77,16 @@ impl TcpConfig {
             connect_timeout: Duration::from_secs(2),
             handshake_timeout: Duration::from_secs(2),
             write_timeout: Duration::from_secs(5),
+            shut_out_max: Duration::from_secs(30),
             backoff_min: Duration::from_millis(20),
             backoff_max: Duration::from_secs(1),
         }
     }
 
     pub(super) fn validate(&self) -> Result<(), &'static str> {
+        const COUNT_MAX: usize = 65_536;
+        const BYTES_MAX: u64 = 1 << 30;
+        const TIME_MAX: Duration = Duration::from_secs(60 * 60);
         let times = [
             self.connect_timeout,
             self.handshake_timeout,
@@ -73,22 +94,35 @@ impl TcpConfig {
             self.backoff_min,
             self.backoff_max,
         ];
-        let limits =
-            [self.queue_messages_max, self.inbound_bytes_max, self.handshakes_max, self.strangers_max];
+        let counts = [self.queue_messages_max, self.handshakes_max, self.strangers_max];
+        let bytes = [self.queue_bytes_max, self.inbound_bytes_max as u64];
         if times.iter().any(Duration::is_zero) {
             return Err("time-outs and pauses must not be zero");
+        }
+        if times.iter().any(|time| *time > TIME_MAX) || self.shut_out_max > TIME_MAX {
+            return Err("time-outs and pauses must not be above an hour");
         }
         if self.backoff_min > self.backoff_max {
             return Err("backoff_min must not be above backoff_max");
         }
-        if limits.contains(&0) || self.queue_bytes_max == 0 {
+        if counts.contains(&0) || bytes.contains(&0) {
             return Err("limits must not be zero");
+        }
+        if counts.iter().any(|count| *count > COUNT_MAX) {
+            return Err("queue_messages_max, handshakes_max and strangers_max must not be above 65,536");
+        }
+        if bytes.iter().any(|bytes| *bytes > BYTES_MAX) || u64::from(self.frame_bytes_max) > BYTES_MAX {
+            return Err("queue_bytes_max, inbound_bytes_max and frame_bytes_max must not be above 1 GiB");
         }
         if (self.frame_bytes_max as usize) < HELLO_BYTES_MAX {
             return Err("frame_bytes_max must hold a handshake");
         }
         if self.advertise.as_ref().is_some_and(|address| address.len() > HELLO_BYTES_MAX / 2) {
             return Err("advertise is too long");
+        }
+        #[cfg(feature = "tls")]
+        if self.tls.as_ref().is_some_and(|tls| tls.identity().cluster != self.cluster) {
+            return Err("tls is of another cluster");
         }
         Ok(())
     }

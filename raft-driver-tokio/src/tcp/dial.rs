@@ -17,6 +17,7 @@ use crate::tcp::Refused;
 use crate::tcp::frame::{self, FrameError, FrameReader};
 use crate::tcp::handshake::{HELLO_BYTES_MAX, Hello, NotAHandshake, Refusal, Welcome};
 use crate::tcp::pump::{BATCH_MAX, End, Queue, size_bytes};
+use crate::tcp::secure::{self, Insecure};
 use crate::tcp::shared::Shared;
 use crate::tcp::stream::Stream;
 
@@ -45,10 +46,22 @@ enum NoConnection {
     TimedOut,
     #[error(transparent)]
     Frame(#[from] FrameError),
+    #[error("no TLS as it is spoken here: {0}")]
+    NotTls(io::Error),
     #[error("not a node: {0}")]
     NotANode(#[from] NotAHandshake),
     #[error("refused: {refusal}")]
     Refused { refusal: Refusal, by_peer: bool },
+}
+
+impl From<Insecure> for NoConnection {
+    fn from(error: Insecure) -> Self {
+        match error {
+            Insecure::Io(error) => Self::Io(error),
+            Insecure::Malformed(error) => Self::NotTls(error),
+            Insecure::Refused { refusal, by_peer } => Self::Refused { refusal, by_peer },
+        }
+    }
 }
 
 impl From<tokio::time::error::Elapsed> for NoConnection {
@@ -120,14 +133,17 @@ impl Dialer {
     async fn greet(&self, stream: TcpStream) -> Result<Stream, NoConnection> {
         let Shared { identity, address, config, .. } = &*self.shared;
         self.shared.tune(&stream)?;
-        let mut stream = Stream::Plain(stream);
+        let mut stream = secure::connect(config, stream, self.peer).await?;
         let hello = Hello { from: *identity, to: self.peer, address: address.clone() };
         let mut out = Vec::new();
         frame::append(&mut out, config.frame_bytes_max, |out| hello.encode(out))
             .ok_or_else(|| io::Error::other("the handshake is longer than a frame"))?;
         stream.write_all(&out).await?;
         stream.flush().await?;
-        let answer = FrameReader::new(&mut stream, HELLO_BYTES_MAX).next().await?;
+        let answer = match FrameReader::new(&mut stream, HELLO_BYTES_MAX).next().await {
+            Err(FrameError::Io(error)) => return Err(secure::why(error).into()),
+            answer => answer?,
+        };
         let by_us = |refusal| NoConnection::Refused { refusal, by_peer: false };
         match Welcome::decode(&answer) {
             Ok(Ok(by)) => {
@@ -135,6 +151,7 @@ impl Dialer {
                 if by.node != self.peer {
                     return Err(by_us(Refusal::Target));
                 }
+                self.shared.remember(&by).await.map_err(by_us)?;
                 Ok(stream)
             }
             Ok(Err(refusal)) => Err(NoConnection::Refused { refusal, by_peer: true }),

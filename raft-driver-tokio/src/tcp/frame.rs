@@ -53,6 +53,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         &mut self.io
     }
 
+    /// The connection, once no more is read.
+    pub(crate) fn into_io(self) -> R {
+        self.io
+    }
+
     /// From now on frames may be this long.
     pub(crate) fn set_limit(&mut self, frame_bytes_max: usize) {
         self.codec.set_max_frame_length(frame_bytes_max);

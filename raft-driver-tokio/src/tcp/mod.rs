@@ -19,13 +19,17 @@ mod config;
 mod dial;
 mod frame;
 mod handshake;
+mod penalty;
 mod pump;
 mod receive;
+mod secure;
 mod sender;
 mod shared;
 mod stream;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "tls")]
+mod tls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -40,6 +44,8 @@ pub use config::TcpConfig;
 pub use handshake::Refusal;
 pub use sender::TcpSender;
 use shared::Shared;
+#[cfg(feature = "tls")]
+pub use tls::{Tls, TlsError, TlsPart};
 
 /// Why the transport could not be set up.
 #[derive(Debug, thiserror::Error)]

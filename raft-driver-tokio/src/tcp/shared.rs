@@ -13,7 +13,8 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::tcp::handshake::{Hello, Identity, Refusal, Timing};
+use crate::storage::KnownPeers;
+use crate::tcp::handshake::{Hello, Identity, Refusal, Timing, Versions};
 use crate::tcp::{Refused, TcpConfig};
 use crate::transport::{Counts, Inbox};
 
@@ -80,9 +81,11 @@ impl Shared {
         refusals: watch::Sender<Option<Refused>>,
     ) -> Self {
         let identity = Identity {
+            versions: Versions::OURS,
             cluster: config.cluster,
             bootstrap: config.bootstrap,
             timing: Timing::of(node),
+            directory: config.known_peers.as_ref().map(KnownPeers::directory),
             node: node.id,
         };
         Self {
@@ -162,6 +165,15 @@ impl Shared {
         Ok(Admitted { peer, replaced, serial, shared: Arc::clone(self) })
     }
 
+    /// Whether a peer, which is who it says, still has the data directory that it had before; a new one is remembered.
+    pub(crate) async fn remember(&self, peer: &Identity) -> Result<(), Refusal> {
+        let Some(known) = &self.config.known_peers else { return Ok(()) };
+        known.admit(peer.node, peer.directory).await.map_err(|error| {
+            tracing::error!(id = %self.identity.node, peer = %peer.node, %error, "raft.tcp.directory");
+            Refusal::Directory
+        })
+    }
+
     /// Counts and tells a refusal. `log` is false where the same was told just before.
     pub(crate) fn refused(&self, refused: Refused, log: bool) {
         let counts = &self.counts;
@@ -174,6 +186,13 @@ impl Shared {
             Refusal::Bootstrap => &counts.refused_bootstrap,
             Refusal::Full => &counts.refused_full,
             Refusal::Lease => &counts.refused_lease,
+            Refusal::Tls => &counts.refused_tls,
+            Refusal::Untrusted | Refusal::Expired | Refusal::Certificate => &counts.refused_certificate,
+            Refusal::Name => &counts.refused_name,
+            Refusal::Directory => &counts.refused_directory,
+            Refusal::ShutOut => &counts.refused_shut_out,
+            // Only ever said by peers.
+            Refusal::Unknown => &counts.refused_by_peers,
         };
         count.one();
         if log {

@@ -14,7 +14,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
 
 use super::frame::{self, FrameReader};
-use super::handshake::{Hello, Identity, Timing, Welcome};
+use super::handshake::{Hello, Identity, Timing, Versions, Welcome};
 use super::{Refusal, Refused, Tcp, TcpConfig, TcpError, TcpSender};
 use crate::cluster::{BootstrapDigest, ClusterId};
 use crate::transport::{Closed, Inbox, Incoming, Network, Started, TransportStats};
@@ -82,8 +82,19 @@ fn timing() -> Timing {
     Timing::of(&Config::new(node(1)))
 }
 
+fn identity(id: u64) -> Identity {
+    Identity {
+        versions: Versions::OURS,
+        cluster: CLUSTER,
+        bootstrap: None,
+        timing: timing(),
+        directory: None,
+        node: node(id),
+    }
+}
+
 fn hello() -> Hello {
-    let from = Identity { cluster: CLUSTER, bootstrap: Some(digest(1)), timing: timing(), node: node(2) };
+    let from = Identity { bootstrap: Some(digest(1)), ..identity(2) };
     Hello { from, to: node(1), address: String::new() }
 }
 
@@ -281,7 +292,7 @@ async fn a_message_is_sent_and_sent_again_after_the_peer_was_away() {
     let mut side = side(config()).await;
     let peer = TcpListener::bind(LOOPBACK).await.unwrap();
     side.peers(&[(1, side.address.clone()), (2, peer.local_addr().unwrap().to_string())]);
-    let by = Identity { cluster: CLUSTER, bootstrap: None, timing: timing(), node: node(2) };
+    let by = identity(2);
     for round in 0..3 {
         let (mut stream, _) = within(peer.accept()).await.unwrap();
         let mut reader = FrameReader::new(&mut stream, 1 << 20);
@@ -315,7 +326,7 @@ async fn a_refusal_by_the_peer_is_seen_here() {
     let mut side = side(config()).await;
     let peer = TcpListener::bind(LOOPBACK).await.unwrap();
     side.peers(&[(2, peer.local_addr().unwrap().to_string())]);
-    let by = Identity { cluster: ClusterId::new(5), bootstrap: None, timing: timing(), node: node(2) };
+    let by = Identity { cluster: ClusterId::new(5), ..identity(2) };
     for (verdict, by_peer) in [(Err(Refusal::Bootstrap), true), (Ok(()), false)] {
         let (mut stream, _) = within(peer.accept()).await.unwrap();
         within(FrameReader::new(&mut stream, 1 << 20).next()).await.unwrap();
@@ -339,7 +350,7 @@ async fn a_peer_that_reads_nothing_is_given_up() {
     side.peers(&[(2, peer.local_addr().unwrap().to_string())]);
     let (mut stream, _) = within(peer.accept()).await.unwrap();
     within(FrameReader::new(&mut stream, 1 << 20).next()).await.unwrap();
-    let by = Identity { cluster: CLUSTER, bootstrap: None, timing: timing(), node: node(2) };
+    let by = identity(2);
     stream.write_all(&framed(|out| Welcome { verdict: Ok(()), by }.encode(out))).await.unwrap();
     // Far more than the kernel buffers; the node itself never waits.
     let command = "x".repeat(60 * 1024);
@@ -395,7 +406,7 @@ async fn a_node_answers_members_that_it_has_not_heard_of_as_long_as_they_speak()
     spoken.write_all(&message_frame(&append(2, 1, &["I lead"]))).await.unwrap();
     assert_eq!(side.message().await, append(2, 1, &["I lead"]));
     side.sender.send(append(1, 2, &["yes"]));
-    let by = Identity { cluster: CLUSTER, bootstrap: None, timing: timing(), node: node(2) };
+    let by = identity(2);
     let welcome = framed(|out| Welcome { verdict: Ok(()), by }.encode(out));
     let (mut stream, _) = within(stranger.accept()).await.unwrap();
     let mut reader = FrameReader::new(&mut stream, 1 << 20);

@@ -58,6 +58,16 @@ counters! {
     refused_full,
     /// Handshakes refused because the peer counts leases by another time.
     refused_lease,
+    /// Handshakes refused because one side speaks TLS and the other does not.
+    refused_tls,
+    /// Handshakes refused because of the peer's certificate: not trusted, expired, missing or unfit.
+    refused_certificate,
+    /// Handshakes refused because the peer's certificate is another node's.
+    refused_name,
+    /// Handshakes refused because the peer has another data directory than before.
+    refused_directory,
+    /// Handshakes and connections refused because of what the peer did before.
+    refused_shut_out,
     /// Connections accepted and lost, or closed for a newer one of the same peer.
     inbound_closed,
     /// Connections accepted that failed before the handshake was over.
