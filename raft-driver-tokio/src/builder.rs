@@ -5,8 +5,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
-use raft_core::Config;
-use raft_core::host::{Clients, LogStore, SnapshotStore, StateMachine, Transport};
+use raft_core::host::{Clients, SnapshotStore, StateMachine, Transport};
+use raft_core::{Config, Event};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::DropGuard;
 use tokio_util::task::TaskTracker;
@@ -16,10 +16,9 @@ use crate::driver::{Assembled, Recovered, SnapshotLane};
 use crate::error::{Panicked, StartError, StopReason};
 use crate::handle::{Life, Raft, Shared};
 use crate::metrics::{self, Metrics, Publisher};
-use crate::storage::LogLane;
+use crate::storage::NodeLog;
 use crate::task::{Input, NodeTask, Parts, Queues};
 use crate::transport::{Closed, Inbox, Incoming, Network, Started};
-use crate::worker::Worker;
 
 /// Starts a node.
 #[derive(Clone, Debug)]
@@ -69,7 +68,7 @@ impl Builder {
     ) -> Result<Raft<S>, StartError>
     where
         S: StateMachine,
-        L: LogStore,
+        L: NodeLog,
         P: SnapshotStore,
         N: Network,
     {
@@ -107,7 +106,7 @@ impl Builder {
     ) -> Result<Raft<S>, StartError>
     where
         S: StateMachine,
-        L: LogStore,
+        L: NodeLog,
         P: SnapshotStore,
         N: Network,
     {
@@ -123,7 +122,12 @@ impl Builder {
         let life_sender = Arc::new(life_sender);
         let abandoned = Arc::new(AtomicUsize::new(0));
         let pool = TaskTracker::new();
-        let (log, log_worker) = LogLane::start(log, inputs.clone(), pool.clone())?;
+        let reports = inputs.clone();
+        let reports = Arc::new(move |report: Result<Event, StopReason>| {
+            // A node that is gone needs no report.
+            let _ = reports.send(report.map_or_else(Input::Failed, Input::Event));
+        });
+        let log = log.start(reports, pool.clone())?;
         let reports = inputs.clone();
         let reports = Arc::new(move |event| {
             // A node that is gone needs no report.
@@ -151,7 +155,7 @@ impl Builder {
             abandoned: Arc::clone(&abandoned),
         });
         let snapshots = snapshots.stop_on_drop();
-        let ends = Ends { log_worker, pool, machine_runner, stop, snapshots, life: life_sender };
+        let ends = Ends { pool, machine_runner, stop, snapshots, life: life_sender };
         tokio::spawn(supervise(task, ends, metrics.clone()));
         Ok(Raft::new(Shared { id, writes, requests, inputs, metrics, life, abandoned, transport: stats }))
     }
@@ -170,8 +174,7 @@ fn inbox(inputs: mpsc::UnboundedSender<Input>) -> Inbox {
 
 /// What must have ended before a node has.
 struct Ends {
-    log_worker: Option<Worker>,
-    /// Whatever runs on the blocking pool.
+    /// The log store, and whatever runs on the blocking pool.
     pool: TaskTracker,
     machine_runner: Runner,
     stop: Pin<Box<dyn Future<Output = ()> + Send>>,
@@ -182,8 +185,8 @@ struct Ends {
 }
 
 /// Runs the node's task and, however it ends, sees to it that everything ends.
-async fn supervise<S: StateMachine, L: LogStore, P: SnapshotStore, T: Transport>(
-    task: NodeTask<S, L, P, T>,
+async fn supervise<S: StateMachine, P: SnapshotStore, T: Transport>(
+    task: NodeTask<S, P, T>,
     ends: Ends,
     metrics: watch::Sender<Metrics>,
 ) {
@@ -203,9 +206,6 @@ async fn supervise<S: StateMachine, L: LogStore, P: SnapshotStore, T: Transport>
     drop(ends.snapshots);
     ends.stop.await;
     ends.machine_runner.ended().await;
-    if let Some(worker) = ends.log_worker {
-        worker.ended().await;
-    }
     ends.pool.close();
     ends.pool.wait().await;
     ends.life.send_modify(|life| life.ended = true);

@@ -23,6 +23,8 @@ use tokio::time::Sleep;
 
 use crate::error::{Panicked, StartError, StopReason};
 pub use crate::request::AdminRequest;
+use crate::storage::NodeLog;
+pub use crate::storage::lane::{LogLane, LogReports};
 pub use crate::storage::snapshot_lane::{SnapshotLane, SnapshotReports};
 
 /// What errors call the log store.
@@ -228,15 +230,14 @@ pub struct Assembled<S, L, P> {
     pub machine: S,
 }
 
-impl<S: StateMachine, L: LogStore, P: SnapshotStore> Recovered<S, L, P> {
+impl<S: StateMachine, L: NodeLog, P: SnapshotStore> Recovered<S, L, P> {
     /// Asks all of them, on a thread where blocking harms nobody.
     ///
     /// # Errors
     /// If one of them cannot be recovered.
-    pub async fn ask(mut log: L, snapshots: P, mut machine: S) -> Result<Self, StartError> {
+    pub async fn ask(log: L, snapshots: P, mut machine: S) -> Result<Self, StartError> {
+        let (log, found) = log.ask().await?;
         let asked = tokio::task::spawn_blocking(move || {
-            let found = guard(LOG_STORE, || log.recover())?;
-            let found = found.map_err(|error| StartError::Log(boxed(error)))?;
             let snapshot = guard("snapshot store", || snapshots.recover(found.base))?;
             let snapshot = snapshot.map_err(|error| StartError::Snapshots(boxed(error)))?;
             let applied = guard(STATE_MACHINE, || machine.recover())?;

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use raft_core::host::{
-    Clients, LogSpan, LogStore, Operator, Read, Rejection, SnapshotStore, StateMachine, Transport, Writer,
+    Clients, LogSpan, Operator, Read, Rejection, SnapshotStore, StateMachine, Transport, Writer,
 };
 use raft_core::{Action, Event, Instant, MachineTask, Message, Node, RoleKind};
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender};
@@ -28,7 +28,7 @@ use crate::error::StopReason;
 use crate::handle::Life;
 use crate::metrics::Publisher;
 use crate::request::{AdminReply, PendingWrite, Request, WriteRequest};
-use crate::storage::LogLane;
+use crate::storage::lane::LogLane;
 use crate::transport::Room;
 
 /// How much is taken from one queue in one turn.
@@ -66,10 +66,10 @@ pub(crate) type Waiting<S> =
     Clients<PendingWrite<<S as StateMachine>::Response>, Box<dyn Read<S>>, AdminReply>;
 
 /// A node and everything around it.
-pub(crate) struct NodeTask<S: StateMachine, L: LogStore, P: SnapshotStore, T> {
+pub(crate) struct NodeTask<S: StateMachine, P: SnapshotStore, T> {
     node: Node,
     timer: Timer,
-    log: LogLane<L>,
+    log: Box<dyn LogLane>,
     machine: UnboundedSender<LaneTask<S>>,
     snapshots: SnapshotLane<P>,
     transport: T,
@@ -83,10 +83,10 @@ pub(crate) struct NodeTask<S: StateMachine, L: LogStore, P: SnapshotStore, T> {
 }
 
 /// What a [`NodeTask`] is made of.
-pub(crate) struct Parts<S: StateMachine, L: LogStore, P: SnapshotStore, T> {
+pub(crate) struct Parts<S: StateMachine, P: SnapshotStore, T> {
     pub(crate) node: Node,
     pub(crate) timer: Timer,
-    pub(crate) log: LogLane<L>,
+    pub(crate) log: Box<dyn LogLane>,
     pub(crate) machine: UnboundedSender<LaneTask<S>>,
     pub(crate) snapshots: SnapshotLane<P>,
     pub(crate) transport: T,
@@ -97,8 +97,8 @@ pub(crate) struct Parts<S: StateMachine, L: LogStore, P: SnapshotStore, T> {
     pub(crate) abandoned: Arc<AtomicUsize>,
 }
 
-impl<S: StateMachine, L: LogStore, P: SnapshotStore, T: Transport> NodeTask<S, L, P, T> {
-    pub(crate) fn new(parts: Parts<S, L, P, T>) -> Self {
+impl<S: StateMachine, P: SnapshotStore, T: Transport> NodeTask<S, P, T> {
+    pub(crate) fn new(parts: Parts<S, P, T>) -> Self {
         let Parts {
             node,
             timer,

@@ -59,6 +59,58 @@ pub trait LogReader: Clone + Send + 'static {
     fn read(&self, from: LogIndex, through: LogIndex, bytes_max: u64) -> Result<Entries, Self::Error>;
 }
 
+/// A durable log whose calls are futures: one that has threads of its own, or is reached over a network. It needs no
+/// thread of the driver's.
+///
+/// Each call means what it means for a [`LogStore`]. A driver makes the next call of the store when the last has
+/// returned; reads go on beside them. A driver that stops waits for the call that runs, and for those that were queued.
+/// A call that never returns keeps the node from stopping; give it an end. Futures are polled on the driver's
+/// runtime and must not block it.
+pub trait AsyncLogStore: Send + 'static {
+    /// Reads beside the writes.
+    type Reader: AsyncLogReader<Error = Self::Error>;
+    /// Why it cannot go on. The driver stops the node.
+    type Error: core::error::Error + Send + Sync + 'static;
+
+    /// As [`LogStore::recover`].
+    ///
+    /// # Errors
+    /// If what is stored is damaged anywhere but in a tail that was never reported durable.
+    fn recover(&mut self) -> impl Future<Output = Result<LogRecovery, Self::Error>> + Send;
+
+    /// As [`LogStore::write`]: ready when all of the batch is durable.
+    ///
+    /// # Errors
+    /// If durability cannot be vouched for.
+    fn write(&mut self, batch: &[Write]) -> impl Future<Output = Result<(), Self::Error>> + Send;
+
+    /// As [`LogStore::compact`].
+    ///
+    /// # Errors
+    /// If the store cannot go on.
+    fn compact(&mut self, through: LogId) -> impl Future<Output = Result<(), Self::Error>> + Send;
+
+    /// A reader that does not queue behind [`write`](Self::write).
+    fn reader(&self) -> Self::Reader;
+}
+
+/// Reads entries of an [`AsyncLogStore`], while it is being written.
+pub trait AsyncLogReader: Clone + Send + Sync + 'static {
+    /// Why it cannot read.
+    type Error: core::error::Error + Send + Sync + 'static;
+
+    /// As [`LogReader::read`].
+    ///
+    /// # Errors
+    /// If the log cannot be read, or what is read is damaged.
+    fn read(
+        &self,
+        from: LogIndex,
+        through: LogIndex,
+        bytes_max: u64,
+    ) -> impl Future<Output = Result<Entries, Self::Error>> + Send;
+}
+
 /// What [`Action::ReadLog`](crate::Action::ReadLog) asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LogSpan {
@@ -78,8 +130,13 @@ impl LogSpan {
     /// # Errors
     /// If the log cannot be read: then the node is to be dropped.
     pub fn read<R: LogReader>(self, reader: &R) -> Result<Event, R::Error> {
-        let found = reader.read(self.from, self.through, self.bytes_max)?;
-        let result = if found.is_empty() { Err(LogReadError::Gone) } else { Ok(found) };
-        Ok(Event::LogRead { read: self.read, result })
+        Ok(self.found(reader.read(self.from, self.through, self.bytes_max)?))
+    }
+
+    /// What to step when this was read.
+    #[must_use]
+    pub fn found(self, entries: Entries) -> Event {
+        let result = if entries.is_empty() { Err(LogReadError::Gone) } else { Ok(entries) };
+        Event::LogRead { read: self.read, result }
     }
 }

@@ -17,7 +17,7 @@ mod waiters;
 pub use clients::{Clients, Committed, Operator, Reader, Rejection, Writer};
 pub use codec::{Codec, Raw};
 pub use frozen::{FrozenState, RestoreError, SnapshotSource, WholeState};
-pub use log_store::{LogReader, LogSpan, LogStore};
+pub use log_store::{AsyncLogReader, AsyncLogStore, LogReader, LogSpan, LogStore};
 pub use machine_lane::{LaneError, MachineLane, Read};
 pub use sessions::{
     ClientSession, Envelope, FrozenSessions, FrozenSessionsError, NotSealed, SessionId, SessionLimits,

@@ -1,15 +1,15 @@
 //! Where log and snapshots survive: shipped stores, and the lanes that run any store beside the node.
 
 pub mod durable;
-mod lane;
+pub(crate) mod lane;
 mod memory;
 pub(crate) mod snapshot_lane;
 pub mod snapshots;
 
 pub use durable::{
-    DurableError, DurableLog, DurableReader, FileLayer, Identity, KNOWN_PEERS_MAX, KnownPeers, OpenError,
-    PeerRefused,
+    DurableError, DurableLog, DurableReader, DurableStore, FileLayer, GroupError, GroupLog, Identity,
+    KNOWN_PEERS_MAX, KnownPeers, OpenError, PeerRefused,
 };
-pub(crate) use lane::LogLane;
+pub use lane::{AsyncLog, NodeLog};
 pub use memory::{MemoryLog, MemoryLogError, MemoryReader};
 pub use snapshots::{MemorySnapshots, SnapshotFileError, SnapshotFiles};

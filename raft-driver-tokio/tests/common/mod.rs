@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use raft_core::host::{LogReader, LogStore, RestoreError, SnapshotSource, StateMachine, WholeState};
 use raft_core::{Config, Entries, EntryRef, LogId, LogIndex, LogRecovery, NodeId, RoleKind, Write};
-use raft_driver_tokio::storage::{MemoryLog, MemoryReader, MemorySnapshots};
+use raft_driver_tokio::storage::{MemoryLog, MemoryReader, MemorySnapshots, NodeLog};
 use raft_driver_tokio::transport::{Channels, Network};
 use raft_driver_tokio::{Applied, Builder, Certainty, Metrics, Raft, WriteError};
 
@@ -172,7 +172,7 @@ pub(crate) async fn write<S: StateMachine>(
 pub(crate) async fn alone<S, L, N>(builder: Builder, log: L, machine: S, network: N) -> Raft<S>
 where
     S: StateMachine,
-    L: raft_core::host::LogStore,
+    L: NodeLog,
     N: Network,
 {
     let raft =

@@ -8,7 +8,7 @@ use raft_core::wire::WireError;
 use raft_core::{LogId, LogIndex, NodeId, ScanError};
 use redb::{CommitError, DatabaseError, StorageError, TableError, TransactionError};
 
-use crate::{ClusterId, DirectoryId};
+use crate::{ClusterId, DirectoryId, GroupId};
 
 /// Why a store cannot be opened. Nothing was changed that another attempt would need.
 #[derive(Debug, thiserror::Error)]
@@ -76,6 +76,14 @@ pub enum OpenError {
         /// Where it lies.
         expected: DirectoryId,
     },
+    /// A store of several groups, asked for as one log.
+    #[error("{} holds group {group} beside group 0; open it as a DurableStore", path.display())]
+    SeveralGroups {
+        /// The store.
+        path: PathBuf,
+        /// One of its groups.
+        group: GroupId,
+    },
     /// The directory was in use, but its log is gone. A node that forgot its votes must not come back.
     #[error("{} is gone, though its directory held a log before; restore it, or remove this node from the cluster and add it under a new id in an empty directory", path.display())]
     Missing {
@@ -133,6 +141,20 @@ impl OpenError {
             other => Self::Damaged { path, what: other.to_string() },
         }
     }
+}
+
+/// Why a group's log is not handed out, or not removed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum GroupError {
+    /// Its log, a reader of it, or a call under way is not dropped yet.
+    #[error("group {group} is in use in this process; stop the node that uses it first")]
+    InUse {
+        /// Which.
+        group: GroupId,
+    },
+    /// The store failed.
+    #[error(transparent)]
+    Log(#[from] DurableError),
 }
 
 /// Why an open store cannot go on. It refuses everything after the first of these; start the node anew when the

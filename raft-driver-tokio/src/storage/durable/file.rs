@@ -14,7 +14,7 @@
 //! new ones for each, by a tenth to a half for small batches.
 //!
 //! * The page is checked before redb reads a byte, so that nothing is ever repaired in a foreign file.
-//! * A *witness* is the sequence of a commit whose fsync has returned. It is written after that fsync and becomes
+//! * A *witness* is the sequence of the last change of a commit whose fsync has returned. It is written after that fsync and becomes
 //!   durable with the next one, so it costs no fsync of its own, and never speaks of what is not durable. It
 //!   tells the loss of a durable commit from a commit that a crash interrupted; redb alone rolls both back.
 
@@ -198,10 +198,12 @@ impl FileLayer for OsFile {
 }
 
 /// The first page of a store's file.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct FirstPage {
     file: Arc<dyn FileLayer>,
     pub(super) head: Head,
+    /// Which witness is written next: never the newest that is whole.
+    turn: usize,
 }
 
 impl FirstPage {
@@ -214,7 +216,7 @@ impl FirstPage {
         }
         file.set_len(PAGE_BYTES)?;
         file.write(0, &page)?;
-        Ok(Self { file, head })
+        Ok(Self { file, head, turn: 0 })
     }
 
     /// Checks the page of an existing file, and that something follows it.
@@ -233,25 +235,27 @@ impl FirstPage {
             return Err(damaged("it ends after its first page"));
         }
         let head = Head::decode(identity, LOG_MAGIC, &head, path)?;
-        Ok(Self { file, head })
+        Ok(Self { file, head, turn: 0 })
     }
 
     /// The sequence that was durable for certain.
-    pub(super) fn witness(&self) -> io::Result<Option<u64>> {
-        let mut found = None;
-        for at in WITNESS_AT {
+    pub(super) fn witness(&mut self) -> io::Result<Option<u64>> {
+        let mut newest = None;
+        for (slot, at) in WITNESS_AT.into_iter().enumerate() {
             let mut raw = [0; WITNESS_BYTES];
             self.file.read(at, &mut raw)?;
             // A crash may tear the one that was being written. The other one is whole.
-            found = found.max(decode_witness(raw));
+            newest = newest.max(decode_witness(raw).map(|sequence| (sequence, slot)));
         }
-        Ok(found)
+        self.turn = newest.map_or(0, |(_, slot)| 1 - slot);
+        Ok(newest.map(|(sequence, _)| sequence))
     }
 
-    /// To be called when the commit of this sequence is durable.
-    pub(super) fn set_witness(&self, sequence: u64) -> io::Result<()> {
-        let at = WITNESS_AT[usize::from(sequence % 2 == 1)];
-        self.file.write(at, &encode_witness(sequence))
+    /// To be called when the change of this sequence is durable, and all before it.
+    pub(super) fn set_witness(&mut self, sequence: u64) -> io::Result<()> {
+        self.file.write(WITNESS_AT[self.turn], &encode_witness(sequence))?;
+        self.turn = 1 - self.turn;
+        Ok(())
     }
 
     /// The rest of the file.

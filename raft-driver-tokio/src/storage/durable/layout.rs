@@ -2,21 +2,25 @@
 //!
 //! One table, from (group, index) to a record. The record at index 0 is the group's *meta record*, without
 //! entries; every other one is a *block* of consecutive entries, at the index of the first of them. A group is one
-//! log; a store opened as a [`DurableLog`](super::DurableLog) holds group 0.
+//! log; a store opened as a [`DurableLog`](super::DurableLog) holds group 0. Another table has one record, the
+//! *store record*, written at each start.
 //!
 //! | bytes | field of a record, little endian |
 //! |--:|---|
 //! | 4 | CRC-32 of the key (group, index) and of everything that follows |
-//! | 1 | kind: 0 meta, 1 a run (one term, no membership), 2 mixed |
+//! | 1 | kind: 0 meta, 1 a run (one term, no membership), 2 mixed, 3 meta of a group that was removed |
 //! | 1 | whether the hard state has a vote |
 //! | 2 | zero |
-//! | 8 | sequence of the commit that wrote the record |
-//! | 8, 8 | hard state as of that commit: term, vote or zero |
-//! | 8, 8, 4 | of a block: its first term, its last term, how many entries. Of a meta record: incarnation, the base's term, 0 |
+//! | 8 | sequence of the change that wrote the record; each change to a group has its own |
+//! | 8, 8 | the group's hard state as of that change: term, vote or zero |
+//! | 8, 8, 4 | of a block: its first term, its last term, how many entries. Of a meta record: 0, the base's term, 0 |
 //! | … | of a block: the entries, in the encoding of `raft_core::wire`. Of a meta record: the base's index in 8 bytes |
 //!
-//! * The record with the highest sequence (the last block or the meta record) has the hard state in force: so an
-//!   append with a hard state changes one leaf of the tree, not two.
+//! The store record: CRC-32 in 4 bytes, sequence and number of the start in 8 each.
+//!
+//! * A group's record with the highest sequence (the last block or the meta record) has the hard state in force: so
+//!   an append with a hard state changes one leaf of the tree, not two.
+//! * A group that was removed keeps its term and its vote, in its meta record, and nothing else.
 //! * The *base* is the entry before the log's first. The first block begins right behind it.
 //! * Nothing that a record says is believed before its checksum was compared.
 
@@ -27,8 +31,8 @@ use super::error::DurableError;
 
 /// (group, index) → record.
 pub(super) const LOG: redb::TableDefinition<'static, (u64, u64), &[u8]> = redb::TableDefinition::new("log");
-/// The group of a store that holds one log.
-pub(super) const GROUP: u64 = 0;
+/// → the store record.
+pub(super) const STORE: redb::TableDefinition<'static, (), &[u8]> = redb::TableDefinition::new("store");
 
 const HEADER_BYTES: usize = 52;
 const SUM_BYTES: usize = 4;
@@ -36,6 +40,7 @@ const SUM_BYTES: usize = 4;
 const META: u8 = 0;
 const RUN: u8 = 1;
 const MIXED: u8 = 2;
+const REMOVED: u8 = 3;
 
 /// redb's smallest page; larger ones are powers of two of it, and a leaf is written as a whole.
 const PAGE_BYTES: u64 = 4096;
@@ -47,9 +52,9 @@ const PAGE_ORDER_MAX: u32 = 6;
 /// What every record begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
-    /// Counts the store's commits.
+    /// Counts the store's changes.
     pub(super) sequence: u64,
-    /// As of that commit.
+    /// As of that change.
     pub(super) hard_state: HardState,
 }
 
@@ -66,28 +71,61 @@ pub(super) struct Header {
 /// What a meta record says beside its stamp.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Meta {
-    /// How many times the log was opened.
-    pub(super) incarnation: u64,
     /// The entry before the log's first.
     pub(super) base: LogId,
+    /// Whether the group was removed.
+    pub(super) is_removed: bool,
+}
+
+/// The store record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct StoreRecord {
+    /// Of the start.
+    pub(super) sequence: u64,
+    /// How many times the store was opened.
+    pub(super) incarnation: u64,
+}
+
+const STORE_RECORD_BYTES: usize = 20;
+
+impl StoreRecord {
+    pub(super) fn encode(self) -> [u8; STORE_RECORD_BYTES] {
+        let mut out = [0; STORE_RECORD_BYTES];
+        out[4..12].copy_from_slice(&self.sequence.to_le_bytes());
+        out[12..].copy_from_slice(&self.incarnation.to_le_bytes());
+        let sum = crc32fast::hash(&out[4..]);
+        out[..4].copy_from_slice(&sum.to_le_bytes());
+        out
+    }
+
+    pub(super) fn decode(value: &[u8]) -> Result<Self, DurableError> {
+        let found = <&[u8; STORE_RECORD_BYTES]>::try_from(value).ok();
+        let found = found.filter(|found| crc32fast::hash(&found[4..]).to_le_bytes() == found[..4]);
+        let found = found.ok_or_else(|| DurableError::Damaged("the store record is not as it was".into()))?;
+        let word =
+            |at: usize| found[at..at + 8].iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
+        Ok(Self { sequence: word(4), incarnation: word(12) })
+    }
 }
 
 /// Replaces `out` by the meta record.
 pub(super) fn encode_meta(group: u64, stamp: Stamp, meta: Meta, out: &mut Vec<u8>) {
-    put_header(META, stamp, [meta.incarnation, meta.base.term.get()], 0, out);
+    let kind = if meta.is_removed { REMOVED } else { META };
+    put_header(kind, stamp, [0, meta.base.term.get()], 0, out);
     out.extend_from_slice(&meta.base.index.get().to_le_bytes());
     seal(group, LogIndex::ZERO, out);
 }
 
 /// The meta record's stamp, and what else it says.
 pub(super) fn decode_meta(group: u64, value: &[u8]) -> Result<(Stamp, Meta), DurableError> {
-    let (kind, stamp, [incarnation, base_term], count, body) = open(group, LogIndex::ZERO, value)?;
+    let (kind, stamp, [zero, base_term], count, body) = open(group, LogIndex::ZERO, value)?;
     let index = <[u8; 8]>::try_from(body).map(|index| LogIndex::new(u64::from_le_bytes(index)));
-    match (kind, count, index) {
-        (META, 0, Ok(index))
+    match (kind, zero, count, index) {
+        (META | REMOVED, 0, 0, Ok(index))
             if index < LogIndex::LIMIT && (index == LogIndex::ZERO) == (base_term == Term::ZERO.get()) =>
         {
-            Ok((stamp, Meta { incarnation, base: LogId::new(Term::new(base_term), index) }))
+            let base = LogId::new(Term::new(base_term), index);
+            Ok((stamp, Meta { base, is_removed: kind == REMOVED }))
         }
         _ => Err(DurableError::Damaged("the meta record has another form".into())),
     }
@@ -239,8 +277,15 @@ mod tests {
     #[test]
     fn records_return_and_every_flipped_bit_is_noticed() {
         let mut out = Vec::new();
-        for base in [LogId::ZERO, id(3, 77)] {
-            let meta = Meta { incarnation: 12, base };
+        let record = StoreRecord { sequence: 1 << 40 | 3, incarnation: 9 };
+        assert_eq!(StoreRecord::decode(&record.encode()).unwrap(), record);
+        for bit in 0..8 * STORE_RECORD_BYTES {
+            let mut altered = record.encode();
+            altered[bit / 8] ^= 1 << (bit % 8);
+            StoreRecord::decode(&altered).unwrap_err();
+        }
+        for (base, is_removed) in [(LogId::ZERO, false), (id(3, 77), false), (LogId::ZERO, true)] {
+            let meta = Meta { base, is_removed };
             encode_meta(3, STAMP, meta, &mut out);
             assert_eq!(decode_meta(3, &out).unwrap(), (STAMP, meta));
             decode_meta(4, &out).unwrap_err();

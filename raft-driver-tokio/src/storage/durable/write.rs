@@ -1,23 +1,36 @@
-//! What a transaction changes: entries appended and truncated, hard state, the log begun anew, old blocks dropped.
+//! What a change does to its group: entries appended and truncated, hard state, the log begun anew, old blocks
+//! dropped, the group removed.
 //!
-//! * Whatever belongs together is one transaction: a crash leaves all of it or nothing.
+//! * Whatever belongs together is within one transaction: a crash leaves all of it or nothing.
+//! * A change that the group's log does not allow changes nothing, so that it harms no other group of the transaction.
 //! * Compaction drops whole blocks from the front, a bounded number in each transaction, and looks at nothing else: it
 //!   costs what is dropped.
 
 use raft_core::{Entries, HardState, LogId, LogIndex, Write};
 use redb::{ReadableTable, Table};
 
+use super::engine::State;
 use super::error::DurableError;
-use super::layout::{self, GROUP, Meta, Stamp};
-use super::{blocks, key_value};
+use super::layout::{self, Meta, Stamp};
+use super::read::{blocks, key_value};
 
 /// How many blocks one transaction drops. The rest is dropped by those that follow, so that no write waits for long.
-const COMPACT_BLOCKS_MAX: usize = 1024;
+const DROP_BLOCKS_MAX: usize = 1024;
+
+/// What is to be done to a group's log.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Change<'a> {
+    Write(&'a [Write]),
+    /// Dropping entries through this.
+    Compact(LogId),
+    /// A step of it: there is more to do while the group has a goal.
+    Remove,
+}
 
 /// What a batch comes to: its writes, one over the other.
 #[derive(Debug, Default)]
-pub(super) struct Plan {
-    pub(super) hard_state: Option<HardState>,
+struct Plan {
+    hard_state: Option<HardState>,
     /// Everything before is dropped, and the log begins behind this.
     reset: Option<LogId>,
     /// Consecutive. They replace the log from their first index on.
@@ -26,7 +39,7 @@ pub(super) struct Plan {
 
 impl Plan {
     /// `ends` are those of the log now.
-    pub(super) fn of(batch: &[Write], ends: Ends) -> Result<Self, DurableError> {
+    fn of(batch: &[Write], ends: Ends) -> Result<Self, DurableError> {
         let mut plan = Self::default();
         let Ends { mut base, last } = ends;
         for write in batch {
@@ -51,13 +64,8 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Whether everything that there was is dropped.
-    pub(super) const fn begins_anew(&self) -> bool {
-        self.reset.is_some()
-    }
-
     /// Whether nothing changes.
-    pub(super) fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.hard_state.is_none() && self.reset.is_none() && self.parts.is_empty()
     }
 }
@@ -71,41 +79,121 @@ pub(super) struct Ends {
     pub(super) last: LogId,
 }
 
-/// What a transaction changes.
+/// Makes a change within a transaction.
 pub(super) struct Put<'t, 'db> {
     pub(super) table: &'t mut Table<'db, (u64, u64), &'static [u8]>,
-    pub(super) stamp: Stamp,
-    pub(super) incarnation: u64,
+    pub(super) group: u64,
+    /// Of this change.
+    pub(super) sequence: u64,
     /// Reused for every record.
     pub(super) buffer: &'t mut Vec<u8>,
 }
 
+/// What stays of a log that is cut.
+struct Cut {
+    /// What the log ends with then.
+    last: LogId,
+    /// What is left of the block that is cut, and where it begins.
+    kept: Option<(LogIndex, Entries)>,
+}
+
 impl Put<'_, '_> {
-    /// Performs a batch, and goes on with a compaction. Says where the log begins and ends then.
-    pub(super) fn write(
-        &mut self,
-        plan: Plan,
-        mut ends: Ends,
-        goal: Option<LogIndex>,
-    ) -> Result<Ends, DurableError> {
-        let before = ends;
-        if let Some(base) = plan.reset {
-            self.table.retain_in(blocks(LogIndex::FIRST), |_, _| false)?;
-            ends = Ends { base, last: base };
-        } else if let Some(goal) = goal {
-            ends.base = self.drop_blocks(goal)?.unwrap_or(ends.base);
+    /// Whether there was anything to do. After an error that is not [`DurableError::NotConsecutive`] the transaction
+    /// must not be committed.
+    pub(super) fn change(&mut self, state: &mut State, change: Change<'_>) -> Result<bool, DurableError> {
+        match change {
+            Change::Write(batch) => {
+                let plan = Plan::of(batch, state.ends)?;
+                if plan.is_empty() {
+                    return Ok(false);
+                }
+                self.write(plan, state)?;
+            }
+            Change::Compact(through) => {
+                let Ends { base, last } = state.ends;
+                if through.index <= base.index || through.index > last.index {
+                    return Ok(false);
+                }
+                state.goal = Some(state.goal.map_or(through.index, |goal| goal.max(through.index)));
+                // What this transaction leaves is dropped by the writes that follow.
+                self.write(Plan::default(), state)?;
+            }
+            Change::Remove => self.remove(state)?,
         }
-        // The last block says what the hard state is, or the meta record where there is none.
-        if ends.base != before.base || plan.parts.is_empty() {
-            self.meta(ends.base)?;
-        }
-        self.entries(plan.parts, ends)
+        Ok(true)
     }
 
-    fn meta(&mut self, base: LogId) -> Result<(), DurableError> {
-        let meta = Meta { incarnation: self.incarnation, base };
-        layout::encode_meta(GROUP, self.stamp, meta, self.buffer);
-        self.table.insert((GROUP, 0), self.buffer.as_slice())?;
+    /// Performs a batch, and goes on with a compaction.
+    fn write(&mut self, plan: Plan, state: &mut State) -> Result<(), DurableError> {
+        let Plan { hard_state, reset, parts } = plan;
+        let stamp = self.stamp(hard_state.unwrap_or(state.hard_state));
+        let not_consecutive = |first, last| DurableError::NotConsecutive { first, last };
+        let entries = Entries::join(parts).map_err(|error| not_consecutive(error.next, error.after))?;
+        let before = state.ends;
+        let mut ends = reset.map_or(before, |base| Ends { base, last: base });
+        let mut cut = None;
+        if let Some(first) = entries.first() {
+            if first.index <= ends.last.index {
+                cut = Some(self.cut(first.index, ends.base)?);
+            }
+            let last = cut.as_ref().map_or(ends.last, |cut| cut.last);
+            if first.term < last.term {
+                return Err(not_consecutive(first, last));
+            }
+        }
+
+        let mut goal = state.goal;
+        if reset.is_some() {
+            self.table.retain_in(blocks(self.group, LogIndex::FIRST), |_, _| false)?;
+            goal = None;
+        } else if let Some(through) = goal {
+            ends.base = self.drop_blocks(through)?.unwrap_or(ends.base);
+            // It is reached, or lies within the block that is first now.
+            goal = goal.filter(|goal| ends.base != before.base && ends.base.index < *goal);
+        }
+        // The last block says what the hard state is, or the meta record where there is none.
+        if ends.base != before.base || entries.is_empty() || !state.is_stored {
+            self.meta(stamp, Meta { base: ends.base, is_removed: false })?;
+        }
+        if let (Some(cut), Some(first)) = (cut, entries.first()) {
+            ends.last = cut.last;
+            self.table.retain_in(blocks(self.group, first.index), |_, _| false)?;
+            if let Some((index, kept)) = cut.kept {
+                self.table.remove((self.group, index.get()))?;
+                self.blocks(stamp, kept)?;
+            }
+        }
+        ends.last = entries.last().unwrap_or(ends.last);
+        self.blocks(stamp, entries)?;
+        *state = State { hard_state: stamp.hard_state, ends, goal, is_stored: true };
+        Ok(())
+    }
+
+    /// Begins to remove the group, or goes on.
+    fn remove(&mut self, state: &mut State) -> Result<(), DurableError> {
+        let stamp = self.stamp(state.hard_state);
+        self.meta(stamp, Meta { base: LogId::ZERO, is_removed: true })?;
+        let starts: Vec<LogIndex> = self
+            .table
+            .range(blocks(self.group, LogIndex::FIRST))?
+            .take(DROP_BLOCKS_MAX + 1)
+            .map(|block| Ok(key_value(block)?.0))
+            .collect::<Result<_, DurableError>>()?;
+        if let Some(start) = starts.get(..starts.len().min(DROP_BLOCKS_MAX)).and_then(<[_]>::last) {
+            self.drop_through(*start)?;
+        }
+        let goal = (starts.len() > DROP_BLOCKS_MAX).then_some(LogIndex::LIMIT);
+        *state = State { hard_state: state.hard_state, ends: Ends::default(), goal, is_stored: false };
+        Ok(())
+    }
+
+    const fn stamp(&self, hard_state: HardState) -> Stamp {
+        Stamp { sequence: self.sequence, hard_state }
+    }
+
+    fn meta(&mut self, stamp: Stamp, meta: Meta) -> Result<(), DurableError> {
+        layout::encode_meta(self.group, stamp, meta, self.buffer);
+        self.table.insert((self.group, 0), self.buffer.as_slice())?;
         Ok(())
     }
 
@@ -114,67 +202,51 @@ impl Put<'_, '_> {
         // A block ends where the next one begins: only the last one's record needs to be read.
         let mut dropped = None;
         let mut open = None;
-        let starts = (GROUP, LogIndex::FIRST.get())..=(GROUP, goal.next().get());
-        for block in self.table.range(starts)?.take(COMPACT_BLOCKS_MAX + 1) {
+        let starts = (self.group, LogIndex::FIRST.get())..=(self.group, goal.next().get());
+        for block in self.table.range(starts)?.take(DROP_BLOCKS_MAX + 1) {
             dropped = open.replace(key_value(block)?.0).or(dropped);
         }
         let mut last = None;
         for start in [open, dropped].into_iter().flatten() {
-            let value = self.table.get((GROUP, start.get()))?;
+            let value = self.table.get((self.group, start.get()))?;
             let Some(value) = value else { continue };
-            let end = layout::decode_header(GROUP, start, value.value())?.last;
+            let end = layout::decode_header(self.group, start, value.value())?.last;
             if end.index <= goal {
                 last = Some((start, end));
                 break;
             }
         }
         let Some((start, end)) = last else { return Ok(None) };
-        self.table.retain_in((GROUP, LogIndex::FIRST.get())..=(GROUP, start.get()), |_, _| false)?;
+        self.drop_through(start)?;
         Ok(Some(end))
     }
 
-    /// Replaces the log from the first entry's index on.
-    fn entries(&mut self, parts: Vec<Entries>, mut ends: Ends) -> Result<Ends, DurableError> {
-        let entries = Entries::join(parts)
-            .map_err(|error| DurableError::NotConsecutive { first: error.next, last: error.after })?;
-        let Some(first) = entries.first() else { return Ok(ends) };
-        if first.index <= ends.last.index {
-            ends.last = self.truncate(first.index, ends.base)?;
-        }
-        if first.term < ends.last.term {
-            return Err(DurableError::NotConsecutive { first, last: ends.last });
-        }
-        ends.last = entries.last().unwrap_or(ends.last);
-        self.blocks(entries)?;
-        Ok(ends)
+    /// Drops the blocks that begin at or before `start`.
+    fn drop_through(&mut self, start: LogIndex) -> Result<(), DurableError> {
+        let dropped = (self.group, LogIndex::FIRST.get())..=(self.group, start.get());
+        Ok(self.table.retain_in(dropped, |_, _| false)?)
     }
 
-    /// Drops every entry from `first` on. Says what the log ends with then.
-    fn truncate(&mut self, first: LogIndex, base: LogId) -> Result<LogId, DurableError> {
-        let mut kept = None;
-        let mut before = base;
-        if let Some(block) = self.table.range((GROUP, 1)..(GROUP, first.get()))?.next_back() {
-            let (index, value) = key_value(block)?;
-            before = layout::decode_header(GROUP, index, value.value())?.last;
-            if before.index >= first {
-                let entries = layout::decode_block(GROUP, index, value.value())?;
-                kept = Some((index, entries.slice(index, first.prev())));
-            }
+    /// What dropping every entry from `first` on leaves. Changes nothing.
+    fn cut(&self, first: LogIndex, base: LogId) -> Result<Cut, DurableError> {
+        let before = (self.group, LogIndex::FIRST.get())..(self.group, first.get());
+        let Some(block) = self.table.range(before)?.next_back() else {
+            return Ok(Cut { last: base, kept: None });
+        };
+        let (index, value) = key_value(block)?;
+        let last = layout::decode_header(self.group, index, value.value())?.last;
+        if last.index < first {
+            return Ok(Cut { last, kept: None });
         }
-        self.table.retain_in(blocks(first), |_, _| false)?;
-        if let Some((index, entries)) = kept {
-            before = entries.last().unwrap_or(base);
-            self.table.remove((GROUP, index.get()))?;
-            self.blocks(entries)?;
-        }
-        Ok(before)
+        let kept = layout::decode_block(self.group, index, value.value())?.slice(index, first.prev());
+        Ok(Cut { last: kept.last().unwrap_or(base), kept: Some((index, kept)) })
     }
 
-    fn blocks(&mut self, entries: Entries) -> Result<(), DurableError> {
+    fn blocks(&mut self, stamp: Stamp, entries: Entries) -> Result<(), DurableError> {
         for block in layout::cut(entries) {
             let Some(first) = block.first() else { continue };
-            layout::encode_block(GROUP, self.stamp, &block, self.buffer);
-            self.table.insert((GROUP, first.index.get()), self.buffer.as_slice())?;
+            layout::encode_block(self.group, stamp, &block, self.buffer);
+            self.table.insert((self.group, first.index.get()), self.buffer.as_slice())?;
         }
         Ok(())
     }
