@@ -14,7 +14,9 @@ use crate::tcp::Refused;
 use crate::tcp::frame::{self, FrameError, FrameReader};
 use crate::tcp::handshake::{HELLO_BYTES_MAX, Hello, NotAHandshake, Refusal, Welcome};
 use crate::tcp::receive::receive;
-use crate::tcp::secure::{self, Accepted, Insecure};
+#[cfg(feature = "tls")]
+use crate::tcp::secure::Insecure;
+use crate::tcp::secure::{self, Accepted};
 use crate::tcp::shared::{Admitted, Shared};
 use crate::tcp::stream::Stream;
 
@@ -65,22 +67,22 @@ async fn greet(
 ) -> Option<(Admitted, FrameReader<Stream>)> {
     shared.tune(&stream).ok()?;
     let nobody = NodeId::new(0);
-    let (stream, verdict) = match secure::accept(&shared.config, stream).await {
-        Ok(Accepted::Ready(stream)) => (stream, Ok(())),
-        Ok(Accepted::Plain(stream)) => (stream, Err(Refusal::Tls)),
-        Ok(Accepted::Tls(stream)) => {
-            let refused =
-                Refused { peer: nobody, address: from.to_string(), by_peer: false, refusal: Refusal::Tls };
-            refuse(shared, stream, refused).await;
+    let refused = |refusal, by_peer| Refused { peer: nobody, address: from.to_string(), by_peer, refusal };
+    let (stream, verdict) = match secure::accept(&shared.config, stream).await.ok()? {
+        Accepted::Ready(stream) => (stream, Ok(())),
+        Accepted::Plain(stream) => (stream, Err(Refusal::Tls)),
+        Accepted::Tls(stream) => {
+            refuse(shared, stream, refused(Refusal::Tls, false)).await;
             return None;
         }
-        Err(Insecure::Io(_)) => return None,
-        Err(Insecure::Malformed(error)) => {
-            malformed(shared, from, &error);
-            return None;
-        }
-        Err(Insecure::Refused { refusal, by_peer }) => {
-            shared.refused(Refused { peer: nobody, address: from.to_string(), by_peer, refusal }, true);
+        #[cfg(feature = "tls")]
+        Accepted::Failed(stream, why) => {
+            match why {
+                Insecure::Io(_) => return None,
+                Insecure::Malformed(error) => malformed(shared, from, &error),
+                Insecure::Refused { refusal, by_peer } => shared.refused(refused(refusal, by_peer), true),
+            }
+            secure::end(stream).await;
             return None;
         }
     };
@@ -107,8 +109,7 @@ async fn greet(
             Some((admitted, reader))
         }
         Err(refusal) => {
-            let refused = Refused { peer, address: from.to_string(), by_peer: false, refusal };
-            refuse(shared, reader.into_io(), refused).await;
+            refuse(shared, reader.into_io(), Refused { peer, ..refused(refusal, false) }).await;
             None
         }
     }

@@ -38,6 +38,9 @@ pub(crate) enum Accepted {
     Plain(Stream),
     /// The peer speaks TLS, which is not spoken here.
     Tls(Stream),
+    /// TLS has failed, and may have told the peer why.
+    #[cfg(feature = "tls")]
+    Failed(Stream, Insecure),
 }
 
 /// Begins TLS on a connection that this node made to `peer`, if the configuration says so.
@@ -67,11 +70,11 @@ pub(crate) async fn connect(config: &TcpConfig, stream: TcpStream, peer: NodeId)
 }
 
 /// Begins TLS on a connection that was accepted, if the configuration says so.
-pub(crate) async fn accept(config: &TcpConfig, stream: TcpStream) -> Result<Accepted, Insecure> {
+pub(crate) async fn accept(config: &TcpConfig, stream: TcpStream) -> io::Result<Accepted> {
     let mut first = [0; 3];
     let count = stream.peek(&mut first).await?;
     if count == 0 {
-        return Err(Insecure::Io(io::ErrorKind::UnexpectedEof.into()));
+        return Err(io::ErrorKind::UnexpectedEof.into());
     }
     // The third byte of a frame that holds a handshake is zero, that of TLS is not.
     let is_tls = first[..2] == TLS_RECORD && first[2] != 0;
@@ -83,10 +86,7 @@ pub(crate) async fn accept(config: &TcpConfig, stream: TcpStream) -> Result<Acce
         let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::clone(&tls.latest().await.server));
         return match acceptor.accept(stream).into_fallible().await {
             Ok(stream) => Ok(Accepted::Ready(Stream::Tls(Box::new(stream.into())))),
-            Err((error, stream)) => {
-                end(stream).await;
-                Err(why(error))
-            }
+            Err((error, stream)) => Ok(Accepted::Failed(Stream::Plain(stream), why(error))),
         };
     }
     let _ = config;

@@ -1,5 +1,11 @@
 //! One side is the transport, the other a bare socket that says what it likes.
 
+#[cfg(feature = "tls")]
+#[path = "../../tests/common/authority.rs"]
+mod authority;
+#[cfg(feature = "tls")]
+mod tls;
+
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
@@ -56,11 +62,15 @@ struct Side {
 }
 
 async fn side(config: TcpConfig) -> Side {
+    side_of(1, config).await
+}
+
+async fn side_of(id: u64, config: TcpConfig) -> Side {
     let tcp = Tcp::bind(LOOPBACK, config).await.unwrap();
     let (address, refusals) = (tcp.local_addr().to_string(), tcp.refusals());
     let (sender, incoming) = unbounded_channel();
     let inbox = Inbox::new(move |incoming| sender.send(incoming).map_err(|_| Closed));
-    let Started { transport, stats, stop } = tcp.start(&Config::new(node(1)), inbox);
+    let Started { transport, stats, stop } = tcp.start(&Config::new(node(id)), inbox);
     Side { sender: transport, incoming, stats, refusals, stop, address }
 }
 
