@@ -3,25 +3,32 @@
 //! * What is applied, and who waits for it, is [`MachineLane`]'s; here is where it runs, and what a failure means.
 //! * A snapshot's state is frozen in the lane and kept beside it. A restore is the lane's own work, and may block: a
 //!   lane that is a task moves to the blocking pool for as long.
+//! * While writes are forwarded to the leader, the responses that nobody waits for are kept for a while: the leader's
+//!   answer, which names the entry, may come after it was applied here.
 //! * After the first failure the machine is not called again. Whoever still waits is told that the command is
 //!   committed and the response lost.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use raft_core::host::{Committed, MachineLane, Read, SnapshotStore, StateMachine};
-use raft_core::{Entries, Event, LogIndex, SnapshotMeta};
+use raft_core::host::{Committed, MachineLane, Read, SnapshotStore, StateMachine, Writer};
+use raft_core::{Entries, Event, LogId, LogIndex, SnapshotMeta};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinHandle;
 
-use crate::driver::{STATE_MACHINE, SnapshotLane, apply, discard, reject_reads, serve};
+use crate::driver::{STATE_MACHINE, SnapshotLane, apply, apply_keeping, discard, reject_reads, serve};
 use crate::error::{StartError, StopReason};
+use crate::forward::Kept;
 use crate::request::PendingWrite;
 use crate::task::Input;
 use crate::worker::Worker;
 
 /// Tasks taken at once; what was applied is reported once for all of them.
 const BATCH_MAX: usize = 64;
+
+/// Responses kept for answers of the leader that are late.
+const RESPONSES_KEPT_MAX: usize = 16 * 1024;
 
 /// Writers whose commands are committed.
 type Waiting<S> = Vec<Committed<PendingWrite<<S as StateMachine>::Response>>>;
@@ -30,6 +37,8 @@ type Waiting<S> = Vec<Committed<PendingWrite<<S as StateMachine>::Response>>>;
 pub(crate) enum LaneTask<S: StateMachine> {
     /// Apply these; the commands of those who wait are among them or come later.
     Apply { entries: Entries, committed: Waiting<S> },
+    /// Answer this one, whose command the leader wrote, when it is applied here.
+    Claim(Committed<PendingWrite<S::Response>>, Kept),
     /// Answer these from what has been applied.
     Serve(Vec<Box<dyn Read<S>>>),
     /// Keep the state as it is now.
@@ -70,11 +79,20 @@ pub(crate) fn start<S: StateMachine, P: SnapshotStore>(
     machine: S,
     snapshots: SnapshotLane<P>,
     inputs: UnboundedSender<Input>,
+    keep: Arc<AtomicUsize>,
     on_thread: bool,
 ) -> Result<(UnboundedSender<LaneTask<S>>, Runner), StartError> {
     // Unbounded: the core bounds what is unapplied, and how many reads are pending.
     let (sender, tasks) = mpsc::unbounded_channel();
-    let lane = Lane { machine: MachineLane::new(machine), snapshots, inputs, tasks: VecDeque::new() };
+    let lane = Lane {
+        machine: MachineLane::new(machine),
+        snapshots,
+        inputs,
+        tasks: VecDeque::new(),
+        keep,
+        kept: VecDeque::new(),
+        applied: LogIndex::ZERO,
+    };
     let runner = if on_thread {
         Runner::Thread(Worker::spawn("raft-machine", move || run_on_thread(lane, tasks))?)
     } else {
@@ -150,6 +168,12 @@ struct Lane<S: StateMachine, P: SnapshotStore> {
     inputs: UnboundedSender<Input>,
     /// Taken from the queue and not done.
     tasks: VecDeque<LaneTask<S>>,
+    /// How many forwarded writes may yet claim a response.
+    keep: Arc<AtomicUsize>,
+    /// Responses that nobody waited for, in log order.
+    kept: VecDeque<(LogId, S::Response)>,
+    /// The last index applied since the start.
+    applied: LogIndex,
 }
 
 impl<S: StateMachine, P: SnapshotStore> Lane<S, P> {
@@ -165,8 +189,13 @@ impl<S: StateMachine, P: SnapshotStore> Lane<S, P> {
                     continue;
                 }
                 Some(LaneTask::TakeSnapshot(meta)) => self.snapshots.take(&mut self.machine, meta),
+                Some(LaneTask::Claim(claim, kept)) => {
+                    self.claim(claim);
+                    drop(kept);
+                    continue;
+                }
                 Some(LaneTask::Apply { entries, committed }) => {
-                    let result = apply(&mut self.machine, &entries, committed);
+                    let result = self.apply(&entries, committed);
                     applied = entries.last().map(|last| last.index).or(applied);
                     result
                 }
@@ -183,10 +212,38 @@ impl<S: StateMachine, P: SnapshotStore> Lane<S, P> {
         next
     }
 
+    fn apply(&mut self, entries: &Entries, committed: Waiting<S>) -> Result<(), StopReason> {
+        self.applied = entries.last().map_or(self.applied, |last| last.index);
+        // Counted before the leader was asked, and so before it could send the entry.
+        if self.keep.load(Ordering::Acquire) == 0 {
+            self.kept = VecDeque::new();
+            return apply(&mut self.machine, entries, committed);
+        }
+        let kept = &mut self.kept;
+        apply_keeping(&mut self.machine, entries, committed, |id, response| {
+            if kept.len() == RESPONSES_KEPT_MAX {
+                kept.pop_front();
+            }
+            kept.push_back((id, response));
+        })
+    }
+
+    /// Answers from what was kept, or lets the writer wait.
+    fn claim(&mut self, claim: Committed<PendingWrite<S::Response>>) {
+        let found = self.kept.binary_search_by_key(&claim.id.index, |(id, _)| id.index).ok();
+        match found.and_then(|at| self.kept.remove(at)) {
+            Some((id, response)) if id == claim.id => claim.writer.applied(id, response),
+            Some(_) => claim.lose(),
+            None if claim.id.index > self.applied => self.machine.wait(claim),
+            None => claim.lose(),
+        }
+    }
+
     /// Returns whether to go on.
     fn restore(&mut self, Restore { meta, committed }: Restore<S>) -> bool {
         match self.snapshots.restore(&mut self.machine, &meta, committed) {
             Ok(()) => {
+                self.applied = meta.id.last.index;
                 self.report(meta.id.last.index);
                 true
             }
@@ -215,6 +272,7 @@ impl<S: StateMachine, P: SnapshotStore> Lane<S, P> {
                 LaneTask::Apply { committed, .. } | LaneTask::Restore(Restore { committed, .. }) => {
                     committed.into_iter().for_each(Committed::lose);
                 }
+                LaneTask::Claim(claim, _) => claim.lose(),
                 LaneTask::Serve(reads) => reject_reads(reads),
                 LaneTask::TakeSnapshot(_) => {}
             }

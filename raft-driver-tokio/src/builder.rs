@@ -3,28 +3,34 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use raft_core::host::{Clients, SnapshotStore, StateMachine, Transport};
 use raft_core::{Config, Event};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::DropGuard;
 use tokio_util::task::TaskTracker;
 
 use crate::apply::{self, Runner};
 use crate::driver::{Assembled, Recovered, SnapshotLane};
 use crate::error::{Panicked, StartError, StopReason};
-use crate::handle::{Life, Raft, Shared};
-use crate::metrics::{self, Metrics, Publisher};
+use crate::forward::{Desk, Forwards};
+use crate::handle::{Freshness, Life, Raft, Shared};
+use crate::metrics::{self, Metrics, Publisher, Times};
 use crate::storage::NodeLog;
 use crate::task::{Input, NodeTask, Parts, Queues};
 use crate::transport::{Closed, Inbox, Incoming, Network, Started};
+
+/// The highest limits: within what a semaphore can count, and what a node could ever use.
+const QUEUE_MAX: usize = 1 << 20;
+const QUEUE_BYTES_MAX: usize = 1 << 30;
 
 /// Starts a node.
 #[derive(Clone, Debug)]
 pub struct Builder {
     config: Config,
     queue_max: usize,
+    queue_bytes_max: usize,
     machine_thread: bool,
 }
 
@@ -32,18 +38,24 @@ impl Builder {
     /// A node with this configuration of the protocol.
     #[must_use]
     pub const fn new(config: Config) -> Self {
-        Self { config, queue_max: 8192, machine_thread: false }
+        Self { config, queue_max: 8192, queue_bytes_max: 128 * 1024 * 1024, machine_thread: false }
     }
 
     /// How many requests may wait for the node's task; further callers wait in turn. Default 8,192 writes, and as
-    /// many reads and administrative requests.
-    ///
-    /// # Panics
-    /// If it is zero.
+    /// many reads and administrative requests. Between 1 and 1,048,576.
     #[must_use]
     pub const fn queue_max(mut self, requests: usize) -> Self {
-        assert!(requests > 0, "a queue holds one request at least");
         self.queue_max = requests;
+        self
+    }
+
+    /// How many bytes of commands may wait for their outcome, forwarded ones included; further callers wait in turn. A
+    /// command counts 256 bytes at least, and one that is longer than the limit waits until nothing else does. Default
+    /// 128 MiB: what the core admits ([`uncommitted_bytes_max`](Config::uncommitted_bytes_max)), and as much that waits for
+    /// it. Between 1 and 1 GiB.
+    #[must_use]
+    pub const fn queue_bytes_max(mut self, bytes: usize) -> Self {
+        self.queue_bytes_max = bytes;
         self
     }
 
@@ -58,7 +70,7 @@ impl Builder {
     /// Recovers what survived and starts the node, within the current runtime.
     ///
     /// # Errors
-    /// If something cannot be recovered, or what was recovered cannot be trusted. Nothing runs then.
+    /// If something cannot be recovered, what was recovered cannot be trusted, or a limit is impossible. Nothing runs then.
     pub async fn start<S, L, P, N>(
         self,
         log: L,
@@ -72,6 +84,7 @@ impl Builder {
         P: SnapshotStore,
         N: Network,
     {
+        self.validate()?;
         self.start_recovered(Recovered::ask(log, snapshots, machine).await?, network)
     }
 
@@ -95,7 +108,7 @@ impl Builder {
     /// ```
     ///
     /// # Errors
-    /// If what was recovered cannot be trusted. Nothing runs then.
+    /// If what was recovered cannot be trusted, or a limit is impossible. Nothing runs then.
     ///
     /// # Panics
     /// Outside a Tokio runtime.
@@ -110,7 +123,9 @@ impl Builder {
         P: SnapshotStore,
         N: Network,
     {
+        self.validate()?;
         let (id, command_bytes_max) = (self.config.id, self.config.command_bytes_max);
+        let letter_bytes_max = network.message_bytes_max();
         let config = self.config.clone();
         let Assembled { node, timer, log, snapshots, machine } =
             recovered.assemble(self.config, network.message_bytes_max())?;
@@ -120,7 +135,7 @@ impl Builder {
         let (writes, write_queue) = mpsc::channel(self.queue_max);
         let (life_sender, life) = watch::channel(Life::default());
         let life_sender = Arc::new(life_sender);
-        let abandoned = Arc::new(AtomicUsize::new(0));
+        let abandoned = Arc::new(AtomicBool::new(false));
         let pool = TaskTracker::new();
         let reports = inputs.clone();
         let reports = Arc::new(move |report: Result<Event, StopReason>| {
@@ -134,21 +149,25 @@ impl Builder {
             let _ = reports.send(Input::Event(event));
         });
         let snapshots = SnapshotLane::start(snapshots, reports, pool.clone());
+        let keep = Arc::new(AtomicUsize::new(0));
         let (machine, machine_runner) =
-            apply::start(machine, snapshots.clone(), inputs.clone(), self.machine_thread)
+            apply::start(machine, snapshots.clone(), inputs.clone(), Arc::clone(&keep), self.machine_thread)
                 .inspect_err(|_| snapshots.stop())?;
         let Started { transport, stats, stop } = network.start(&config, inbox(inputs.clone()));
         let publisher = Publisher::new(&node, Arc::clone(&stats));
         let metrics = publisher.sender();
 
         let task = NodeTask::new(Parts {
-            node,
+            node: node.into(),
             timer,
             log,
             machine,
             snapshots: snapshots.clone(),
             transport,
             clients: Clients::new(command_bytes_max),
+            forwards: Forwards::new(keep, command_bytes_max, letter_bytes_max),
+            desk: Desk::default(),
+            send_letter: N::send_letter,
             queues: Queues { inputs: input_queue, requests: request_queue, writes: write_queue },
             publisher,
             life: Arc::clone(&life_sender),
@@ -157,7 +176,30 @@ impl Builder {
         let snapshots = snapshots.stop_on_drop();
         let ends = Ends { pool, machine_runner, stop, snapshots, life: life_sender };
         tokio::spawn(supervise(task, ends, metrics.clone()));
-        Ok(Raft::new(Shared { id, writes, requests, inputs, metrics, life, abandoned, transport: stats }))
+        Ok(Raft::new(Shared {
+            id,
+            writes,
+            requests,
+            inputs,
+            metrics,
+            life,
+            abandoned,
+            transport: stats,
+            room: Arc::new(Semaphore::new(self.queue_bytes_max)),
+            room_bytes: self.queue_bytes_max,
+            local_reads: Arc::new(Semaphore::new(self.queue_max)),
+            freshness: Freshness::new(),
+            times: Times::new(id),
+        }))
+    }
+
+    fn validate(&self) -> Result<(), StartError> {
+        let limits = [
+            ("queue_max", self.queue_max, QUEUE_MAX),
+            ("queue_bytes_max", self.queue_bytes_max, QUEUE_BYTES_MAX),
+        ];
+        let broken = limits.into_iter().find(|(_, value, value_max)| !(1..=*value_max).contains(value));
+        broken.map_or(Ok(()), |(what, value, value_max)| Err(StartError::Limit { what, value, value_max }))
     }
 }
 
@@ -166,6 +208,7 @@ fn inbox(inputs: mpsc::UnboundedSender<Input>) -> Inbox {
     Inbox::new(move |incoming| {
         let input = match incoming {
             Incoming::Message(message, room) => Input::Receive(message, room),
+            Incoming::Letter { from, letter, room } => Input::Letter { from, letter, room },
             Incoming::Unreachable(peer) => Input::Event(raft_core::Event::Unreachable(peer)),
         };
         inputs.send(input).map_err(|_| Closed)

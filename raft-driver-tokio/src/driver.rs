@@ -118,10 +118,31 @@ where
     S: StateMachine,
     W: Writer<Response = S::Response>,
 {
-    guard(STATE_MACHINE, || lane.apply(entries, committed))?.map_err(|error| match error {
+    guard(STATE_MACHINE, || lane.apply(entries, committed))?.map_err(lane_failed)
+}
+
+/// As [`apply`], and hands out the responses that nobody waits for here.
+///
+/// # Errors
+/// As for [`apply`].
+pub(crate) fn apply_keeping<S, W>(
+    lane: &mut MachineLane<S, W>,
+    entries: &Entries,
+    committed: Vec<Committed<W>>,
+    unclaimed: impl FnMut(LogId, S::Response),
+) -> Result<(), StopReason>
+where
+    S: StateMachine,
+    W: Writer<Response = S::Response>,
+{
+    guard(STATE_MACHINE, || lane.apply_keeping(entries, committed, unclaimed))?.map_err(lane_failed)
+}
+
+fn lane_failed<E: Error + Send + Sync + 'static>(error: LaneError<E>) -> StopReason {
+    match error {
         LaneError::Machine(error) => StopReason::Machine(Arc::new(error)),
         LaneError::Responses { commands, responses } => StopReason::Responses { commands, responses },
-    })
+    }
 }
 
 /// Time as a node sees it, and its one timer.

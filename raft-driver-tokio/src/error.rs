@@ -31,6 +31,32 @@ pub enum Certainty {
     Happened,
 }
 
+/// What to do about an error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Advice {
+    /// Nothing was done here: ask the leader, or this node with [`forwarding`](crate::Raft::forwarding).
+    AskLeader {
+        /// Who leads.
+        leader: NodeId,
+        /// The leader's address as the membership has it.
+        address: Option<Bytes>,
+    },
+    /// Nothing was done, and later it may work: when there is a leader, or room.
+    RetryLater,
+    /// It does not work however often it is tried here: the request or the node is the matter.
+    GiveUp,
+    /// It may have been done, or may be done yet: find out before it is tried again, or send commands that may come twice.
+    OutcomeUnknown,
+    /// It was done; only the answer is lost.
+    Done,
+}
+
+impl Advice {
+    fn ask(leader: Option<NodeId>, address: Option<&Bytes>) -> Self {
+        leader.map_or(Self::RetryLater, |leader| Self::AskLeader { leader, address: address.cloned() })
+    }
+}
+
 /// Why a write has no result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {
@@ -70,7 +96,7 @@ pub enum WriteError {
         /// The command, to be tried elsewhere.
         command: Bytes,
     },
-    /// It may happen or not: the node stopped, or gave up following it.
+    /// It may happen or not: the limit passed, the node stopped, or an answer was lost.
     #[error("it is unknown whether the command is or will be committed")]
     Unknown,
     /// It is committed, and every machine will apply it, but this node has no response for it.
@@ -110,6 +136,18 @@ impl WriteError {
         }
     }
 
+    /// What to do about it.
+    #[must_use]
+    pub fn advice(&self) -> Advice {
+        match self {
+            Self::NotLeader { leader, address, .. } => Advice::ask(*leader, address.as_ref()),
+            Self::Busy { .. } | Self::Superseded { .. } => Advice::RetryLater,
+            Self::Refused { .. } | Self::Stopped { .. } => Advice::GiveUp,
+            Self::Unknown => Advice::OutcomeUnknown,
+            Self::ResponseLost { .. } => Advice::Done,
+        }
+    }
+
     /// The command, if it certainly did not happen.
     #[must_use]
     pub fn into_command(self) -> Option<Bytes> {
@@ -141,9 +179,24 @@ pub enum ReadError {
     /// The closure panicked. The node goes on: a reader cannot change the state machine.
     #[error("the read closure panicked")]
     Panicked,
+    /// The limit of [`Raft::within`](crate::Raft::within) passed.
+    #[error("the read was not served in time")]
+    TimedOut,
     /// The node has stopped; [`Raft::stop_reason`](crate::Raft::stop_reason) says why.
     #[error("the node has stopped")]
     Stopped,
+}
+
+impl ReadError {
+    /// What to do about it. A read can be tried again as often as one likes.
+    #[must_use]
+    pub fn advice(&self) -> Advice {
+        match self {
+            Self::NotLeader { leader, address } => Advice::ask(*leader, address.as_ref()),
+            Self::Busy | Self::TimedOut => Advice::RetryLater,
+            Self::Panicked | Self::Stopped => Advice::GiveUp,
+        }
+    }
 }
 
 impl From<Rejection> for ReadError {
@@ -162,13 +215,21 @@ impl From<Rejection> for ReadError {
 }
 
 /// Why an administrative request was not done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AdminError {
+    /// Not done: only the leader can do it.
+    #[error("this node does not lead; the leader is {}", Leader(*leader))]
+    NotLeader {
+        /// Who leads, if known.
+        leader: Option<NodeId>,
+        /// The leader's address as the membership has it.
+        address: Option<Bytes>,
+    },
     /// Not done.
     #[error(transparent)]
     Refused(#[from] AdminRefusal),
-    /// The leadership ended before the outcome was known: it may happen yet.
-    #[error("the leadership ended before the outcome was known")]
+    /// The leadership ended, or the limit passed, before the outcome was known: it may happen yet.
+    #[error("it is unknown whether it was or will be done")]
     Unknown,
     /// The node stopped before it answered: done or not, nobody knows.
     #[error("the node has stopped")]
@@ -176,6 +237,43 @@ pub enum AdminError {
 }
 
 impl AdminError {
+    /// What to do about it.
+    #[must_use]
+    pub fn advice(&self) -> Advice {
+        use AdminRefusal as R;
+        match self {
+            Self::NotLeader { leader, address } => Advice::ask(*leader, address.as_ref()),
+            Self::Refused(refusal) => match refusal {
+                R::NotLeader { leader } => Advice::ask(*leader, None),
+                R::ChangeInProgress
+                | R::NoEntryCommitted
+                | R::TimedOut
+                | R::TransferInProgress
+                | R::LeaderAlive
+                | R::Busy
+                | R::NotDurable => Advice::RetryLater,
+                R::NotPristine
+                | R::NotAMember
+                | R::NoChange
+                | R::NoVoters
+                | R::UnknownNode(_)
+                | R::NoAddress(_)
+                | R::NamedTwice(_)
+                | R::NothingToCancel
+                | R::TooLate
+                | R::Cancelled
+                | R::OtherLeader(_)
+                | R::NoOtherVoter
+                | R::NoSnapshotNeeded
+                | R::Snapshot(_)
+                | R::NotAVoter
+                | R::AlreadyLeader
+                | R::NoTermLeft => Advice::GiveUp,
+            },
+            Self::Unknown | Self::Stopped => Advice::OutcomeUnknown,
+        }
+    }
+
     /// What a caller is told of an outcome: who leads now, if the leadership was transferred.
     ///
     /// # Errors
@@ -312,6 +410,16 @@ pub enum StartError {
         message_bytes_max: u64,
         /// What the configuration of the node asks for.
         needed_bytes: u64,
+    },
+    /// A limit of the builder is outside of what is possible.
+    #[error("{what} is {value}, but must be between 1 and {value_max}")]
+    Limit {
+        /// Which limit.
+        what: &'static str,
+        /// What it was set to.
+        value: usize,
+        /// The highest possible.
+        value_max: usize,
     },
     /// Code panicked during recovery.
     #[error("the recovery of the {part} panicked: {message}")]

@@ -174,7 +174,9 @@ mod builder;
 mod cluster;
 pub mod driver;
 mod error;
+mod forward;
 mod handle;
+mod leave;
 mod metrics;
 mod request;
 pub mod storage;
@@ -186,6 +188,8 @@ mod worker;
 pub use builder::Builder;
 pub use cluster::{BootstrapDigest, ClusterId, DirectoryId, GroupId};
 pub use driver::Recovered;
-pub use error::{AdminError, Applied, Certainty, Panicked, ReadError, StartError, StopReason, WriteError};
-pub use handle::Raft;
+pub use error::{
+    AdminError, Advice, Applied, Certainty, Panicked, ReadError, StartError, StopReason, WriteError,
+};
+pub use handle::{Health, Raft, Wait, WaitError};
 pub use metrics::Metrics;

@@ -11,10 +11,13 @@ use raft_core::host::{Operator, Read, Rejection, Writer};
 use raft_core::{
     AdminOutcome, Commands, Event, LogId, MembershipChange, NodeId, ReadConsistency, Status, Ticket,
 };
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::Instant;
 
 use crate::driver::guard;
 use crate::error::{AdminError, Applied, ReadError};
+use crate::forward::Served;
+use crate::handle::Proof;
 
 /// A rejected command comes back. Boxed: the common answer is a short one.
 pub(crate) type Answer<T> = Result<T, Box<(Rejection, Bytes)>>;
@@ -22,8 +25,26 @@ pub(crate) type Answer<T> = Result<T, Box<(Rejection, Bytes)>>;
 /// A write on its way to the node's task.
 pub(crate) enum WriteRequest<R> {
     One(PendingWrite<R>),
-    Committed { commands: Commands, batch: Arc<Batch<LogId>> },
-    Applied { commands: Commands, batch: Arc<Batch<Applied<R>>> },
+    Committed(Many<LogId>),
+    Applied(Many<Applied<R>>),
+}
+
+/// Many commands of one caller.
+pub(crate) struct Many<T> {
+    pub(crate) commands: Commands,
+    pub(crate) batch: Arc<Batch<T>>,
+    pub(crate) forward: Option<Instant>,
+}
+
+impl<T> Many<T> {
+    fn expand<R>(self, reply: fn(Slot<T>) -> Reply<R>) -> impl Iterator<Item = PendingWrite<R>> {
+        let Self { commands, batch, forward } = self;
+        let commands: Vec<Bytes> = commands.iter().map(|command| command.to_bytes()).collect();
+        (0..).zip(commands).map(move |(at, command)| {
+            let reply = reply(Slot::Part(Part { batch: Arc::clone(&batch), at, open: true }));
+            PendingWrite { command, reply, forward, room: None }
+        })
+    }
 }
 
 impl<R> WriteRequest<R> {
@@ -31,18 +52,8 @@ impl<R> WriteRequest<R> {
     pub(crate) fn expand(self, queue: &mut VecDeque<PendingWrite<R>>) {
         match self {
             Self::One(write) => queue.push_back(write),
-            Self::Committed { commands, batch } => queue.extend(
-                (0..)
-                    .zip(commands.iter())
-                    .map(|(at, command)| (command.to_bytes(), Reply::Committed(Slot::part(&batch, at))))
-                    .map(|(command, reply)| PendingWrite { command, reply }),
-            ),
-            Self::Applied { commands, batch } => queue.extend(
-                (0..)
-                    .zip(commands.iter())
-                    .map(|(at, command)| (command.to_bytes(), Reply::Applied(Slot::part(&batch, at))))
-                    .map(|(command, reply)| PendingWrite { command, reply }),
-            ),
+            Self::Committed(many) => queue.extend(many.expand(Reply::Committed)),
+            Self::Applied(many) => queue.extend(many.expand(Reply::Applied)),
         }
     }
 }
@@ -50,6 +61,8 @@ impl<R> WriteRequest<R> {
 /// Anything else on its way to the node's task.
 pub(crate) enum Request<S> {
     Read(Box<dyn Read<S>>, ReadConsistency),
+    /// Of the state as it is.
+    ReadLocal(Box<dyn Read<S>>),
     Admin(AdminRequest, AdminReply),
     Status(oneshot::Sender<Status>),
     /// Bring the metrics up to date: somebody began to listen.
@@ -107,12 +120,19 @@ impl Operator for AdminReply {
 pub(crate) struct PendingWrite<R> {
     pub(crate) command: Bytes,
     pub(crate) reply: Reply<R>,
+    /// Until when the leader may be asked to write it, if this node does not lead.
+    pub(crate) forward: Option<Instant>,
+    /// Its share of what may wait; a batch holds it for all.
+    #[expect(dead_code, reason = "held for its drop")]
+    pub(crate) room: Option<OwnedSemaphorePermit>,
 }
 
 /// Where one command's answer goes.
 pub(crate) enum Reply<R> {
     Committed(Slot<LogId>),
     Applied(Slot<Applied<R>>),
+    /// Another node asks for its caller.
+    Forwarded(Served),
 }
 
 impl<R> Writer for PendingWrite<R> {
@@ -130,6 +150,7 @@ impl<R> Writer for PendingWrite<R> {
         match &self.reply {
             Reply::Committed(slot) => slot.is_abandoned(),
             Reply::Applied(slot) => slot.is_abandoned(),
+            Reply::Forwarded(served) => served.is_abandoned(),
         }
     }
 
@@ -138,6 +159,7 @@ impl<R> Writer for PendingWrite<R> {
             Reply::Committed(slot) => slot.answer(Ok(id)),
             // Not asked for: `wants_response` says so.
             Reply::Applied(slot) => slot.answer(Err(Box::new((Rejection::ResponseLost(id), Bytes::new())))),
+            Reply::Forwarded(served) => served.answer(Ok(id)),
         }
     }
 
@@ -145,14 +167,17 @@ impl<R> Writer for PendingWrite<R> {
         match self.reply {
             Reply::Committed(slot) => slot.answer(Ok(id)),
             Reply::Applied(slot) => slot.answer(Ok(Applied { id, response })),
+            // Not asked for; the other node's own machine answers.
+            Reply::Forwarded(served) => served.answer(Ok(id)),
         }
     }
 
     fn reject(self, rejection: Rejection) {
-        let rejected = Box::new((rejection, self.command));
+        let rejected = |rejection| Box::new((rejection, self.command));
         match self.reply {
-            Reply::Committed(slot) => slot.answer(Err(rejected)),
-            Reply::Applied(slot) => slot.answer(Err(rejected)),
+            Reply::Committed(slot) => slot.answer(Err(rejected(rejection))),
+            Reply::Applied(slot) => slot.answer(Err(rejected(rejection))),
+            Reply::Forwarded(served) => served.answer(Err(rejection)),
         }
     }
 }
@@ -164,10 +189,6 @@ pub(crate) enum Slot<T> {
 }
 
 impl<T> Slot<T> {
-    fn part(batch: &Arc<Batch<T>>, at: u32) -> Self {
-        Self::Part(Part { batch: Arc::clone(batch), at, open: true })
-    }
-
     fn answer(self, answer: Answer<T>) {
         match self {
             Self::One(sender) => drop(sender.send(answer)),
@@ -193,13 +214,25 @@ struct Gathered<T> {
     answers: Answers<T>,
     open: usize,
     done: Option<oneshot::Sender<Answers<T>>>,
+    #[expect(dead_code, reason = "held until all have their outcome")]
+    room: OwnedSemaphorePermit,
 }
 
 impl<T> Batch<T> {
-    pub(crate) fn new(count: usize, done: oneshot::Sender<Answers<T>>) -> Arc<Self> {
+    pub(crate) fn new(
+        count: usize,
+        done: oneshot::Sender<Answers<T>>,
+        room: OwnedSemaphorePermit,
+    ) -> Arc<Self> {
         let mut answers = Vec::new();
         answers.resize_with(count, || None);
-        Arc::new(Self(Mutex::new(Gathered { answers, open: count, done: Some(done) })))
+        Arc::new(Self(Mutex::new(Gathered { answers, open: count, done: Some(done), room })))
+    }
+
+    /// Whatever there is until now; nobody waits for the rest. `None` if all of it was sent.
+    pub(crate) fn give_up(&self) -> Option<Answers<T>> {
+        let mut gathered = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        gathered.done.take().map(|_| std::mem::take(&mut gathered.answers))
     }
 
     fn fill(&self, at: u32, answer: Option<Answer<T>>) {
@@ -248,6 +281,10 @@ impl<T> Drop for Part<T> {
 pub(crate) struct ReadJob<F, T> {
     pub(crate) closure: F,
     pub(crate) reply: oneshot::Sender<Result<T, ReadError>>,
+    /// What it proves of the state that it is served from, if anything.
+    pub(crate) proof: Option<Proof>,
+    /// Its share of what may wait, for one that the node does not count.
+    pub(crate) room: Option<OwnedSemaphorePermit>,
 }
 
 impl<S, T, F> Read<S> for ReadJob<F, T>
@@ -256,13 +293,17 @@ where
     T: Send,
 {
     fn serve(self: Box<Self>, machine: &S) {
-        let Self { closure, reply } = *self;
+        let Self { closure, reply, proof, room } = *self;
+        if let Some(proof) = proof {
+            proof.served();
+        }
         if reply.is_closed() {
             return;
         }
         // A reader that panics harms only its caller: it had no more than a shared reference.
         let result = guard("read", || closure(machine)).map_err(|_| ReadError::Panicked);
         let _ = reply.send(result);
+        drop(room);
     }
 
     fn reject(self: Box<Self>, rejection: Rejection) {

@@ -12,20 +12,25 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use bytes::Bytes;
+use raft_core::host::recording::RecordedNode;
 use raft_core::host::{
     Clients, LogSpan, Operator, Read, Rejection, SnapshotStore, StateMachine, Transport, Writer,
 };
-use raft_core::{Action, Event, Instant, MachineTask, Message, Node, RoleKind};
+use raft_core::{Action, Event, Instant, MachineTask, Message, NodeId, RoleKind};
 use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender};
 use tokio::sync::watch;
 
 use crate::apply::{LaneTask, Restore};
 use crate::driver::{SnapshotLane, Timer, guard, reject_reads, trace_notice, trace_stop};
 use crate::error::StopReason;
+use crate::forward::{self, Desk, Forwards};
 use crate::handle::Life;
+use crate::leave::Leaving;
 use crate::metrics::Publisher;
 use crate::request::{AdminReply, PendingWrite, Request, WriteRequest};
 use crate::storage::lane::LogLane;
@@ -34,13 +39,25 @@ use crate::transport::Room;
 /// How much is taken from one queue in one turn.
 const TURN_EVENTS_MAX: usize = 1024;
 
+/// How long callers that are gone may gather before all that wait are looked at.
+const ABANDONED_FOR: Duration = Duration::from_millis(10);
+
 /// What reaches the node beside clients' requests. The queue is unbounded, and bounded all the same: completions
 /// by the core's limits, messages by the budgets of their links.
 #[derive(Debug)]
 pub(crate) enum Input {
     Event(Event),
     Receive(Message, Room),
+    Letter {
+        from: NodeId,
+        letter: Bytes,
+        room: Room,
+    },
     Failed(StopReason),
+    /// Somebody stopped waiting.
+    Abandoned,
+    /// Hand the leadership over, then stop.
+    HandOver,
     Stop,
 }
 
@@ -67,7 +84,7 @@ pub(crate) type Waiting<S> =
 
 /// A node and everything around it.
 pub(crate) struct NodeTask<S: StateMachine, P: SnapshotStore, T> {
-    node: Node,
+    node: RecordedNode,
     timer: Timer,
     log: Box<dyn LogLane>,
     machine: UnboundedSender<LaneTask<S>>,
@@ -78,13 +95,18 @@ pub(crate) struct NodeTask<S: StateMachine, P: SnapshotStore, T> {
     clients: Waiting<S>,
     publisher: Publisher,
     life: Arc<watch::Sender<Life>>,
-    /// How many callers dropped their future since the last look.
-    abandoned: Arc<AtomicUsize>,
+    /// Somebody stopped waiting since the last look, and when the next one is due.
+    abandoned: Arc<AtomicBool>,
+    look_at: Option<Instant>,
+    forwards: Forwards<S::Response>,
+    desk: Desk,
+    send_letter: fn(&mut T, NodeId, Bytes) -> bool,
+    leaving: Option<Leaving>,
 }
 
 /// What a [`NodeTask`] is made of.
 pub(crate) struct Parts<S: StateMachine, P: SnapshotStore, T> {
-    pub(crate) node: Node,
+    pub(crate) node: RecordedNode,
     pub(crate) timer: Timer,
     pub(crate) log: Box<dyn LogLane>,
     pub(crate) machine: UnboundedSender<LaneTask<S>>,
@@ -94,7 +116,10 @@ pub(crate) struct Parts<S: StateMachine, P: SnapshotStore, T> {
     pub(crate) queues: Queues<S>,
     pub(crate) publisher: Publisher,
     pub(crate) life: Arc<watch::Sender<Life>>,
-    pub(crate) abandoned: Arc<AtomicUsize>,
+    pub(crate) abandoned: Arc<AtomicBool>,
+    pub(crate) forwards: Forwards<S::Response>,
+    pub(crate) desk: Desk,
+    pub(crate) send_letter: fn(&mut T, NodeId, Bytes) -> bool,
 }
 
 impl<S: StateMachine, P: SnapshotStore, T: Transport> NodeTask<S, P, T> {
@@ -111,6 +136,9 @@ impl<S: StateMachine, P: SnapshotStore, T: Transport> NodeTask<S, P, T> {
             publisher,
             life,
             abandoned,
+            forwards,
+            desk,
+            send_letter,
         } = parts;
         Self {
             node,
@@ -131,6 +159,11 @@ impl<S: StateMachine, P: SnapshotStore, T: Transport> NodeTask<S, P, T> {
             publisher,
             life,
             abandoned,
+            look_at: None,
+            forwards,
+            desk,
+            send_letter,
+            leaving: None,
         }
     }
 
@@ -171,29 +204,66 @@ impl<S: StateMachine, P: SnapshotStore, T: Transport> NodeTask<S, P, T> {
             return Err(StopReason::HandlesDropped);
         }
         let now = self.timer.now();
-        for input in self.arrived.inputs.drain(..) {
-            match input {
-                Input::Event(event) => step(&mut self.node, now, event)?,
-                Input::Receive(message, room) => {
-                    step(&mut self.node, now, Event::Receive(message))?;
-                    drop(room);
-                }
-                Input::Failed(reason) => return Err(reason),
-                Input::Stop => return Err(StopReason::Requested),
-            }
-        }
+        self.take_inputs(now)?;
         let asked = self.take_requests(now)?;
         self.take_writes(now)?;
         if self.node.deadline().is_some_and(|deadline| deadline <= now) {
             step(&mut self.node, now, Event::Wake)?;
         }
-        if !self.timer.is_armed() {
+        if !self.timer.is_armed() || self.look_at.is_some_and(|at| at <= now) {
             self.forget(now)?;
         }
         self.drain(now)?;
-        self.timer.arm(self.node.deadline());
+        let Self { desk, transport, send_letter, .. } = self;
+        desk.send(|to, letter| send_letter(transport, to, letter));
+        let (writes, reads) = self.pending();
+        let leave_at = match &mut self.leaving {
+            Some(leaving) => Some(leaving.at(now, writes).ok_or(StopReason::Requested)?),
+            None => None,
+        };
+        self.timer.arm([self.node.deadline(), self.look_at, leave_at].into_iter().flatten().min());
+        self.publisher.publish(&self.node, (writes, reads), asked);
+        Ok(())
+    }
+
+    /// How many writes and reads wait.
+    fn pending(&self) -> (usize, usize) {
         let (writes, reads) = self.clients.pending();
-        self.publisher.publish(&self.node, (writes + self.arrived.backlog.len(), reads), asked);
+        (writes + self.arrived.backlog.len() + self.forwards.len(), reads)
+    }
+
+    fn take_inputs(&mut self, now: Instant) -> Result<(), StopReason> {
+        for input in self.arrived.inputs.drain(..) {
+            match input {
+                Input::Event(event) => step(&mut self.node, now, event)?,
+                // The link's room is given back when the message has been taken in.
+                Input::Receive(message, _room) => step(&mut self.node, now, Event::Receive(message))?,
+                Input::Letter { from, letter, room: _room } => {
+                    let Self { forwards, desk, node, machine, arrived: Arrived { backlog, .. }, .. } = self;
+                    forward::receive(
+                        forwards,
+                        desk,
+                        from,
+                        letter,
+                        node.membership(),
+                        backlog,
+                        |claim, kept| {
+                            drop(machine.send(LaneTask::Claim(claim, kept)));
+                        },
+                    );
+                }
+                Input::Failed(reason) => return Err(reason),
+                Input::Abandoned => self.look_at = self.look_at.or(Some(now + ABANDONED_FOR)),
+                Input::HandOver if self.leaving.is_none() => {
+                    let (leaving, operator) = Leaving::begin(self.node.config().election_timeout_max);
+                    self.leaving = Some(leaving);
+                    let ticket = self.clients.admin(operator);
+                    step(&mut self.node, now, Event::StepDown { ticket })?;
+                }
+                Input::HandOver => {}
+                Input::Stop => return Err(StopReason::Requested),
+            }
+        }
         Ok(())
     }
 
@@ -204,6 +274,10 @@ impl<S: StateMachine, P: SnapshotStore, T: Transport> NodeTask<S, P, T> {
             let event = match request {
                 Request::Read(read, consistency) => {
                     self.clients.read(read, consistency);
+                    continue;
+                }
+                Request::ReadLocal(read) => {
+                    drop(self.machine.send(LaneTask::Serve(vec![read])));
                     continue;
                 }
                 Request::Status(reply) => {
@@ -239,18 +313,21 @@ impl<S: StateMachine, P: SnapshotStore, T: Transport> NodeTask<S, P, T> {
         }
         // What the node would answer; without a ticket, so that refusals by the million take no place behind a
         // write whose outcome is long in coming.
-        let rejection = Rejection::not_leader(self.node.status().leader, self.node.membership());
-        backlog.drain(..).for_each(|write| write.reject(rejection.clone()));
+        let leader = self.node.status().leader;
+        let rejection = Rejection::not_leader(leader, self.node.membership());
+        let Self { forwards, transport, send_letter, .. } = self;
+        forwards.pass(backlog, leader, &rejection, |to, letter| send_letter(transport, to, letter));
         Ok(())
     }
 
-    /// Gives up what nobody waits for any more. Looked at when the timer fires, so at the latest after a heartbeat
-    /// interval or an election timeout.
+    /// Gives up what nobody waits for any more. Looked at soon after somebody is gone, and when the timer fires: others
+    /// are gone when their time is up.
     fn forget(&mut self, now: Instant) -> Result<(), StopReason> {
-        if self.abandoned.swap(0, Ordering::Relaxed) == 0 {
-            return Ok(());
-        }
+        self.look_at = None;
+        // Before the look: whoever is gone after it tells the task again.
+        self.abandoned.store(false, Ordering::Release);
         self.arrived.backlog.retain(|write| !write.is_abandoned());
+        self.forwards.forget();
         self.clients.abandoned().into_iter().try_for_each(|event| step(&mut self.node, now, event))
     }
 
@@ -304,7 +381,9 @@ impl<S: StateMachine, P: SnapshotStore, T: Transport> NodeTask<S, P, T> {
         trace_stop(self.node.status().id, &reason);
         self.life.send_modify(|life| life.reason = Some(reason.clone()));
         self.publisher.stopped(&reason);
-        let Self { queues: Queues { mut requests, mut writes, .. }, arrived, mut clients, .. } = self;
+        let Self { queues, arrived, mut clients, mut forwards, mut desk, mut transport, send_letter, .. } =
+            self;
+        let Queues { mut requests, mut writes, .. } = queues;
         // Closures of readers are dropped here: users' code.
         if let Err(panicked) = guard("read", || clients.stop()) {
             tracing::error!(%panicked, "raft.read");
@@ -312,6 +391,8 @@ impl<S: StateMachine, P: SnapshotStore, T: Transport> NodeTask<S, P, T> {
         let Arrived { requests: taken, writes: unexpanded, mut backlog, .. } = arrived;
         unexpanded.into_iter().for_each(|request| request.expand(&mut backlog));
         backlog.into_iter().for_each(|write| write.reject(Rejection::Stopped));
+        forwards.stop();
+        desk.send(|to, letter| send_letter(&mut transport, to, letter));
         taken.into_iter().for_each(refuse);
         writes.close();
         requests.close();
@@ -335,7 +416,7 @@ impl<S: StateMachine, P: SnapshotStore, T: Transport> NodeTask<S, P, T> {
 /// Answers a request to a node that is gone.
 fn refuse<S>(request: Request<S>) {
     match request {
-        Request::Read(read, _) => reject_reads(vec![read]),
+        Request::Read(read, _) | Request::ReadLocal(read) => reject_reads(vec![read]),
         Request::Admin(_, reply) => reply.stopped(),
         // A dropped reply is an answer: the node is gone.
         Request::Status(_) | Request::Publish => {}
@@ -343,6 +424,6 @@ fn refuse<S>(request: Request<S>) {
 }
 
 /// A node that refuses an event was misused by this driver, and can no longer vouch for anything.
-fn step(node: &mut Node, now: Instant, event: Event) -> Result<(), StopReason> {
+fn step(node: &mut RecordedNode, now: Instant, event: Event) -> Result<(), StopReason> {
     node.step(now, event).map_err(StopReason::Driver)
 }

@@ -13,6 +13,7 @@ use super::clients::{Committed, Reader, Rejection, Writer};
 use super::frozen::{RestoreError, SnapshotSource};
 use super::state_machine::StateMachine;
 use crate::entry::{Entries, EntryRef};
+use crate::ids::LogId;
 
 /// A read on its way to the machine: a closure and where its result goes, whatever their types.
 pub trait Read<M>: Send {
@@ -81,6 +82,33 @@ impl<M: StateMachine, W: Writer<Response = M::Response>> MachineLane<M, W> {
         entries: &Entries,
         committed: Vec<Committed<W>>,
     ) -> Result<(), LaneError<M::Error>> {
+        self.apply_with(entries, committed, None)
+    }
+
+    /// As [`apply`](Self::apply), and hands out the responses that nobody waits for here.
+    ///
+    /// # Errors
+    /// As for [`apply`](Self::apply).
+    pub fn apply_keeping(
+        &mut self,
+        entries: &Entries,
+        committed: Vec<Committed<W>>,
+        mut unclaimed: impl FnMut(LogId, M::Response),
+    ) -> Result<(), LaneError<M::Error>> {
+        self.apply_with(entries, committed, Some(&mut unclaimed))
+    }
+
+    /// Lets a writer wait for an entry that is committed and was not applied here yet.
+    pub fn wait(&mut self, writer: Committed<W>) {
+        self.enqueue(writer);
+    }
+
+    fn apply_with(
+        &mut self,
+        entries: &Entries,
+        committed: Vec<Committed<W>>,
+        mut unclaimed: Option<&mut dyn FnMut(LogId, M::Response)>,
+    ) -> Result<(), LaneError<M::Error>> {
         for waiter in committed {
             self.enqueue(waiter);
         }
@@ -96,7 +124,7 @@ impl<M: StateMachine, W: Writer<Response = M::Response>> MachineLane<M, W> {
         if self.responses.len() != commands {
             return Err(LaneError::Responses { commands, responses: self.responses.len() });
         }
-        if self.waiting.is_empty() {
+        if self.waiting.is_empty() && unclaimed.is_none() {
             return Ok(());
         }
         for (id, response) in ids().zip(self.responses.drain(..)) {
@@ -106,6 +134,8 @@ impl<M: StateMachine, W: Writer<Response = M::Response>> MachineLane<M, W> {
             }
             if let Some(waiter) = self.waiting.pop_front_if(|waiter| waiter.id.index == id.index) {
                 waiter.writer.applied(id, response);
+            } else if let Some(unclaimed) = &mut unclaimed {
+                unclaimed(id, response);
             }
         }
         Ok(())

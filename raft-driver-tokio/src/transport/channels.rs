@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use raft_core::host::Transport;
 use raft_core::{Config, Membership, Message, NodeId};
 
@@ -121,6 +122,11 @@ impl Network for Endpoint {
             }),
         }
     }
+
+    fn send_letter(transport: &mut Sender, to: NodeId, letter: Bytes) -> bool {
+        let from = transport.id;
+        transport.link(to).is_some_and(|link| link.try_deliver_letter(from, letter).is_ok())
+    }
 }
 
 /// The sending half of an [`Endpoint`].
@@ -154,18 +160,22 @@ impl Sender {
         }
         self.version = version;
     }
-}
 
-impl Transport for Sender {
-    fn send(&mut self, message: Message) {
+    fn link(&mut self, to: NodeId) -> Option<&Link> {
         // Read before the topology: a change in between is seen at the next message.
         let version = self.network.0.version.load(Ordering::Acquire);
         if version != self.version {
             self.refresh(version);
         }
+        self.links.get(&to).map(|(_, link)| link)
+    }
+}
+
+impl Transport for Sender {
+    fn send(&mut self, message: Message) {
         // Payloads are shared with the sender's log: a message costs the link one place, whatever its length.
-        let sent = match self.links.get(&message.to) {
-            Some((_, link)) => link.try_deliver(message, 0),
+        let sent = match self.link(message.to) {
+            Some(link) => link.try_deliver(message, 0),
             None => Err(TryDeliverError::Full),
         };
         match sent {

@@ -5,6 +5,9 @@
 //! * What it receives goes through a [`Link`], one for each connection, with a budget in bytes: a peer that floods
 //!   a node is not read any further until the node has taken in what came before.
 //!
+//! * Beside messages of the protocol it may carry *letters*: bytes that drivers send each other, such as forwarded writes.
+//!   A letter may be lost or late, but is delivered at most once: whoever sent it does not send it again either.
+//!
 //! Shipped: [`Channels`] within one process, and [`tcp`](crate::tcp).
 
 mod channels;
@@ -14,6 +17,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use raft_core::host::Transport;
 use raft_core::{Config, Message, NodeId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
@@ -34,6 +38,14 @@ pub trait Network: Send + 'static {
 
     /// Begins to receive for the node of this configuration, into `inbox`. Called once, inside the runtime.
     fn start(self, config: &Config, inbox: Inbox) -> Started<Self::Transport>;
+
+    /// Queues a letter of at most [`message_bytes_max`](Self::message_bytes_max) bytes for the driver of another node.
+    /// Returns at once, and whether the letter may arrive: `false` promises that it will not. It must not arrive twice,
+    /// however the network behaves. By default no letter is ever sent, and writes are not forwarded over this network.
+    fn send_letter(transport: &mut Self::Transport, to: NodeId, letter: Bytes) -> bool {
+        let _ = (transport, to, letter);
+        false
+    }
 }
 
 /// A transport that runs.
@@ -57,6 +69,15 @@ impl<T> std::fmt::Debug for Started<T> {
 pub enum Incoming {
     /// A message from the peer that the transport has authenticated as its sender.
     Message(Message, Room),
+    /// A letter from the driver of the node that the transport has authenticated as its sender.
+    Letter {
+        /// Who sent it.
+        from: NodeId,
+        /// What it says.
+        letter: Bytes,
+        /// Its share of the link's budget.
+        room: Room,
+    },
     /// The connection to this peer was lost, and with it perhaps what was on the way.
     Unreachable(NodeId),
 }
@@ -140,12 +161,35 @@ impl Link {
     /// # Errors
     /// If there is none, or the node is gone.
     pub fn try_deliver(&self, message: Message, bytes: usize) -> Result<(), TryDeliverError> {
-        let room = match Arc::clone(&self.budget).try_acquire_many_owned(self.cost(bytes)) {
-            Ok(room) => room,
-            Err(TryAcquireError::NoPermits) => return Err(TryDeliverError::Full),
-            Err(TryAcquireError::Closed) => return Err(Closed.into()),
-        };
-        Ok((self.inbox.0)(Incoming::Message(message, Room(Some(room))))?)
+        let room = self.try_room(bytes)?;
+        Ok((self.inbox.0)(Incoming::Message(message, room))?)
+    }
+
+    /// Delivers a letter, once there is room for it.
+    ///
+    /// # Errors
+    /// If the node is gone.
+    pub async fn deliver_letter(&self, from: NodeId, letter: Bytes) -> Result<(), Closed> {
+        let room = Arc::clone(&self.budget).acquire_many_owned(self.cost(letter.len())).await;
+        let room = Room(Some(room.map_err(|_| Closed)?));
+        (self.inbox.0)(Incoming::Letter { from, letter, room })
+    }
+
+    /// Delivers a letter if there is room for it.
+    ///
+    /// # Errors
+    /// If there is none, or the node is gone.
+    pub fn try_deliver_letter(&self, from: NodeId, letter: Bytes) -> Result<(), TryDeliverError> {
+        let room = self.try_room(letter.len())?;
+        Ok((self.inbox.0)(Incoming::Letter { from, letter, room })?)
+    }
+
+    fn try_room(&self, bytes: usize) -> Result<Room, TryDeliverError> {
+        match Arc::clone(&self.budget).try_acquire_many_owned(self.cost(bytes)) {
+            Ok(room) => Ok(Room(Some(room))),
+            Err(TryAcquireError::NoPermits) => Err(TryDeliverError::Full),
+            Err(TryAcquireError::Closed) => Err(Closed.into()),
+        }
     }
 
     /// A message longer than the whole budget takes all of it, instead of waiting for ever.

@@ -1,0 +1,299 @@
+//! Writes that a node passes on to the leader, and those that others pass on to it.
+//!
+//! * A command travels once: it is sent by the node whose client wrote it to the node that it takes for the leader, and
+//!   no further. Nothing is ever sent again, so that no fault of the network writes it twice. What is lost, in either
+//!   direction, is `Unknown` when the client's limit passes.
+//! * The leader answers when the command is committed, and says where. The response is the client's own node's: its state
+//!   machine applies the same entry.
+//! * Both sides are bounded: the asking one by what may wait in its handles, the serving one by a budget for each member.
+//! * A letter is a peer's word: one that makes no sense is dropped, and an answer counts only if it comes from the node
+//!   that was asked.
+
+mod letter;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use raft_core::host::{Committed, Rejection, Writer};
+use raft_core::{LogId, Membership, NodeId, WriteRefusal};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use crate::request::{PendingWrite, Reply};
+use letter::{Answers, Letter, Outcome, Writes};
+
+/// When a forwarded write is given up whose caller set no limit.
+pub(crate) const FORWARD_LIMIT: Duration = Duration::from_secs(10);
+
+/// Commands are put into one letter until it has this many bytes.
+const LETTER_BYTES: usize = 256 * 1024;
+
+/// Bytes of commands that one member may have waiting here.
+const MEMBER_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// What the smallest command counts, so that their number is bounded too.
+const COMMAND_BYTES_MIN: usize = 256;
+
+/// Counts a write that may claim a response from the machine lane.
+#[derive(Debug)]
+pub(crate) struct Kept(Arc<AtomicUsize>);
+
+impl Kept {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Writes of this node's clients that were passed on.
+pub(crate) struct Forwards<R> {
+    waiting: BTreeMap<u64, Passed<R>>,
+    next: u64,
+    /// Tells answers to this life of the node from those to an earlier one.
+    life: u64,
+    keep: Arc<AtomicUsize>,
+    command_bytes_max: u64,
+    letter_bytes_max: usize,
+}
+
+struct Passed<R> {
+    write: PendingWrite<R>,
+    to: NodeId,
+    kept: Option<Kept>,
+}
+
+impl<R> Forwards<R> {
+    pub(crate) fn new(keep: Arc<AtomicUsize>, command_bytes_max: u64, letter_bytes_max: u64) -> Self {
+        let letter_bytes_max = usize::try_from(letter_bytes_max).unwrap_or(usize::MAX);
+        let life = fastrand::u64(..);
+        Self { waiting: BTreeMap::new(), next: 0, life, keep, command_bytes_max, letter_bytes_max }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Passes on what may be passed on, and rejects the rest, like all of it if there is no leader to pass it to.
+    pub(crate) fn pass(
+        &mut self,
+        queue: &mut VecDeque<PendingWrite<R>>,
+        leader: Option<NodeId>,
+        rejection: &Rejection,
+        mut send: impl FnMut(NodeId, Bytes) -> bool,
+    ) {
+        let now = Instant::now();
+        let mut writes = Vec::new();
+        let mut bytes = 0;
+        for write in queue.drain(..) {
+            let (length, length_max) = (write.command.len() as u64, self.command_bytes_max);
+            match write.forward {
+                Some(until) if leader.is_some() && until > now => {}
+                _ => {
+                    write.reject(rejection.clone());
+                    continue;
+                }
+            }
+            if length > length_max {
+                let refusal = WriteRefusal::TooLarge { bytes: length, bytes_max: length_max };
+                write.reject(Rejection::Refused(refusal));
+                continue;
+            }
+            bytes += write.command.len();
+            writes.push(write);
+            if bytes >= LETTER_BYTES {
+                self.post(&mut writes, leader, now, rejection, &mut send);
+                bytes = 0;
+            }
+        }
+        self.post(&mut writes, leader, now, rejection, &mut send);
+    }
+
+    /// One letter.
+    fn post(
+        &mut self,
+        writes: &mut Vec<PendingWrite<R>>,
+        leader: Option<NodeId>,
+        now: Instant,
+        rejection: &Rejection,
+        send: &mut impl FnMut(NodeId, Bytes) -> bool,
+    ) {
+        let Some(to) = leader.filter(|_| !writes.is_empty()) else { return };
+        let latest = writes.iter().filter_map(|write| write.forward).max().unwrap_or(now);
+        let commands = writes.iter().map(|write| &write.command);
+        let letter = letter::writes(self.life, self.next, latest.saturating_duration_since(now), commands);
+        // Counted before the letter leaves: whatever it causes comes later.
+        let kept: Vec<Option<Kept>> =
+            writes.iter().map(|write| write.wants_response().then(|| Kept::new(&self.keep))).collect();
+        if letter.len() > self.letter_bytes_max || !send(to, letter) {
+            writes.drain(..).for_each(|write| write.reject(rejection.clone()));
+            return;
+        }
+        for (write, kept) in writes.drain(..).zip(kept) {
+            self.waiting.insert(self.next, Passed { write, to, kept });
+            self.next += 1;
+        }
+    }
+
+    /// Passes answers of the leader on. `claim` gets the writers that wait for a response too.
+    fn answered(
+        &mut self,
+        from: NodeId,
+        answers: Answers,
+        membership: &Membership,
+        mut claim: impl FnMut(Committed<PendingWrite<R>>, Kept),
+    ) {
+        if answers.life != self.life {
+            return;
+        }
+        for (id, outcome) in answers.outcomes {
+            if self.waiting.get(&id).is_none_or(|passed| passed.to != from) {
+                continue;
+            }
+            let Some(Passed { write, kept, .. }) = self.waiting.remove(&id) else { continue };
+            match (outcome, kept) {
+                (Outcome::Committed(id), Some(kept)) => claim(Committed { id, writer: write }, kept),
+                (Outcome::Committed(id), None) => write.committed(id),
+                (Outcome::NotLeader(leader), _) => write.reject(Rejection::not_leader(leader, membership)),
+                (Outcome::Rejected(rejection), _) => write.reject(rejection),
+            }
+        }
+    }
+
+    /// Drops those for whom nobody waits any more.
+    pub(crate) fn forget(&mut self) {
+        self.waiting.retain(|_, passed| !passed.write.is_abandoned());
+    }
+
+    /// The node is gone: nobody here will hear what became of them.
+    pub(crate) fn stop(&mut self) {
+        let waiting = std::mem::take(&mut self.waiting);
+        waiting.into_values().for_each(|passed| passed.write.reject(Rejection::Unknown));
+    }
+}
+
+/// Answers on their way out.
+type Outbox = Arc<Mutex<Vec<(NodeId, u64, u64, Outcome)>>>;
+
+/// Writes of other nodes' clients.
+#[derive(Default)]
+pub(crate) struct Desk {
+    outbox: Outbox,
+    rooms: BTreeMap<NodeId, Arc<Semaphore>>,
+}
+
+impl Desk {
+    /// Takes commands that `from` passes on into the queue, as far as it has room here.
+    fn take<R>(
+        &mut self,
+        from: NodeId,
+        writes: Writes,
+        membership: &Membership,
+        queue: &mut VecDeque<PendingWrite<R>>,
+    ) {
+        let deadline = Instant::now() + writes.limit;
+        let room = membership.nodes.contains_key(&from).then(|| {
+            self.rooms.retain(|member, _| membership.nodes.contains_key(member));
+            let new = || Arc::new(Semaphore::new(MEMBER_BYTES_MAX));
+            Arc::clone(self.rooms.entry(from).or_insert_with(new))
+        });
+        for (id, command) in (writes.first..).zip(writes.commands) {
+            let share = command.len().clamp(COMMAND_BYTES_MIN, MEMBER_BYTES_MAX);
+            let share = u32::try_from(share).unwrap_or(u32::MAX);
+            let share = room.as_ref().and_then(|room| Arc::clone(room).try_acquire_many_owned(share).ok());
+            let outbox = Arc::clone(&self.outbox);
+            let served =
+                Served { outbox, to: from, life: writes.life, id, deadline, open: true, _room: share };
+            if served._room.is_some() {
+                let reply = Reply::Forwarded(served);
+                queue.push_back(PendingWrite { command, reply, forward: None, room: None });
+            } else {
+                served.answer(Err(Rejection::Busy));
+            }
+        }
+    }
+
+    /// Sends what was answered since the last call.
+    pub(crate) fn send(&mut self, mut send: impl FnMut(NodeId, Bytes) -> bool) {
+        let mut answers = self.outbox.lock().unwrap_or_else(PoisonError::into_inner);
+        if answers.is_empty() {
+            return;
+        }
+        let mut answers = std::mem::take(&mut *answers);
+        // In letters of one receiver each; an answer that is lost is `Unknown` there.
+        answers.sort_by_key(|(to, life, ..)| (*to, *life));
+        for same in answers.chunk_by(|one, other| (one.0, one.1) == (other.0, other.1)) {
+            for part in same.chunks(LETTER_BYTES / letter::OUTCOME_BYTES_MAX) {
+                let outcomes = part.iter().map(|(_, _, id, outcome)| (*id, outcome));
+                send(part[0].0, letter::answers(part[0].1, outcomes));
+            }
+        }
+    }
+}
+
+/// A place in the node for another node's client.
+pub(crate) struct Served {
+    outbox: Outbox,
+    to: NodeId,
+    life: u64,
+    id: u64,
+    /// When its client gives up.
+    deadline: Instant,
+    open: bool,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl Served {
+    pub(crate) fn is_abandoned(&self) -> bool {
+        Instant::now() >= self.deadline
+    }
+
+    pub(crate) fn answer(mut self, answer: Result<LogId, Rejection>) {
+        self.open = false;
+        self.post(match answer {
+            Ok(id) => Outcome::Committed(id),
+            Err(Rejection::NotLeader { leader, .. }) => Outcome::NotLeader(leader),
+            // Committed all the same: whoever waits for a response has a machine of its own.
+            Err(Rejection::ResponseLost(id)) => Outcome::Committed(id),
+            Err(rejection) => Outcome::Rejected(rejection),
+        });
+    }
+
+    fn post(&self, outcome: Outcome) {
+        let mut outbox = self.outbox.lock().unwrap_or_else(PoisonError::into_inner);
+        outbox.push((self.to, self.life, self.id, outcome));
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        if self.open {
+            self.post(Outcome::Rejected(Rejection::Unknown));
+        }
+    }
+}
+
+/// Takes a letter in.
+pub(crate) fn receive<R>(
+    forwards: &mut Forwards<R>,
+    desk: &mut Desk,
+    from: NodeId,
+    letter: Bytes,
+    membership: &Membership,
+    queue: &mut VecDeque<PendingWrite<R>>,
+    claim: impl FnMut(Committed<PendingWrite<R>>, Kept),
+) {
+    match letter::read(letter) {
+        Some(Letter::Writes(writes)) => desk.take(from, writes, membership, queue),
+        Some(Letter::Answers(answers)) => forwards.answered(from, answers, membership, claim),
+        None => tracing::warn!(%from, "raft.letter_malformed"),
+    }
+}
