@@ -556,11 +556,8 @@ where
                 Ok(done) => return Ok(done),
                 Err(
                     AdminError::Unknown
-                    | AdminError::Refused(
-                        AdminRefusal::NotLeader { .. }
-                        | AdminRefusal::NoEntryCommitted
-                        | AdminRefusal::ChangeInProgress,
-                    ),
+                    | AdminError::NotLeader { .. }
+                    | AdminError::Refused(AdminRefusal::NoEntryCommitted | AdminRefusal::ChangeInProgress),
                 ) => tokio::task::yield_now().await,
                 Err(AdminError::Refused(refusal)) => return Err(refusal),
                 Err(AdminError::Stopped) => panic!("a node stopped"),

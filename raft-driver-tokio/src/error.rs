@@ -283,6 +283,10 @@ impl AdminError {
             AdminOutcome::Done => Ok(None),
             AdminOutcome::Transferred { to } => Ok(Some(to)),
             AdminOutcome::Unknown => Err(Self::Unknown),
+            // Whoever knows the membership fills the address in.
+            AdminOutcome::Refused(AdminRefusal::NotLeader { leader }) => {
+                Err(Self::NotLeader { leader, address: None })
+            }
             AdminOutcome::Refused(refusal) => Err(refusal.into()),
         }
     }

@@ -124,11 +124,8 @@ async fn change(nodes: &[Raft<Journal>], change: MembershipChange) {
                 Ok(()) | Err(AdminError::Refused(AdminRefusal::NoChange)) => return,
                 Err(
                     AdminError::Unknown
-                    | AdminError::Refused(
-                        AdminRefusal::NotLeader { .. }
-                        | AdminRefusal::NoEntryCommitted
-                        | AdminRefusal::ChangeInProgress,
-                    ),
+                    | AdminError::NotLeader { .. }
+                    | AdminError::Refused(AdminRefusal::NoEntryCommitted | AdminRefusal::ChangeInProgress),
                 ) => tokio::task::yield_now().await,
                 Err(error) => panic!("{error}"),
             }
@@ -300,7 +297,7 @@ async fn a_transfer_and_a_planned_stop_cost_no_election_timeout() {
         match moved {
             Ok(()) => moves += 1,
             // Another one led by then, and leads on.
-            Err(AdminError::Refused(AdminRefusal::NotLeader { .. })) => {}
+            Err(AdminError::NotLeader { .. }) => {}
             Err(error) => panic!("{error}"),
         }
     }
@@ -324,7 +321,7 @@ async fn what_cannot_be_changed_is_refused_with_its_reason() {
     write(&nodes, text(0)).await.unwrap();
     let refused = async |asked: MembershipChange| loop {
         match within(leader(&nodes).await.change_membership(asked.clone())).await {
-            Err(AdminError::Refused(AdminRefusal::NotLeader { .. } | AdminRefusal::NoEntryCommitted)) => {}
+            Err(AdminError::NotLeader { .. } | AdminError::Refused(AdminRefusal::NoEntryCommitted)) => {}
             Err(AdminError::Refused(refusal)) => return refusal,
             other => panic!("{other:?}"),
         }
@@ -341,10 +338,7 @@ async fn what_cannot_be_changed_is_refused_with_its_reason() {
     assert_eq!(refused(nowhere).await, AdminRefusal::NoAddress(node(9)));
     let follower = nodes.iter().find(|raft| raft.metrics().borrow().status.role == RoleKind::Follower);
     let asked = within(follower.unwrap().change_membership(cluster.update(&[], &[], &[1]))).await;
-    assert!(matches!(
-        asked,
-        Err(AdminError::Refused(AdminRefusal::NotLeader { .. }) | AdminError::Unknown) | Ok(())
-    ));
+    assert!(matches!(asked, Err(AdminError::NotLeader { .. } | AdminError::Unknown) | Ok(())));
 
     // A node that never comes holds up nothing for ever: the change is cancelled.
     let absent = cluster.join(4).await;

@@ -130,7 +130,7 @@ impl Front {
 
     fn not_done(&self, error: AdminError, uri: &Uri) -> Answer {
         match error {
-            AdminError::Refused(AdminRefusal::NotLeader { leader }) => self.elsewhere(leader, uri),
+            AdminError::NotLeader { leader, .. } => self.elsewhere(leader, uri),
             AdminError::Refused(
                 refusal @ (AdminRefusal::NoEntryCommitted | AdminRefusal::Busy | AdminRefusal::NotDurable),
             ) => unavailable(&refusal.to_string()),

@@ -126,7 +126,9 @@ impl Front {
                 ),
                 Ok(None) => problem(StatusCode::NOT_FOUND, "the key has no value"),
                 Err(ReadError::NotLeader { leader, .. }) => self.elsewhere(leader, uri),
-                Err(error @ (ReadError::Busy | ReadError::Stopped)) => unavailable(&error.to_string()),
+                Err(error @ (ReadError::Busy | ReadError::TimedOut | ReadError::Stopped)) => {
+                    unavailable(&error.to_string())
+                }
                 Err(error @ ReadError::Panicked) => {
                     problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string())
                 }

@@ -228,7 +228,7 @@ async fn bootstrap(raft: &Raft<Machine>, peers: &Peers) -> Result<(), Failure> {
     match raft.bootstrap(peers.members.clone()).await {
         // The second: a leader was faster, who began with the same list, and the members may be others by now.
         Ok(()) | Err(AdminError::Refused(AdminRefusal::NotPristine)) => Ok(()),
-        Err(error @ (AdminError::Refused(_) | AdminError::Unknown)) => {
+        Err(error @ (AdminError::NotLeader { .. } | AdminError::Refused(_) | AdminError::Unknown)) => {
             Err(Failure::other(format!("no bootstrap: {error}")))
         }
         Err(AdminError::Stopped) => Err(stopped(&raft.stopped().await)),

@@ -128,7 +128,7 @@ impl<S: StateMachine> Raft<S> {
 
     /// With the leader's address, if it was refused because this node does not lead.
     fn located(&self, error: AdminError) -> AdminError {
-        let AdminError::Refused(AdminRefusal::NotLeader { leader }) = error else { return error };
+        let AdminError::NotLeader { leader, .. } = error else { return error };
         let metrics = self.shared.metrics.borrow();
         let address = leader.and_then(|leader| metrics.membership.nodes.get(&leader).cloned());
         AdminError::NotLeader { leader, address }
