@@ -21,6 +21,14 @@ pub(crate) enum Kind {
     Peers = 6,
     /// The node stopped while it ran.
     Stopped = 7,
+    /// Nobody served what a client asked for; nothing changed.
+    NotDone = 8,
+    /// What a client asked for may have happened, or may happen yet.
+    Unknown = 9,
+    /// The key has no value.
+    NoKey = 10,
+    /// What a client asked for was refused.
+    Refused = 11,
     /// Ended by a signal, as shells count it.
     Interrupted = 130,
 }

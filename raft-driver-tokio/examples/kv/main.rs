@@ -1,39 +1,44 @@
 //! A replicated key-value store over HTTP that survives `kill -9`: what a program on `raft-driver-tokio` looks like.
 //!
 //! * [`machine`] with [`frozen`]: the state machine, and its state as bytes. This is what a user writes.
-//! * [`serve`], [`listen`], [`request`], [`http`] and [`admin`]: a node with a durable log, snapshots in files, a TCP
-//!   transport and an HTTP front.
-//! * [`demo`] with [`cluster`], [`client`], [`load`], [`wait`] and [`report`]: three such processes, killed and restarted
-//!   under load, every acknowledged write read back.
+//! * [`serve`]: a node with a durable log, snapshots in files and a TCP transport, from start to shutdown.
+//! * [`http`]: its front for clients, operators and whoever watches, the status page among it. It knows nothing of Tokio's
+//!   driver: a trait says what it needs of a node.
+//! * [`client`]: the commands `get`, `put`, `del`, `status`, `member`, `transfer` and `snapshot`; [`bench`]: load.
+//! * [`demo`]: three such processes, killed and restarted under load, every acknowledged write read back.
 //!
-//! Left out, because nothing here needs it: authentication, encryption, listing of keys, conditional writes.
+//! Left out, because nothing here needs it: authentication of clients, HTTP over TLS, listing of keys, conditional writes.
 
-mod admin;
+mod bench;
 mod cli;
 mod client;
-mod cluster;
 mod demo;
 mod failure;
 mod frozen;
 mod http;
-mod listen;
-mod load;
 mod machine;
 mod report;
-mod request;
 mod serve;
 mod stop;
-mod wait;
 
 use std::process::ExitCode;
 
 use clap::Parser;
+use cli::Command;
 
 fn main() -> ExitCode {
     // clap prints its own errors and ends with code 2.
     let result = match cli::Cli::parse().command {
-        cli::Command::Serve(options) => serve::run(options),
-        cli::Command::Demo(options) => demo::run(&options),
+        Command::Serve(options) => serve::run(*options),
+        Command::Bench(options) => bench::run(&options),
+        Command::Demo(options) => demo::run(&options),
+        Command::Get(options) => client::commands::get(&options),
+        Command::Put(options) => client::commands::put(options),
+        Command::Del(options) => client::commands::remove(&options),
+        Command::Status(options) => client::operator::status(&options),
+        Command::Member(options) => client::operator::member(options.command),
+        Command::Transfer(options) => client::operator::transfer(&options),
+        Command::Snapshot(options) => client::operator::snapshot(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

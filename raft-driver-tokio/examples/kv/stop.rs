@@ -6,29 +6,45 @@ use tokio::sync::oneshot;
 
 use crate::failure::Failure;
 
-/// Resolves with the signal's name when the process is asked to stop.
-pub(crate) fn asked_to_stop() -> Result<impl Future<Output = &'static str>, Failure> {
-    let failed = |error| Failure::other(format!("signals cannot be heard: {error}"));
+/// Signals that ask the process to stop, from when this was made on.
+#[derive(Debug)]
+pub(crate) struct Signals {
     #[cfg(unix)]
-    let mut terminate =
-        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()).map_err(failed)?;
+    terminate: tokio::signal::unix::Signal,
     #[cfg(unix)]
-    let mut interrupt =
-        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::interrupt()).map_err(failed)?;
+    interrupt: tokio::signal::unix::Signal,
     #[cfg(windows)]
-    let mut interrupt = tokio::signal::windows::ctrl_c().map_err(failed)?;
-    Ok(async move {
+    interrupt: tokio::signal::windows::CtrlC,
+}
+
+impl Signals {
+    pub(crate) fn new() -> Result<Self, Failure> {
+        #[cfg(unix)]
+        use tokio::signal::unix::{SignalKind, signal};
+        let failed = |error| Failure::other(format!("signals cannot be heard: {error}"));
+        Ok(Self {
+            #[cfg(unix)]
+            terminate: signal(SignalKind::terminate()).map_err(failed)?,
+            #[cfg(unix)]
+            interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
+            #[cfg(windows)]
+            interrupt: tokio::signal::windows::ctrl_c().map_err(failed)?,
+        })
+    }
+
+    /// The name of the next one.
+    pub(crate) async fn next(&mut self) -> &'static str {
         #[cfg(unix)]
         tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "Ctrl-C",
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "Ctrl-C",
         }
         #[cfg(windows)]
         {
-            interrupt.recv().await;
+            self.interrupt.recv().await;
             "Ctrl-C"
         }
-    })
+    }
 }
 
 /// Resolves when standard input ends, if that is wanted.

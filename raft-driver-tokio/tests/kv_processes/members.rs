@@ -29,13 +29,12 @@ impl Cluster {
     /// Asks for other members until that is done.
     fn change(&self, body: &str) {
         until("the change of the members", || {
-            let answer = self.ask("POST", "/admin/members", body.as_bytes());
+            let answer = self.ask("PATCH", "/members", body.as_bytes());
             match answer.status {
                 200 => Some(()),
                 // It goes on, or a new leader goes on with it.
                 202 | 500 => None,
-                409 if answer.text().contains("already as asked for") => Some(()),
-                409 if answer.text().contains("in progress") => None,
+                409 if answer.json()["error"] == "change_in_progress" => None,
                 _ => panic!("{answer:?}: {}", answer.text()),
             }
         });
@@ -85,7 +84,7 @@ fn a_node_is_replaced_while_clients_go_on() {
     cluster.put("without", "a founder");
     let newcomer = cluster.nodes[1].http.clone();
     until("the new node to lead", || {
-        let answer = cluster.ask("POST", "/admin/transfer", b"{\"to\":4}");
+        let answer = cluster.ask("POST", "/transfer", b"{\"to\":4}");
         // It leads already, or another transfer was faster.
         matches!(answer.status, 200 | 409).then_some(())?;
         cluster.nodes[1].status().filter(|status| status["role"] == "leader")
@@ -138,16 +137,16 @@ fn an_operator_takes_a_snapshot_and_moves_the_leadership() {
     cluster.put("k", "v");
     let old = cluster.leader();
     let http = cluster.nodes[old].http.clone();
-    let taken = Answer::to("POST", &http, "/admin/snapshot", b"").unwrap();
+    let taken = Answer::to("POST", &http, "/snapshot", b"").unwrap();
     assert_eq!(taken.status, 200, "{}", taken.text());
     let status = cluster.nodes[old].status().unwrap();
     assert!(status["snapshot_index"].as_u64() > Some(0), "{status}");
-    let again = Answer::to("POST", &http, "/admin/snapshot", b"").unwrap();
+    let again = Answer::to("POST", &http, "/snapshot", b"").unwrap();
     assert_eq!(again.status, 409, "{}", again.text());
     let snapshots = cluster.nodes[old].data.join("snapshots");
     assert!(fs::read_dir(&snapshots).unwrap().count() > 1, "a file beside the lock");
 
-    let moved = cluster.ask("POST", "/admin/transfer", b"");
+    let moved = cluster.ask("POST", "/transfer", b"");
     assert_eq!(moved.status, 200, "{}", moved.text());
     let term = until("another leader", || {
         let leader = cluster.leader();
@@ -169,20 +168,30 @@ fn mistakes_of_operators_are_told_and_change_nothing() {
     let cluster = Cluster::started(3);
     cluster.put("k", "v");
     let address = free_address();
-    for (path, body, status, part) in [
-        ("/admin/members", "{}".to_owned(), 400, "name voters"),
-        ("/admin/members", "no json".to_owned(), 400, "expected"),
-        ("/admin/members", "{\"voters\":{\"9\":null}}".to_owned(), 409, "node 9 has no address"),
-        ("/admin/members", "{\"remove\":[1,2,3]}".to_owned(), 409, "no voters"),
-        ("/admin/members", "{\"voters\":{\"1\":null}}".to_owned(), 409, "already as asked for"),
-        ("/admin/members", "{\"cancel\":true}".to_owned(), 409, "no membership change"),
-        ("/admin/transfer", "{\"to\":9}".to_owned(), 409, "node 9 is unknown"),
-        ("/admin/transfer", "{\"from\":1}".to_owned(), 400, "expected"),
-        ("/admin/members", format!("{{\"voters\":{{\"4\":\"{address}@here\"}}}}"), 400, "HOST:PORT"),
+    for (method, path, body, status, part) in [
+        ("PATCH", "/members", "{}".to_owned(), 400, "nobody is named"),
+        ("PATCH", "/members", "no json".to_owned(), 400, "not understood"),
+        ("PATCH", "/members", "{\"voters\":{\"9\":null}}".to_owned(), 409, "node 9 has no address"),
+        ("PATCH", "/members", "{\"remove\":[1,2,3]}".to_owned(), 409, "no voters"),
+        ("PATCH", "/members", format!("{{\"voters\":{{\"4\":\"{address}@here\"}}}}"), 400, "HOST:PORT"),
+        ("POST", "/members", "{\"id\":9}".to_owned(), 409, "node 9 has no address"),
+        ("POST", "/members", "{\"id\":4,\"raft\":\"here\"}".to_owned(), 400, "HOST:PORT"),
+        ("POST", "/members", "x".repeat(100_000), 413, "send less"),
+        ("DELETE", "/members/x", String::new(), 400, "GET /status"),
+        ("POST", "/members/cancel", String::new(), 409, "no membership change"),
+        ("POST", "/transfer", "{\"to\":9}".to_owned(), 409, "node 9 is unknown"),
+        ("POST", "/transfer", "{\"from\":1}".to_owned(), 400, "send nothing"),
     ] {
-        let answer = cluster.ask("POST", path, body.as_bytes());
+        let answer = cluster.ask(method, path, body.as_bytes());
         assert_eq!(answer.status, status, "{path} {body}: {}", answer.text());
         assert!(answer.text().contains(part), "{path} {body}: {}", answer.text());
+        assert!(answer.json()["next"].is_string(), "{path} {body}: {}", answer.text());
+    }
+    // What is so already is done.
+    for (method, path, body) in
+        [("PATCH", "/members", "{\"voters\":{\"1\":null}}"), ("POST", "/members", "{\"id\":1}")]
+    {
+        assert_eq!(cluster.ask(method, path, body.as_bytes()).status, 200, "{path}");
     }
     assert_eq!(ids(&cluster.nodes[cluster.leader()].status().unwrap()), [1, 2, 3]);
 }

@@ -335,7 +335,7 @@ impl Answer {
             .into();
         let request = ureq::http::Request::builder().method(method).uri(format!("http://{address}{path}"));
         let answer = match method {
-            "PUT" | "POST" => agent.run(request.body(body).unwrap()),
+            "PUT" | "POST" | "PATCH" => agent.run(request.body(body).unwrap()),
             _ => agent.run(request.body(()).unwrap()),
         };
         let mut answer = answer.ok()?;

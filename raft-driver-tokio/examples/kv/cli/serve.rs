@@ -1,4 +1,4 @@
-//! The command line: what can be asked for, in words that teach, and what is checked before anything starts.
+//! `kv serve`: its arguments, and what is checked before anything starts.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -6,73 +6,49 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use clap::{Args, Parser, Subcommand};
+use clap::Args;
 use raft_core::NodeId;
 
+use crate::cli::{parse_address, parse_id};
 use crate::failure::{Failure, Kind};
 
-const EXAMPLES: &str = "\
-Three nodes on one machine, each in a terminal of its own; the --peer list is the same for all:
-  kv serve --id 1 --raft 127.0.0.1:7101 --http 127.0.0.1:8101 --data /tmp/kv-1 \\
-      --peer 1=127.0.0.1:7101@127.0.0.1:8101 \\
-      --peer 2=127.0.0.1:7102@127.0.0.1:8102 \\
-      --peer 3=127.0.0.1:7103@127.0.0.1:8103
-  kv serve --id 2 --raft 127.0.0.1:7102 --http 127.0.0.1:8102 --data /tmp/kv-2 --peer ...
-  kv serve --id 3 --raft 127.0.0.1:7103 --http 127.0.0.1:8103 --data /tmp/kv-3 --peer ...
-Then:
-  curl -L -X PUT --data-binary hello http://127.0.0.1:8101/kv/greeting
-  curl -L http://127.0.0.1:8102/kv/greeting
-  curl http://127.0.0.1:8103/status
-Replace node 1 by node 4:
-  kv serve --id 4 --raft 127.0.0.1:7104 --http 127.0.0.1:8104 --data /tmp/kv-4 --join
-  curl -L -X POST http://127.0.0.1:8102/admin/members \\
-      -d '{\"voters\":{\"4\":\"127.0.0.1:7104@127.0.0.1:8104\"},\"remove\":[1]}'
-All of it, with `kill -9` and a check that nothing is lost:
-  kv demo";
-
-const SERVE_HELP: &str = "\
-HTTP (versions 1.1 and 2):
+pub(super) const HELP: &str = "\
+HTTP (versions 1.1 and 2; plain, without authentication):
   PUT /kv/{key}     the body is the value, up to 1 MiB;
                     200 {\"index\":N,\"existed\":B} once committed and applied
   GET /kv/{key}     linearizable, at any member; 200 with the value, or 404
   DELETE /kv/{key}  200 {\"index\":N,\"existed\":B}
-  GET /status       role, term, leader, indexes, members, digest of the state
-  POST /admin/members   {\"voters\":{\"4\":\"RAFT@HTTP\"},\"learners\":{},\"remove\":[1]} changes who
-                    takes part, in one step and from any set to any other; {\"cancel\":true} gives a
-                    change up. 200 once it is complete, 202 if that takes longer
-  POST /admin/transfer  {\"to\":2}, or no body for whoever is furthest: 200 {\"leader\":N}
-  POST /admin/snapshot  this node takes a snapshot now: 200 once it is durable
-  Keys are percent-decoded, 1 to 1024 bytes. A node that does not lead answers writes with 307 to the
-  leader's HTTP address (known from the '@HTTP' of --peer, or of what it was added by), or 503 with Retry-After where none
-  is known. A 307, a 4xx and a 503 mean: did not happen. Any other 5xx says in its body what is
-  known; \"unknown\" means that the write may happen or not. What has no outcome after 10 s is
-  answered 504.
+  Keys are percent-decoded, 1 to 1024 bytes.
+  POST /members     {\"id\":4,\"raft\":\"HOST:PORT\",\"http\":\"HOST:PORT\",\"learner\":false}
+                    adds a node (started with --join), or makes a voter a learner or the reverse
+  DELETE /members/4 removes it
+  PATCH /members    {\"voters\":{\"4\":\"RAFT@HTTP\"},\"learners\":{},\"remove\":[1]}: any change in
+                    one step, from any set to any other
+  POST /members/cancel  gives up the change in progress
+  POST /transfer    {\"to\":2}, or no body for whoever is furthest: 200 {\"leader\":N}
+  POST /snapshot    this node takes a snapshot now: 200 once it is durable
+                    What operators ask for is answered 202 where it takes longer than 10 s, and
+                    goes on. To ask again is harmless
+  GET /             a page that shows the cluster live
+  GET /status       the same as JSON: role, term, leader, indexes, members, lag, elections, disk
+  GET /healthz      200 while the node's task answers
+  GET /readyz       200 while linearizable reads are served here, and it does not shut down
+  GET /metrics      figures for Prometheus
+  A node that does not lead answers writes with 307 to the leader's HTTP address (known from the
+  '@HTTP' of --peer, or of what it was added by), or 503 with Retry-After where none is known.
+  A 307, a 4xx and a 503 mean: did not happen. Any other 5xx says in its body what is known. What
+  has no outcome after 10 s is answered 504. Every refusal's body is
+    {\"error\":KIND,\"message\":..,\"next\":WHAT TO DO,\"outcome\":did_not_happen|unknown|committed}
+
+Ends in order on SIGTERM and Ctrl-C: says at /readyz that it leaves, hands the leadership over,
+finishes requests, closes its files. A second signal ends it at once; nothing acknowledged is lost.
 
 Exit codes:
-  0  shut down as asked (SIGTERM, Ctrl-C)   4  another process has the data directory
-  1  anything else                          5  an address cannot be listened on
-  2  arguments                              6  the peers have another list or cluster
-  3  data directory unusable or foreign     7  the node stopped while it ran";
-
-/// A replicated key-value store over HTTP that survives `kill -9`.
-#[derive(Debug, Parser)]
-#[command(name = "kv", max_term_width = 110, after_help = EXAMPLES)]
-pub(crate) struct Cli {
-    #[command(subcommand)]
-    pub(crate) command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Command {
-    /// Run one node.
-    #[command(max_term_width = 110, after_help = SERVE_HELP)]
-    Serve(Serve),
-    /// Run three nodes on loopback, kill and restart them under load, and check that nothing was lost.
-    ///
-    /// Exit status 0 only if every acknowledged write was read back and all three nodes ended in the same state;
-    /// 130 if interrupted.
-    Demo(Demo),
-}
+  0  shut down as asked                     5  an address cannot be listened on
+  1  anything else                          6  the peers have another list or cluster
+  2  arguments                              7  the node stopped while it ran
+  3  data directory unusable or foreign   130  a second signal ended it
+  4  another process has the data directory";
 
 #[derive(Debug, Args)]
 pub(crate) struct Serve {
@@ -94,13 +70,18 @@ pub(crate) struct Serve {
     /// addresses may change.
     #[arg(long = "peer", value_name = "N=RAFT[@HTTP]", required_unless_present = "join")]
     pub(crate) peers: Vec<Peer>,
-    /// Instead of a list: wait to be added to a running cluster by POST /admin/members there. Also at later starts.
+    /// Instead of a list: wait to be added to a running cluster by `kv member add` or POST /members there. Also at
+    /// later starts.
     #[arg(long, conflicts_with = "peers")]
     pub(crate) join: bool,
     /// Names the cluster; nodes of different clusters refuse each other. Decimal, or hexadecimal after 0x.
     /// Choose one at random where two clusters could meet.
     #[arg(long, value_name = "ID", default_value = "1", value_parser = parse_cluster)]
     pub(crate) cluster: u128,
+    /// Listen beyond this host although nothing protects it: whoever reaches --http may read and change everything,
+    /// and without TLS whoever reaches --raft too.
+    #[arg(long)]
+    pub(crate) insecure: bool,
     /// Interval of the leader's heartbeats.
     #[arg(long, value_name = "MS", default_value = "100", value_parser = parse_ms)]
     pub(crate) heartbeat_ms: Duration,
@@ -122,25 +103,6 @@ pub(crate) struct Serve {
     /// Also end when standard input is closed, so that a node never outlives the program that started it.
     #[arg(long, hide = true)]
     pub(crate) until_stdin_closes: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct Demo {
-    /// Writes in the first stage; the stages under `kill -9` write half as many each.
-    #[arg(long, value_name = "N", default_value = "10000", value_parser = clap::value_parser!(u32).range(100..=10_000_000))]
-    pub(crate) writes: u32,
-    /// Clients that write at the same time, over one connection to each node.
-    #[arg(long, value_name = "N", default_value = "32", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub(crate) clients: u16,
-    /// Bytes in a value.
-    #[arg(long, value_name = "BYTES", default_value = "256", value_parser = clap::value_parser!(u32).range(64..=1024 * 1024))]
-    pub(crate) value_bytes: u32,
-    /// Fail when it takes longer than this.
-    #[arg(long, value_name = "SECONDS", default_value = "180", value_parser = clap::value_parser!(u32).range(1..=86_400))]
-    pub(crate) limit_s: u32,
-    /// Leave the temporary directory with data and the nodes' output where it is.
-    #[arg(long)]
-    pub(crate) keep: bool,
 }
 
 /// One `--peer`.
@@ -176,6 +138,11 @@ pub(crate) struct Peers {
 }
 
 impl Serve {
+    /// Whether other nodes have to show who they are.
+    pub(crate) const fn has_tls(&self) -> bool {
+        false
+    }
+
     /// The list of peers, once the arguments are known to agree with each other.
     pub(crate) fn peers(&self) -> Result<Peers, Failure> {
         let wrong = |what: String, advice: &str| Failure::new(Kind::Arguments, what, advice);
@@ -206,24 +173,6 @@ impl Serve {
     }
 }
 
-fn parse_id(text: &str) -> Result<NodeId, String> {
-    match text.parse() {
-        Ok(0) => Err("nodes are numbered from 1 on".into()),
-        Ok(id) => Ok(NodeId::new(id)),
-        Err(error) => Err(format!("'{text}' is not a node's number: {error}")),
-    }
-}
-
-/// Checks the form only; names are resolved when they are used.
-pub(crate) fn parse_address(text: &str) -> Result<String, String> {
-    let (host, port) = text.rsplit_once(':').ok_or_else(|| format!("'{text}' is not HOST:PORT"))?;
-    let named = !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || "/@=".contains(c));
-    match port.parse::<u16>() {
-        Ok(1..) if named => Ok(text.to_owned()),
-        _ => Err(format!("'{text}' is not HOST:PORT with a port from 1 to 65535")),
-    }
-}
-
 fn parse_cluster(text: &str) -> Result<u128, String> {
     let parsed = match text.strip_prefix("0x") {
         Some(digits) => u128::from_str_radix(digits, 16),
@@ -241,22 +190,18 @@ fn parse_ms(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use clap::Parser;
 
     use super::*;
+    use crate::cli::{Cli, Command};
 
     fn serve(more: &[&str]) -> Result<Serve, clap::Error> {
         let fixed =
             ["kv", "serve", "--id", "1", "--raft", "127.0.0.1:1", "--http", "127.0.0.1:2", "--data", "d"];
         match Cli::try_parse_from(fixed.iter().chain(more))?.command {
-            Command::Serve(serve) => Ok(serve),
-            Command::Demo(_) => unreachable!("serve was asked for"),
+            Command::Serve(serve) => Ok(*serve),
+            _ => unreachable!("serve was asked for"),
         }
-    }
-
-    #[test]
-    fn the_definition_holds_together() {
-        Cli::command().debug_assert();
     }
 
     #[test]

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 use crate::client::{Client, Status};
+use crate::demo::load::Control;
 use crate::failure::Failure;
-use crate::load::Control;
 
 /// The longest wait for anything that the cluster should do by itself.
 pub(crate) const WAIT_LIMIT: Duration = Duration::from_secs(30);

@@ -4,6 +4,10 @@
 //! * Ends by itself: each wait has a limit, and so has the whole. Whatever happens, the processes are killed and
 //!   the data is removed.
 
+mod cluster;
+mod load;
+mod wait;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -13,12 +17,12 @@ use tokio::time::sleep;
 
 use crate::cli::Demo;
 use crate::client::{Client, Status};
-use crate::cluster::Cluster;
+pub(crate) use crate::demo::cluster::Cluster;
+use crate::demo::load::{Book, Control, Seen, Stage};
+use crate::demo::wait::{POLL, WAIT_LIMIT, elected, leading, reached, waited_for};
 use crate::failure::{Failure, Kind};
-use crate::load::{Book, Control, Seen, Stage};
 use crate::report::{bar, line, ms, percentile, rate, thousands};
-use crate::stop::asked_to_stop;
-use crate::wait::{POLL, WAIT_LIMIT, elected, leading, reached, waited_for};
+use crate::stop::Signals;
 
 const NODES: usize = 3;
 /// Keys that each client goes round while nodes are killed, so that most writes replace another.
@@ -30,13 +34,13 @@ pub(crate) fn run(options: &Demo) -> Result<(), Failure> {
     let runtime = runtime.map_err(|error| Failure::other(format!("no runtime: {error}")))?;
     runtime.block_on(async {
         // Before anything is started: a signal from here on cleans up.
-        let stop = asked_to_stop()?;
+        let mut signals = Signals::new()?;
         let mut cluster = Cluster::new(NODES, options.keep)?;
         let limit = Duration::from_secs(options.limit_s.into());
         let result = tokio::select! {
             // First: Ctrl-C reaches the nodes too, and that they end then is no failure.
             biased;
-            signal = stop => Err(Failure::new(Kind::Interrupted, format!("interrupted by {signal}"), "")),
+            signal = signals.next() => Err(Failure::new(Kind::Interrupted, format!("interrupted by {signal}"), "")),
             result = tokio::time::timeout(limit, Run::new(options, &mut cluster).all()) => {
                 result.unwrap_or_else(|_| Err(Failure::other(format!("not done within {} s", options.limit_s))))
             }

@@ -19,11 +19,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::failure::chain;
 use crate::http::Front;
+use crate::http::node::Node;
 
 /// Clients connected at a time; more wait to be accepted.
 const CONNECTIONS_MAX: usize = 1024;
 /// Requests at a time on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 128;
+/// The longest head of a request; also what HTTP/1.1 buffers for a connection.
+const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// How long a connection may be silent.
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
 /// How long a client may take to receive an answer.
@@ -95,22 +98,23 @@ fn prepare(stream: &TcpStream) -> std::io::Result<()> {
 }
 
 /// Accepts clients until it is cancelled, then lets requests in flight end.
-pub(crate) async fn accept(listener: TcpListener, front: Arc<Front>, stop: CancellationToken) {
+pub(crate) async fn accept<N: Node>(listener: TcpListener, front: Arc<Front<N>>, stop: CancellationToken) {
     accept_within(listener, front, stop, RECEIVE_LIMIT).await;
 }
 
-async fn accept_within(
+async fn accept_within<N: Node>(
     listener: TcpListener,
-    front: Arc<Front>,
+    front: Arc<Front<N>>,
     stop: CancellationToken,
     receive_limit: Duration,
 ) {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE_LIMIT);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE_LIMIT).max_buf_size(HEAD_BYTES_MAX);
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEAD_BYTES_MAX as u32)
         .keep_alive_interval(IDLE_LIMIT / 2)
         .keep_alive_timeout(IDLE_LIMIT / 2);
     let graceful = GracefulShutdown::new();
@@ -177,12 +181,13 @@ mod tests {
 
     use super::*;
     use crate::http::IN_FLIGHT_BYTES_MAX;
+    use crate::http::node::TokioNode;
     use crate::machine::{COMMAND_BYTES_MAX, Machine, VALUE_BYTES_MAX, begin_put};
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
     /// One node that leads, and its front.
-    async fn front(request_limit: Duration) -> (Arc<Front>, Raft<Machine>) {
+    async fn front(request_limit: Duration) -> (Arc<Front<TokioNode>>, Raft<Machine>) {
         let tcp = Tcp::bind("127.0.0.1:0", TcpConfig::new(ClusterId::new(1))).await.unwrap();
         let machine = Machine::default();
         let glance = machine.glance();
@@ -192,12 +197,12 @@ mod tests {
         let (log, snapshots) = (MemoryLog::default(), MemorySnapshots::default());
         let raft = Builder::new(config).start(log, snapshots, machine, tcp).await.unwrap();
         raft.bootstrap([(id, Bytes::from_static(b"127.0.0.1:1"))].into()).await.unwrap();
-        let mut front = Front::new(raft.clone(), glance, BTreeMap::new());
+        let mut front = Front::new(TokioNode::new(raft.clone()), glance, BTreeMap::new());
         front.request_limit = request_limit;
         (Arc::new(front), raft)
     }
 
-    async fn listen(front: &Arc<Front>, receive_limit: Duration) -> std::net::SocketAddr {
+    async fn listen(front: &Arc<Front<TokioNode>>, receive_limit: Duration) -> std::net::SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(accept_within(listener, Arc::clone(front), CancellationToken::new(), receive_limit));
@@ -254,6 +259,6 @@ mod tests {
         tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
         let answer = String::from_utf8(answer).unwrap();
         assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
-        assert!(answer.contains("did not happen"), "{answer}");
+        assert!(answer.contains("did_not_happen"), "{answer}");
     }
 }

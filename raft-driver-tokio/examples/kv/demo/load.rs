@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
-use crate::client::{Client, Fate};
+use crate::client::{Client, Fate, Until};
 
 /// How long a client goes on trying to have one write accepted.
 const WRITE_LIMIT: Duration = Duration::from_secs(30);
@@ -250,7 +250,9 @@ impl Writer {
             let serial = first + u64::from(write);
             let value = value(&key, serial, stage.value_bytes);
             let began = Instant::now();
-            let written = client.put(&key, value, WRITE_LIMIT, &control.stop).await;
+            let written = client
+                .put(&key, value, Until { deadline: began + WRITE_LIMIT, stop: Some(&control.stop) })
+                .await;
             if written == Fate::Acknowledged {
                 control.acknowledged.fetch_add(1, Ordering::Relaxed);
             }

@@ -1,0 +1,106 @@
+//! The command line: what can be asked for, in words that teach.
+
+mod client;
+mod serve;
+
+use clap::{Parser, Subcommand};
+use raft_core::NodeId;
+
+pub(crate) use client::{
+    Bench, Demo, Get, Load, Member, MemberCommand, Put, Reach, Remove, Snapshot, Status, Transfer,
+};
+pub(crate) use serve::{Peers, Serve};
+
+const EXAMPLES: &str = "\
+Three nodes on one machine, each in a terminal of its own; the --peer list is the same for all:
+  kv serve --id 1 --raft 127.0.0.1:7101 --http 127.0.0.1:8101 --data /tmp/kv-1 \\
+      --peer 1=127.0.0.1:7101@127.0.0.1:8101 \\
+      --peer 2=127.0.0.1:7102@127.0.0.1:8102 \\
+      --peer 3=127.0.0.1:7103@127.0.0.1:8103
+  kv serve --id 2 --raft 127.0.0.1:7102 --http 127.0.0.1:8102 --data /tmp/kv-2 --peer ...
+  kv serve --id 3 --raft 127.0.0.1:7103 --http 127.0.0.1:8103 --data /tmp/kv-3 --peer ...
+Look at them: open http://127.0.0.1:8101/ in a browser, or
+  kv status
+Then:
+  kv put greeting hello                   curl -L -X PUT --data-binary hello http://127.0.0.1:8101/kv/greeting
+  kv get greeting                         curl http://127.0.0.1:8102/kv/greeting
+  kv bench --duration-s 10
+Replace node 1 by node 4:
+  kv serve --id 4 --raft 127.0.0.1:7104 --http 127.0.0.1:8104 --data /tmp/kv-4 --join
+  kv member add 4 --raft 127.0.0.1:7104 --http 127.0.0.1:8104
+  kv member remove 1
+All of it, with `kill -9` and a check that nothing is lost:
+  kv demo";
+
+/// A replicated key-value store over HTTP that survives `kill -9`: server, client, load generator.
+#[derive(Debug, Parser)]
+#[command(name = "kv", version, max_term_width = 110, after_help = EXAMPLES)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run one node.
+    #[command(max_term_width = 110, after_help = serve::HELP)]
+    Serve(Box<Serve>),
+    /// Print the value of a key.
+    #[command(after_help = client::EXIT_CODES)]
+    Get(Get),
+    /// Set a key. Tried again until there is an outcome, it happens once all the same.
+    #[command(after_help = client::EXIT_CODES)]
+    Put(Put),
+    /// Remove a key. Tried again until there is an outcome, it happens once all the same.
+    #[command(after_help = client::EXIT_CODES)]
+    Del(Remove),
+    /// Show every node: role, term, indexes, lag.
+    #[command(after_help = client::EXIT_CODES)]
+    Status(Status),
+    /// Show or change who takes part.
+    Member(Member),
+    /// Let another node lead.
+    #[command(after_help = client::EXIT_CODES)]
+    Transfer(Transfer),
+    /// Have nodes take a snapshot now.
+    #[command(after_help = client::EXIT_CODES)]
+    Snapshot(Snapshot),
+    /// Put load on a cluster, and report throughput, latencies and errors.
+    Bench(Bench),
+    /// Run three nodes on loopback, kill and restart them under load, and check that nothing was lost.
+    ///
+    /// Exit status 0 only if every acknowledged write was read back and all three nodes ended in the same state;
+    /// 130 if interrupted.
+    Demo(Demo),
+}
+
+/// A node's number.
+pub(crate) fn parse_id(text: &str) -> Result<NodeId, String> {
+    match text.parse() {
+        Ok(0) => Err("nodes are numbered from 1 on".into()),
+        Ok(id) => Ok(NodeId::new(id)),
+        Err(error) => Err(format!("'{text}' is not a node's number: {error}")),
+    }
+}
+
+/// Checks the form only; names are resolved when they are used.
+pub(crate) fn parse_address(text: &str) -> Result<String, String> {
+    let (host, port) = text.rsplit_once(':').ok_or_else(|| format!("'{text}' is not HOST:PORT"))?;
+    let named = !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || "/@=".contains(c));
+    match port.parse::<u16>() {
+        Ok(1..) if named => Ok(text.to_owned()),
+        _ => Err(format!("'{text}' is not HOST:PORT with a port from 1 to 65535")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_holds_together() {
+        Cli::command().debug_assert();
+    }
+}

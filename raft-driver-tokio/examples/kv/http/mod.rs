@@ -1,0 +1,258 @@
+//! What clients are answered: every outcome of the node as a status code.
+//!
+//! * 200 means committed and applied here. 307, 4xx and 503 mean that the write did not happen and never will;
+//!   any other 5xx says in its body what is known.
+//! * Every request ends within [`REQUEST_LIMIT`]; what is in flight fits into [`IN_FLIGHT_BYTES_MAX`], an answer
+//!   until it was sent.
+//! * A value that is read is shared with the map.
+//! * Nothing here knows what drives the node: see [`node`].
+
+pub(crate) mod admin;
+pub(crate) mod answer;
+pub(crate) mod disk;
+pub(crate) mod elections;
+pub(crate) mod health;
+pub(crate) mod listen;
+pub(crate) mod node;
+pub(crate) mod route;
+mod status;
+mod write;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hyper::body::{Body, Bytes, Incoming};
+use hyper::header::{ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue};
+use hyper::{Request, StatusCode, Uri};
+use metrics_exporter_prometheus::PrometheusHandle;
+use raft_core::NodeId;
+use raft_driver_tokio::ReadError;
+use serde_json::json;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout_at};
+
+use crate::http::admin::Change;
+use crate::http::answer::{Answer, Known, Problem, json, typed};
+use crate::http::disk::Disk;
+use crate::http::elections::Elections;
+use crate::http::node::Node;
+use crate::http::route::{Route, read_admin, read_put, route, same_site};
+use crate::http::status::{Beside, StatusView, reached};
+use crate::machine::{self, Addresses, Glance, VALUE_BYTES_MAX};
+
+/// The longest that a client waits for an answer.
+pub(crate) const REQUEST_LIMIT: Duration = Duration::from_secs(10);
+/// What all requests and answers in flight may hold together: 8,192 without a body, 126 with the longest.
+pub(crate) const IN_FLIGHT_BYTES_MAX: usize = 128 * 1024 * 1024;
+/// What a request counts beside its body, and what a short answer counts.
+const REQUEST_BYTES: usize = 16 * 1024;
+/// The status page: everything that it shows comes from `GET /status` of the nodes.
+const PAGE: &str = include_str!("page.html");
+
+/// What answers need.
+pub(crate) struct Front<N> {
+    pub(crate) node: N,
+    pub(crate) glance: Glance,
+    /// Where clients reach whom, as this node was started with. The log may know better.
+    pub(crate) http: Addresses,
+    pub(crate) elections: Arc<Elections>,
+    /// Where the data is, if it is on a disk.
+    pub(crate) disk: Option<Arc<Disk>>,
+    /// What `GET /metrics` renders, if anything is recorded.
+    pub(crate) recorder: Option<PrometheusHandle>,
+    /// Set when the node is about to go: it serves whom it has, and wants nobody new.
+    pub(crate) leaving: AtomicBool,
+    pub(crate) in_flight: Arc<Semaphore>,
+    pub(crate) request_limit: Duration,
+    began: Instant,
+}
+
+impl<N: Node> Front<N> {
+    pub(crate) fn new(node: N, glance: Glance, http: Addresses) -> Self {
+        Self {
+            node,
+            glance,
+            http,
+            elections: Arc::new(Elections::new()),
+            disk: None,
+            recorder: None,
+            leaving: AtomicBool::new(false),
+            in_flight: Arc::new(Semaphore::new(IN_FLIGHT_BYTES_MAX)),
+            request_limit: REQUEST_LIMIT,
+            began: Instant::now(),
+        }
+    }
+
+    /// From now on `GET /readyz` says no.
+    pub(crate) fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// Answers one request. What comes with the answer is to be kept until it was sent.
+    pub(crate) async fn answer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+    ) -> (Answer, Option<OwnedSemaphorePermit>) {
+        let body_bytes = request.body().size_hint().exact().unwrap_or(u64::MAX);
+        let cost_bytes =
+            REQUEST_BYTES + usize::try_from(body_bytes).unwrap_or(usize::MAX).min(VALUE_BYTES_MAX);
+        let Some(mut permit) = self.acquire(cost_bytes) else {
+            return (Problem::unavailable("busy", "too much is in flight").answer(), None);
+        };
+        let routed = route(request.method(), request.uri());
+        let allowed = same_site(request.method(), request.uri(), request.headers());
+        let answer = match allowed.and(routed) {
+            Ok(route) => self.serve_measured(route, request).await,
+            Err(problem) => problem.answer(),
+        };
+        // From here on it is the answer that counts. A write's is never longer than what it holds already.
+        let answer_bytes = REQUEST_BYTES.max(answer.body().len());
+        match answer_bytes.checked_sub(permit.num_permits()) {
+            Some(0) => {}
+            None => drop(permit.split(permit.num_permits() - answer_bytes)),
+            Some(more_bytes) => match self.acquire(more_bytes) {
+                Some(more) => permit.merge(more),
+                None => {
+                    return (Problem::unavailable("busy", "too much is in flight").answer(), Some(permit));
+                }
+            },
+        }
+        (answer, Some(permit))
+    }
+
+    fn acquire(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let bytes = u32::try_from(bytes).ok()?;
+        Arc::clone(&self.in_flight).try_acquire_many_owned(bytes).ok()
+    }
+
+    async fn serve_measured(&self, route: Route, request: Request<Incoming>) -> Answer {
+        let (name, began) = (route.name(), Instant::now());
+        let answer = self.serve_in_time(route, request).await;
+        if self.recorder.is_some() {
+            health::count(name, answer.status(), began.elapsed());
+        }
+        answer
+    }
+
+    async fn serve_in_time(&self, route: Route, request: Request<Incoming>) -> Answer {
+        let deadline = Instant::now() + self.request_limit;
+        let (write, admin) = (route.is_write(), route.is_admin());
+        let late = StatusCode::GATEWAY_TIMEOUT;
+        match timeout_at(deadline, self.serve(route, request, deadline)).await {
+            Ok(answer) => answer,
+            Err(_) if write => Problem::unknown(late, "no outcome in time", write::READ_IT).answer(),
+            Err(_) if admin => {
+                let next = "it goes on; look at GET /status; to ask again is harmless";
+                json(StatusCode::ACCEPTED, &json!({ "done": false, "next": next }))
+            }
+            Err(_) => {
+                Problem::new(late, "too_slow", "not answered in time", "try again, here or at another node")
+                    .answer()
+            }
+        }
+    }
+
+    async fn serve(&self, route: Route, request: Request<Incoming>, deadline: Instant) -> Answer {
+        let (parts, body) = request.into_parts();
+        let uri = &parts.uri;
+        match route {
+            Route::Get(key) => self.get(key, uri).await,
+            Route::Put(key) => match in_time(deadline, read_put(&key, body)).await {
+                Ok(command) => self.write(command, uri).await,
+                Err(problem) => problem.answer(),
+            },
+            Route::Delete(key) => self.write(machine::delete(&key), uri).await,
+            Route::Page => {
+                typed(StatusCode::OK, Bytes::from_static(PAGE.as_bytes()), "text/html; charset=utf-8")
+            }
+            Route::Status => self.status().await,
+            Route::Health => self.health().await,
+            Route::Ready => self.ready().await,
+            Route::Metrics => self.metrics().await,
+            Route::RemoveMember(id) => self.change_members(Change::remove(id), uri).await,
+            Route::CancelChange => self.change_members(Change::cancel(), uri).await,
+            Route::Snapshot => self.snapshot(uri).await,
+            Route::AddMember | Route::ChangeMembers | Route::Transfer => {
+                let body = match in_time(deadline, read_admin(body)).await {
+                    Ok(body) => body,
+                    Err(problem) => return problem.answer(),
+                };
+                match route {
+                    Route::AddMember => self.add_member(&body, uri).await,
+                    Route::ChangeMembers => self.patch_members(&body, uri).await,
+                    _ => self.transfer(&body, uri).await,
+                }
+            }
+        }
+    }
+
+    async fn get(&self, key: Vec<u8>, uri: &Uri) -> Answer {
+        match self.node.get(key).await {
+            Ok(Some(value)) => typed(StatusCode::OK, value, "application/octet-stream"),
+            Ok(None) => {
+                Problem::new(StatusCode::NOT_FOUND, "no_such_key", "the key has no value", "PUT one").answer()
+            }
+            Err(ReadError::NotLeader { leader, .. }) => self.elsewhere(leader, uri),
+            Err(error @ ReadError::Panicked) => {
+                let next = "report it, with what the node logged";
+                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", error, next).answer()
+            }
+            Err(error) => Problem::unavailable("not_now", error).answer(),
+        }
+    }
+
+    /// To the leader, if it is known where clients reach it.
+    pub(crate) fn elsewhere(&self, leader: Option<NodeId>, uri: &Uri) -> Answer {
+        let Some(leader) = leader.filter(|leader| *leader != self.node.id()) else {
+            return Problem::unavailable("no_leader", "no leader is known").answer();
+        };
+        let problem = match reached(&self.glance.http(), &self.http, leader) {
+            Some(address) => {
+                let path = uri.path_and_query().map_or("/", |path| path.as_str());
+                match HeaderValue::from_str(&format!("http://{address}{path}")) {
+                    Ok(location) => Problem::elsewhere(leader.get(), location),
+                    Err(_) => Problem::unavailable(
+                        "leader_unreachable",
+                        format!("node {leader} leads, and its HTTP address in --peer is no address"),
+                    ),
+                }
+            }
+            None => Problem::unavailable(
+                "leader_unreachable",
+                format!(
+                    "node {leader} leads, and this node does not know its HTTP address: add it to --peer, as in \
+                     --peer {leader}=RAFT@HTTP"
+                ),
+            ),
+        };
+        problem.answer()
+    }
+
+    async fn status(&self) -> Answer {
+        let Some(metrics) = self.node.observe().await else {
+            return Problem::unavailable("stopped", "the node has stopped").answer();
+        };
+        let beside = Beside {
+            machine: self.glance.get(),
+            elections: self.elections.recent(),
+            storage: self.storage().await,
+            uptime_s: self.began.elapsed().as_secs(),
+        };
+        let known = self.glance.http();
+        let view = StatusView::new(&metrics, beside, |id| reached(&known, &self.http, id));
+        let mut answer = json(StatusCode::OK, &view);
+        // The page of one node asks all.
+        answer.headers_mut().insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+        answer
+    }
+}
+
+/// Until the body is there, nothing was proposed: this limit is as long as the request's own, and asked first.
+async fn in_time<T>(deadline: Instant, body: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
+    timeout_at(deadline, body).await.unwrap_or_else(|_| {
+        let message = "the body did not arrive in time";
+        let problem = Problem::new(StatusCode::REQUEST_TIMEOUT, "slow_body", message, "send it again");
+        Err(problem.known(Known::DidNotHappen))
+    })
+}

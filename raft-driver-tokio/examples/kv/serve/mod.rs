@@ -1,0 +1,243 @@
+//! `kv serve`: one node with its durable log, its TCP transport and its HTTP front, from start to shutdown.
+//!
+//! * Ports are taken before the data is touched; data is opened before anything is served.
+//! * A pristine node is bootstrapped with the list on the command line, or waits to be added; one with data goes on from
+//!   that, whoever the members are by now.
+//! * Whoever leads hands over before it ends, so that no client waits for an election.
+//! * Mistakes that do not heal by themselves end the process, each with its own exit code and advice.
+
+mod exposure;
+mod refusals;
+mod stores;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use raft_core::{AdminRefusal, Config, LogIndex, SnapshotPolicy};
+use raft_driver_tokio::tcp::{Tcp, TcpConfig, TcpError};
+use raft_driver_tokio::{AdminError, BootstrapDigest, Builder, ClusterId, Raft, Recovered, StopReason};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::{Peers, Serve};
+use crate::failure::{Failure, Kind};
+use crate::http::disk::Disk;
+use crate::http::listen::accept;
+use crate::http::node::TokioNode;
+use crate::http::{Front, health};
+use crate::machine::{COMMAND_BYTES_MAX, Machine};
+use crate::report::line;
+use crate::serve::refusals::refused_by_majority;
+use crate::stop::{Signals, stdin_closed};
+
+/// How long a shutdown waits for another node to take over.
+const HAND_OVER_LIMIT: Duration = Duration::from_secs(2);
+/// How long a shutdown waits for the node.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// How often what was measured is put together.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Runs a node until it is asked to stop or cannot go on.
+pub(crate) fn run(options: Serve) -> Result<(), Failure> {
+    let peers = options.peers()?;
+    tracing_subscriber::fmt()
+        .with_max_level(options.log)
+        .with_target(false)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
+    let mut runtime = match options.threads {
+        1 => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = runtime.worker_threads(options.threads.into()).enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::other(format!("no runtime: {error}")))?;
+    let ended = runtime.block_on(serve(options, peers));
+    // A read of a disk that hangs must not keep the process.
+    runtime.shutdown_background();
+    ended
+}
+
+async fn serve(options: Serve, peers: Peers) -> Result<(), Failure> {
+    // Before anything else: a signal from here on is a shutdown.
+    let mut signals = Signals::new()?;
+    let closed = stdin_closed(options.until_stdin_closes)?;
+    exposure::check(&options).await?;
+
+    let http = TcpListener::bind(&options.http)
+        .await
+        .map_err(|error| no_address("--http", &options.http, &error))?;
+    let tcp = bind(&options, &peers).await?;
+    let refusals = tcp.refusals();
+    let (log, snapshots) = stores::open(&options)?;
+
+    let machine = Machine::default();
+    let glance = machine.glance();
+    let cannot_start = |error| stores::cannot_start(&options, &error);
+    let recovered = Recovered::ask(log, snapshots, machine).await.map_err(cannot_start)?;
+    // Before a peer hears from this node. Later members are the log's own matter.
+    if let Some((LogIndex::FIRST, began)) = recovered.log().memberships.first()
+        && !options.join
+    {
+        stores::same_members(&options, &began.nodes, &peers.members)?;
+    }
+    let pristine = recovered.membership().is_none();
+    let raft = Builder::new(config(&options)).start_recovered(recovered, tcp).map_err(cannot_start)?;
+    let mut front = Front::new(TokioNode::new(raft.clone()), glance, peers.http.clone());
+    front.disk = Some(Arc::new(Disk::new(options.data.clone(), stores::snapshots_in(&options))));
+    front.recorder = Some(recorder()?);
+    let front = Arc::new(front);
+    tokio::spawn(watch(raft.clone(), Arc::clone(&front)));
+    let clients = CancellationToken::new();
+    let served = tokio::spawn(accept(http, Arc::clone(&front), clients.clone()));
+
+    let run = async {
+        let begin = async {
+            if pristine && !options.join {
+                bootstrap(&raft, &peers).await?;
+            }
+            let text = format!(
+                "node {} serves http://{}, other nodes at {}",
+                options.id, options.http, options.raft
+            );
+            line("ready", text);
+            std::future::pending::<Result<(), Failure>>().await
+        };
+        tokio::select! {
+            failed = begin => failed,
+            signal = signals.next() => {
+                tracing::info!(signal, "shutting down; once more ends at once");
+                Ok(())
+            }
+            () = closed => Ok(()),
+            reason = raft.stopped() => Err(stopped(&reason)),
+            failure = refused_by_majority(&raft, refusals, &options, &peers) => Err(failure),
+        }
+    };
+    let result = run.await;
+
+    let in_order = async {
+        front.leave();
+        if result.is_ok() {
+            hand_over(&raft).await;
+        }
+        clients.cancel();
+        // An error: the task panicked, and took its connections with it.
+        let _ = served.await;
+        match tokio::time::timeout(STOP_LIMIT, raft.shutdown()).await {
+            Ok(reason) if !reason.is_orderly() => result.and(Err(stopped(&reason))),
+            Ok(_) => result,
+            Err(_) => result.and(Err(Failure::new(
+                Kind::Stopped,
+                "the node did not shut down in time",
+                "look at its disk; what was acknowledged is safe all the same",
+            ))),
+        }
+    };
+    tokio::select! {
+        ended = in_order => ended,
+        signal = signals.next() => Err(Failure::new(
+            Kind::Interrupted,
+            format!("ended at once by a second signal, {signal}"),
+            "start it again when you like: what was acknowledged is safe",
+        )),
+    }
+}
+
+/// Listens for the other nodes.
+async fn bind(options: &Serve, peers: &Peers) -> Result<Tcp, Failure> {
+    let mut transport = TcpConfig::new(ClusterId::new(options.cluster));
+    transport.bootstrap = (!options.join).then(|| BootstrapDigest::of(&peers.members));
+    // Where this node listens may be a wildcard; where it is reached is on the list.
+    let own = peers.members.get(&options.id);
+    transport.advertise = own.map(|address| String::from_utf8_lossy(address).into_owned());
+    for (flag, listens, reached) in [
+        ("--raft", &options.raft, transport.advertise.clone()),
+        ("--http", &options.http, peers.http.get(&options.id).cloned()),
+    ] {
+        let port = |address: &str| address.rsplit_once(':').map(|(_, port)| port.to_owned());
+        if let Some(reached) = reached
+            && port(listens) != port(&reached)
+        {
+            let what = "this node listens on another port than --peer tells the others";
+            tracing::warn!(flag, listens, reached, "{what}");
+        }
+    }
+    Tcp::bind(&options.raft, transport).await.map_err(|error| match &error {
+        TcpError::Bind { error, .. } => no_address("--raft", &options.raft, error),
+        _ => Failure::other(&error),
+    })
+}
+
+/// Keeps everything that is measured in this process, for `GET /metrics`.
+fn recorder() -> Result<PrometheusHandle, Failure> {
+    let recorder = PrometheusBuilder::new().install_recorder();
+    let recorder = recorder.map_err(|error| Failure::other(format!("no metrics: {error}")))?;
+    health::describe();
+    Ok(recorder)
+}
+
+/// Tells the front what it shows beside the node's own account, until the node stops.
+async fn watch(raft: Raft<Machine>, front: Arc<Front<TokioNode>>) {
+    let mut metrics = raft.metrics();
+    let mut upkeep = tokio::time::interval(UPKEEP);
+    loop {
+        tokio::select! {
+            changed = metrics.changed() => {
+                if changed.is_err() || metrics.borrow().stopped.is_some() {
+                    return;
+                }
+                front.elections.observe(&metrics.borrow_and_update().status);
+            }
+            // Without it, what is measured piles up until somebody asks.
+            _ = upkeep.tick() => front.recorder.iter().for_each(PrometheusHandle::run_upkeep),
+        }
+    }
+}
+
+/// Whoever leads lets another one lead first. One that is alone, or cannot be reached, just ends.
+async fn hand_over(raft: &Raft<Machine>) {
+    match tokio::time::timeout(HAND_OVER_LIMIT, raft.step_down()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::info!(%error, "no hand-over"),
+        Err(_) => tracing::info!("nobody took over in time"),
+    }
+}
+
+fn config(options: &Serve) -> Config {
+    let mut config = Config::new(options.id);
+    config.heartbeat_interval = options.heartbeat_ms;
+    config.election_timeout_min = options.election_ms;
+    config.election_timeout_max = 2 * options.election_ms;
+    config.command_bytes_max = COMMAND_BYTES_MAX as u64;
+    config.snapshot_policy = SnapshotPolicy::LogsSinceLast(options.snapshot_entries);
+    config.compaction_margin_entries = options.keep_entries;
+    config
+}
+
+/// Gives a pristine node the members of the command line.
+async fn bootstrap(raft: &Raft<Machine>, peers: &Peers) -> Result<(), Failure> {
+    match raft.bootstrap(peers.members.clone()).await {
+        // The second: a leader was faster, who began with the same list, and the members may be others by now.
+        Ok(()) | Err(AdminError::Refused(AdminRefusal::NotPristine)) => Ok(()),
+        Err(AdminError::Stopped) => Err(stopped(&raft.stopped().await)),
+        Err(error) => Err(Failure::other(format!("no bootstrap: {error}"))),
+    }
+}
+
+fn stopped(reason: &StopReason) -> Failure {
+    Failure::new(
+        Kind::Stopped,
+        format!("the node stopped: {reason}"),
+        "remove the cause, then start it again; what was acknowledged is safe on a majority",
+    )
+}
+
+fn no_address(flag: &str, address: &str, error: &std::io::Error) -> Failure {
+    let advice = match error.kind() {
+        std::io::ErrorKind::AddrInUse => "stop the program that listens there, or choose another port",
+        _ => "name an address of this host",
+    };
+    Failure::new(Kind::Address, format!("cannot listen on {flag} {address}: {error}"), advice)
+}

@@ -1,0 +1,64 @@
+//! Peers that refuse this node: one that a majority refuses cannot take part until somebody puts it right.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use raft_core::NodeId;
+use raft_driver_tokio::Raft;
+use raft_driver_tokio::tcp::{Refusal, Refused};
+use tokio::sync::watch;
+
+use crate::cli::{Peers, Serve};
+use crate::failure::{Failure, Kind};
+use crate::machine::Machine;
+
+/// How long a refusal counts: several times the longest pause between two attempts to connect.
+const REFUSAL_FRESH: Duration = Duration::from_secs(15);
+
+/// Resolves when so many peers refuse this node that it can never be part of a majority.
+pub(super) async fn refused_by_majority(
+    raft: &Raft<Machine>,
+    mut refusals: watch::Receiver<Option<Refused>>,
+    options: &Serve,
+    peers: &Peers,
+) -> Failure {
+    let mut by: BTreeMap<NodeId, (Refusal, Instant)> = BTreeMap::new();
+    while refusals.changed().await.is_ok() {
+        let Some(refused) = refusals.borrow_and_update().clone() else { continue };
+        let membership = Arc::clone(&raft.metrics().borrow().membership);
+        let members: BTreeSet<NodeId> = match membership.voters.is_empty() {
+            true => peers.members.keys().copied().collect(),
+            false => membership.voters.clone(),
+        };
+        // Who connects to this node may be anybody; whom it connects to is a member. `Full` passes.
+        if !refused.by_peer || refused.refusal == Refusal::Full || !members.contains(&refused.peer) {
+            continue;
+        }
+        by.insert(refused.peer, (refused.refusal, Instant::now()));
+        // Whoever still refuses says so at each of this node's attempts; others were mended meanwhile.
+        by.retain(|_, (_, at)| at.elapsed() < REFUSAL_FRESH);
+        let led = raft.status().await.is_some_and(|status| status.leader.is_some());
+        if !led && members.len().saturating_sub(by.len()) < members.len() / 2 + 1 {
+            let peers = by.iter().map(|(peer, (refusal, _))| format!("node {peer}: {refusal}"));
+            let advice = match refused.refusal {
+                Refusal::Bootstrap => format!(
+                    "give every node the same --peer list; then remove {}, which holds no data yet if this node \
+                     never answered a client, and start again",
+                    options.data.display()
+                ),
+                Refusal::Cluster => "give every node of the cluster the same --cluster".to_owned(),
+                Refusal::Version => "run the same version on all nodes".to_owned(),
+                Refusal::Lease => "give every node the same --election-ms".to_owned(),
+                _ => {
+                    "compare the ids and addresses in --peer with what the nodes were started with".to_owned()
+                }
+            };
+            let what =
+                format!("a majority of peers refuses this node: {}", peers.collect::<Vec<_>>().join("; "));
+            return Failure::new(Kind::Peers, what, advice);
+        }
+    }
+    // The transport is gone, and the node with it: that is told elsewhere.
+    std::future::pending().await
+}
