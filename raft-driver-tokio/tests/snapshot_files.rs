@@ -9,8 +9,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use raft_core::host::{SnapshotFault, SnapshotStore, SnapshotWriter};
 use raft_core::{LogId, LogIndex, Membership, NodeId, SnapshotId, SnapshotMeta, Term, TermRun};
-use raft_driver_tokio::ClusterId;
 use raft_driver_tokio::storage::{Identity, OpenError, SnapshotFileError, SnapshotFiles};
+use raft_driver_tokio::{ClusterId, GroupId};
 use tempfile::TempDir;
 
 const IDENTITY: Identity = Identity { cluster: ClusterId::new(77), node: NodeId::new(3) };
@@ -266,4 +266,43 @@ fn a_kill_at_any_point_leaves_the_older_one_or_the_whole_newer_one() {
     fs::write(&newer_path, &whole).unwrap();
     assert_eq!(dir.recover(older.id.last).unwrap().as_deref(), Some(&newer));
     assert_eq!(dir.files(), [newer_path]);
+}
+
+#[test]
+fn groups_share_a_directory_and_see_only_their_own() {
+    let dir = Dir::new();
+    let store = dir.open();
+    let [one, two] = [1, 2].map(|group| store.group(GroupId::new(group)));
+    assert_eq!(one.recover(LogId::ZERO).unwrap(), None);
+    let files = || fs::read_dir(dir.path()).unwrap().count();
+    assert_eq!(files(), 1, "a group without snapshots costs nothing on the disk");
+    let alone = write(&store, id(2, 90), &content(10));
+    let first = write(&one, id(3, 100), &content(100_000));
+    let second = write(&two, id(4, 100), &content(70));
+    drop((store, one, two));
+
+    let store = dir.open();
+    let [one, two] = [1, 2].map(|group| store.group(GroupId::new(group)));
+    assert_eq!(store.recover(LogId::ZERO).unwrap().as_deref(), Some(&alone));
+    assert_eq!(one.recover(LogId::ZERO).unwrap().as_deref(), Some(&first));
+    assert_eq!(two.recover(LogId::ZERO).unwrap().as_deref(), Some(&second));
+    assert_eq!(one.read(first.id, 50_000, 10).unwrap(), content(100_000)[50_000..50_010]);
+    one.clear().unwrap();
+    assert_eq!(one.recover(LogId::ZERO).unwrap(), None);
+    assert_eq!(two.recover(LogId::ZERO).unwrap().as_deref(), Some(&second));
+
+    // Another group's file.
+    let of = |group: u64| dir.path().join(format!("group-{group:016x}"));
+    let file = fs::read_dir(of(2)).unwrap().next().unwrap().unwrap();
+    fs::copy(file.path(), of(1).join(file.file_name())).unwrap();
+    let error = one.recover(LogId::ZERO).unwrap_err();
+    let (found, expected) = (GroupId::new(2), GroupId::new(1));
+    assert!(
+        matches!(error, SnapshotFileError::Open(OpenError::ForeignGroup { found: f, expected: e, .. })
+            if (f, e) == (found, expected)),
+        "{error}"
+    );
+    // All of them are under one lock.
+    drop((store, two));
+    assert!(matches!(SnapshotFiles::open(dir.path(), IDENTITY), Err(SnapshotFileError::InUse { .. })));
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use raft_driver_tokio::storage::FileLayer;
 
@@ -46,11 +46,15 @@ struct State {
     /// Fail calls of this kind with this error, after so many have worked.
     fault: Option<(On, u32, io::ErrorKind)>,
     ignores_sync: bool,
+    /// Syncs wait.
+    is_held: bool,
+    /// How many do.
+    waiting: usize,
 }
 
 /// Clones are the same disk.
 #[derive(Clone, Default)]
-pub(crate) struct Disk(Arc<Mutex<State>>);
+pub(crate) struct Disk(Arc<(Mutex<State>, Condvar)>);
 
 impl fmt::Debug for Disk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -103,7 +107,22 @@ impl Disk {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap()
+        self.0.0.lock().unwrap()
+    }
+
+    /// Syncs wait from now on, until they are released.
+    pub(crate) fn hold(&self) {
+        self.state().is_held = true;
+    }
+
+    /// Returns when a sync waits.
+    pub(crate) fn wait_for_sync(&self) {
+        drop(self.0.1.wait_while(self.state(), |state| state.waiting == 0).unwrap());
+    }
+
+    pub(crate) fn release(&self) {
+        self.state().is_held = false;
+        self.0.1.notify_all();
     }
 
     fn checked(&self, on: On) -> io::Result<MutexGuard<'_, State>> {
@@ -149,6 +168,12 @@ impl FileLayer for Disk {
     }
 
     fn sync(&self) -> io::Result<()> {
+        let mut state = self.state();
+        state.waiting += 1;
+        self.0.1.notify_all();
+        let mut state = self.0.1.wait_while(state, |state| state.is_held).unwrap();
+        state.waiting -= 1;
+        drop(state);
         let mut state = self.checked(On::Sync)?;
         if !state.ignores_sync {
             state.ops.push(Op::Sync);

@@ -9,3 +9,4 @@ mod failure;
 mod model;
 mod peers;
 mod rot;
+mod store;

@@ -25,7 +25,7 @@ pub(crate) enum Entry {
 }
 
 impl Entry {
-    fn id(&self) -> LogId {
+    pub(crate) fn id(&self) -> LogId {
         match self {
             Self::Noop(id) | Self::Command(id, _) | Self::Membership(id, _) => *id,
         }
@@ -78,7 +78,10 @@ impl Model {
     }
 
     /// What is stored, as a restarted node sees it, if the recovery fits to the entries.
-    pub(crate) fn read(log: &mut DurableLog) -> Result<Self, DurableError> {
+    pub(crate) fn read<L>(log: &mut L) -> Result<Self, DurableError>
+    where
+        L: LogStore<Reader = DurableReader, Error = DurableError>,
+    {
         let recovery = log.recover()?;
         let log: Vec<Entry> = read_from(&log.reader(), recovery.base.index)?;
         let found = Self { hard_state: recovery.hard_state, base: recovery.base, log };

@@ -76,6 +76,16 @@ pub enum OpenError {
         /// Where it lies.
         expected: DirectoryId,
     },
+    /// A file of another group of this node.
+    #[error("{} belongs to group {found}, not to {expected}; put it back where it was", path.display())]
+    ForeignGroup {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        found: GroupId,
+        /// Who asked.
+        expected: GroupId,
+    },
     /// A store of several groups, asked for as one log.
     #[error("{} holds group {group} beside group 0; open it as a DurableStore", path.display())]
     SeveralGroups {

@@ -3,6 +3,7 @@
 //! | bytes | content, numbers little endian |
 //! |--:|---|
 //! | 40 | whose it is: magic, versions, cluster, node, CRC-32; as in the log's file |
+//! | 8, 4 | its group, CRC-32 of everything before |
 //! | 8, … | blocks: XXH3 of what follows, seeded with the block's number; [`BLOCK_BYTES`] bytes, the last one fewer |
 //! | … | what is known of the snapshot, as `raft_core::wire` encodes it |
 //! | 4 | length of that |
@@ -23,7 +24,8 @@ use crate::storage::durable::IDENTITY_BYTES;
 
 const BLOCK_BYTES: usize = 64 * 1024;
 const SUM_BYTES: usize = size_of::<u64>();
-const HEAD_BYTES: u64 = IDENTITY_BYTES as u64;
+pub(super) const HEAD_BYTES: usize = IDENTITY_BYTES + 12;
+const BLOCKS_AT: u64 = HEAD_BYTES as u64;
 const TAIL_BYTES: usize = 4 + SUM_BYTES + END_MAGIC.len();
 const END_MAGIC: [u8; 8] = *b"raft-end";
 /// What is known of a snapshot is never longer than this.
@@ -60,8 +62,8 @@ pub(super) struct BlockWriter {
 }
 
 impl BlockWriter {
-    pub(super) fn begin(mut file: File, identity: &[u8; IDENTITY_BYTES]) -> io::Result<Self> {
-        file.write_all(identity)?;
+    pub(super) fn begin(mut file: File, head: &[u8; HEAD_BYTES]) -> io::Result<Self> {
+        file.write_all(head)?;
         let mut block = Vec::with_capacity(SUM_BYTES + BLOCK_BYTES);
         block.resize(SUM_BYTES, 0);
         Ok(Self { file, block, blocks: 0, digest: Xxh3::new(), size_bytes: 0, unsynced_bytes: 0 })
@@ -117,10 +119,10 @@ impl BlockWriter {
 }
 
 /// What stands at the beginning of a file, as far as it goes.
-pub(super) fn read_identity(file: &mut File) -> io::Result<Vec<u8>> {
+pub(super) fn read_head(file: &mut File) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
     file.seek(SeekFrom::Start(0))?;
-    file.take(HEAD_BYTES).read_to_end(&mut head)?;
+    file.take(BLOCKS_AT).read_to_end(&mut head)?;
     Ok(head)
 }
 
@@ -137,7 +139,7 @@ pub(super) fn read_meta(file: &mut File) -> Result<SnapshotMeta, Unread> {
         return Err(Unread::Damaged("its end is not there"));
     }
     let meta_bytes = length.iter().rev().fold(0, |length, byte| length << 8 | u64::from(*byte));
-    let meta_at = tail_at.checked_sub(meta_bytes).filter(|at| *at >= HEAD_BYTES);
+    let meta_at = tail_at.checked_sub(meta_bytes).filter(|at| *at >= BLOCKS_AT);
     let Some(meta_at) = meta_at.filter(|_| meta_bytes <= META_BYTES_MAX) else {
         return Err(Unread::Damaged("its end makes no sense"));
     };
@@ -152,7 +154,7 @@ pub(super) fn read_meta(file: &mut File) -> Result<SnapshotMeta, Unread> {
     let meta = wire::decode_snapshot_meta(&covered).map_err(|_| Unread::Damaged("its end makes no sense"))?;
     let blocks = meta.size_bytes.div_ceil(BLOCK_BYTES as u64);
     let stored = blocks.checked_mul(SUM_BYTES as u64).and_then(|sums| sums.checked_add(meta.size_bytes));
-    if stored.and_then(|stored| stored.checked_add(HEAD_BYTES)) != Some(meta_at) {
+    if stored.and_then(|stored| stored.checked_add(BLOCKS_AT)) != Some(meta_at) {
         return Err(Unread::Damaged("its length is wrong"));
     }
     Ok(meta)
@@ -179,7 +181,7 @@ pub(super) fn read(file: &mut File, size_bytes: u64, offset: u64, bytes_max: u64
         return Ok(Bytes::new());
     }
     let (first, last) = (offset / BLOCK, (end - 1) / BLOCK);
-    let stored = |block: u64| HEAD_BYTES + block * (BLOCK + SUM_BYTES as u64);
+    let stored = |block: u64| BLOCKS_AT + block * (BLOCK + SUM_BYTES as u64);
     file.seek(SeekFrom::Start(stored(first)))?;
     let mut out = Vec::new();
     let mut block = vec![0; SUM_BYTES + BLOCK_BYTES];

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `LLLL-TTTT-NNNN-SSSS.snapshot` | a complete snapshot; index, term, server and number in hexadecimal |
 //! | the same with `.part` | one that is being written; removed at the next start |
+//! | `group-GGGG` | the same for one of several groups, in hexadecimal; made when its first snapshot begins |
 //! | `lock` | locked while the store is open |
 //!
 //! * A snapshot is written aside, synced, renamed, and its name synced: under its final name it is complete, whatever
@@ -22,8 +23,11 @@ use bytes::Bytes;
 use raft_core::host::{SnapshotFault, SnapshotStore, SnapshotWriter, Written};
 use raft_core::{LogId, LogIndex, NodeId, SnapshotId, SnapshotMeta, Term};
 
-use super::file::{self, BlockWriter, Unread};
-use crate::storage::durable::{Identity, OpenError, create_directory, sync_ancestors, sync_directory};
+use super::file::{self, BlockWriter, HEAD_BYTES, Unread};
+use crate::GroupId;
+use crate::storage::durable::{
+    IDENTITY_BYTES, Identity, OpenError, create_directory, sync_ancestors, sync_directory,
+};
 
 const MAGIC: [u8; 8] = *b"raft-snp";
 const COMPLETE: &str = "snapshot";
@@ -99,9 +103,10 @@ pub struct SnapshotFiles(Arc<Shared>);
 struct Shared {
     dir: PathBuf,
     identity: Identity,
+    group: GroupId,
     /// Complete ones.
     complete: Mutex<BTreeMap<SnapshotId, Arc<SnapshotMeta>>>,
-    _lock: File,
+    lock: Arc<File>,
 }
 
 impl SnapshotFiles {
@@ -121,13 +126,37 @@ impl SnapshotFiles {
             Err(TryLockError::WouldBlock) => return Err(SnapshotFileError::InUse { path }),
             Err(TryLockError::Error(error)) => return Err(SnapshotFileError::io("lock", &path)(error)),
         }
-        let shared =
-            Shared { dir: dir.to_owned(), identity, complete: Mutex::new(BTreeMap::new()), _lock: lock };
+        let (group, complete) = (GroupId::default(), Mutex::default());
+        let shared = Shared { dir: dir.to_owned(), identity, group, complete, lock: Arc::new(lock) };
         if shared.names()?.is_empty() {
             // Whoever created the directory may have been killed before its name was durable.
             sync_ancestors(dir)?;
         }
         Ok(Self(Arc::new(shared)))
+    }
+
+    /// The snapshots of one of several groups, in the same directory and under the same lock; nothing is opened or made
+    /// for a group without snapshots. One node at a time may run over them, which the group's
+    /// [log](crate::storage::DurableStore::log) takes care of.
+    #[must_use]
+    pub fn group(&self, group: GroupId) -> Self {
+        let Shared { dir, identity, lock, .. } = &*self.0;
+        let dir = dir.join(format!("group-{:016x}", group.get()));
+        let (complete, lock) = (Mutex::default(), Arc::clone(lock));
+        Self(Arc::new(Shared { dir, identity: *identity, group, complete, lock }))
+    }
+
+    /// Removes all snapshots that are here: those of a group that was removed.
+    ///
+    /// # Errors
+    /// If one cannot be removed.
+    pub fn clear(&self) -> Result<(), SnapshotFileError> {
+        let shared = &*self.0;
+        shared.complete().clear();
+        for path in shared.names()?.keys() {
+            remove(path)?;
+        }
+        Ok(())
     }
 }
 
@@ -135,6 +164,16 @@ impl Shared {
     fn complete(&self) -> MutexGuard<'_, BTreeMap<SnapshotId, Arc<SnapshotMeta>>> {
         // Each use is one call on the map.
         self.complete.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What each of the files begins with.
+    fn head(&self) -> [u8; HEAD_BYTES] {
+        let mut head = [0; HEAD_BYTES];
+        head[..IDENTITY_BYTES].copy_from_slice(&self.identity.encode(MAGIC));
+        head[IDENTITY_BYTES..HEAD_BYTES - 4].copy_from_slice(&self.group.get().to_le_bytes());
+        let sum = crc32fast::hash(&head[..HEAD_BYTES - 4]);
+        head[HEAD_BYTES - 4..].copy_from_slice(&sum.to_le_bytes());
+        head
     }
 
     fn path(&self, id: SnapshotId, extension: &str) -> PathBuf {
@@ -147,7 +186,12 @@ impl Shared {
     fn names(&self) -> Result<BTreeMap<PathBuf, (SnapshotId, bool)>, SnapshotFileError> {
         let failed = || SnapshotFileError::io("read the directory", &self.dir);
         let mut names = BTreeMap::new();
-        for entry in fs::read_dir(&self.dir).map_err(failed())? {
+        let entries = match fs::read_dir(&self.dir) {
+            // A group that never had one.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(names),
+            entries => entries.map_err(failed())?,
+        };
+        for entry in entries {
             let path = entry.map_err(failed())?.path();
             let named = parse_name(&path).map(|(id, extension)| (id, extension == COMPLETE));
             names.extend(named.map(|named| (path, named)));
@@ -162,9 +206,8 @@ impl Shared {
         id: SnapshotId,
     ) -> Result<Result<SnapshotMeta, &'static str>, SnapshotFileError> {
         let mut file = File::open(path).map_err(SnapshotFileError::io("open", path))?;
-        let head = file::read_identity(&mut file).map_err(SnapshotFileError::io("read", path))?;
-        let expected = self.identity.encode(MAGIC);
-        if head != expected {
+        let head = file::read_head(&mut file).map_err(SnapshotFileError::io("read", path))?;
+        if head != self.head() {
             // Another one's, or damaged: never both ours and different.
             return match self.identity.check(MAGIC, &head, path) {
                 Err(
@@ -172,7 +215,14 @@ impl Shared {
                     | OpenError::ForeignCluster { .. }
                     | OpenError::ForeignNode { .. }),
                 ) => Err(error.into()),
-                Ok(()) | Err(_) => Ok(Err("its beginning is not as it was written")),
+                Ok(()) => match group_of(&head) {
+                    Some(found) => {
+                        let (path, expected) = (path.to_owned(), self.group);
+                        Err(OpenError::ForeignGroup { path, found, expected }.into())
+                    }
+                    None => Ok(Err("its beginning is not as it was written")),
+                },
+                Err(_) => Ok(Err("its beginning is not as it was written")),
             };
         }
         let checked = file::read_meta(&mut file).and_then(|meta| {
@@ -188,6 +238,13 @@ impl Shared {
             Err(Unread::Io(error)) => Err(SnapshotFileError::io("read", path)(error)),
         }
     }
+}
+
+/// The group that a file says it is of.
+fn group_of(head: &[u8]) -> Option<GroupId> {
+    let (covered, sum) = head.first_chunk::<HEAD_BYTES>()?.split_last_chunk::<4>()?;
+    let group = covered.last_chunk::<8>()?;
+    (crc32fast::hash(covered).to_le_bytes() == *sum).then(|| GroupId::new(u64::from_le_bytes(*group)))
 }
 
 fn parse_name(path: &Path) -> Option<(SnapshotId, &str)> {
@@ -246,13 +303,20 @@ impl SnapshotStore for SnapshotFiles {
     }
 
     fn begin(&self, id: SnapshotId) -> Result<FileWriter, SnapshotFileError> {
-        let path = self.0.path(id, PARTIAL);
+        let shared = &*self.0;
+        if !shared.dir.is_dir() {
+            // A group's first one.
+            create_directory(&shared.dir)?;
+            if let Some(above) = shared.dir.parent() {
+                sync_directory(above)?;
+            }
+        }
+        let path = shared.path(id, PARTIAL);
         let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path);
         let file = file.map_err(SnapshotFileError::io("create", &path))?;
         // From here on dropping it removes the file.
         let mut writer = FileWriter { shared: Arc::clone(&self.0), id, path, blocks: None };
-        let identity = self.0.identity.encode(MAGIC);
-        let blocks = BlockWriter::begin(file, &identity);
+        let blocks = BlockWriter::begin(file, &self.0.head());
         writer.blocks = Some(blocks.map_err(SnapshotFileError::io("write", &writer.path))?);
         Ok(writer)
     }
