@@ -102,6 +102,7 @@ impl Builder {
         N: Network,
     {
         let (config, command_bytes_max) = (self.config.clone(), self.config.command_bytes_max);
+        network.check(&config).map_err(StartError::Network)?;
         let Assembled { node, timer, log, snapshots, machine } =
             recovered.assemble(self.config, network.message_bytes_max())?;
 

@@ -127,6 +127,7 @@ impl Builder {
         let (id, command_bytes_max) = (self.config.id, self.config.command_bytes_max);
         let letter_bytes_max = network.message_bytes_max();
         let config = self.config.clone();
+        network.check(&config).map_err(StartError::Network)?;
         let Assembled { node, timer, log, snapshots, machine } =
             recovered.assemble(self.config, network.message_bytes_max())?;
 

@@ -425,6 +425,9 @@ pub enum StartError {
         /// The highest possible.
         value_max: usize,
     },
+    /// The network does not fit the configuration.
+    #[error("the network does not fit: {0}")]
+    Network(&'static str),
     /// Code panicked during recovery.
     #[error("the recovery of the {part} panicked: {message}")]
     Panicked {

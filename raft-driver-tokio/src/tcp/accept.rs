@@ -51,8 +51,7 @@ async fn serve(shared: Arc<Shared>, stream: TcpStream, from: SocketAddr, place: 
         return;
     };
     drop(place);
-    let link = shared.inbox.link(shared.config.inbound_bytes_max);
-    let reading = receive(&shared, &admitted, &mut reader, &link);
+    let reading = receive(&shared, &admitted, &mut reader);
     if let Some(Err(reason)) = admitted.replaced.run_until_cancelled(reading).await {
         tracing::debug!(id = %shared.identity.node, peer = %admitted.peer, %reason, "raft.tcp.closed");
     }

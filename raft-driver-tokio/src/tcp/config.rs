@@ -6,6 +6,7 @@ use crate::cluster::{BootstrapDigest, ClusterId};
 use crate::storage::KnownPeers;
 #[cfg(feature = "tls")]
 use crate::tcp::Tls;
+use crate::tcp::frame::HEADER_BYTES;
 use crate::tcp::handshake::HELLO_BYTES_MAX;
 
 /// The configuration of a [`Tcp`](super::Tcp). Start from [`TcpConfig::new`] and change what you need.
@@ -28,12 +29,15 @@ pub struct TcpConfig {
     pub known_peers: Option<KnownPeers>,
     /// Longest frame. Must hold the longest command, the longest append and a part of a snapshot. Default 8 MiB.
     pub frame_bytes_max: u32,
-    /// Messages that wait to be sent to one peer; more are dropped. Default 4,096.
+    /// Messages of one group that wait to be sent to one peer; more are dropped. Default 4,096.
     pub queue_messages_max: usize,
-    /// Bytes that wait to be sent to one peer; messages beyond them are dropped. Default 32 MiB.
+    /// Bytes of one group that wait to be sent to one peer; messages beyond them are dropped. Default 32 MiB.
     pub queue_bytes_max: u64,
-    /// Bytes received from one peer that the node has not yet taken in; at the limit nothing more is read from that
-    /// peer. Default 16 MiB.
+    /// Bytes of all groups that wait to be sent to one peer; beyond them each group may have one message in the queue.
+    /// Default 128 MiB.
+    pub queue_peer_bytes_max: u64,
+    /// Bytes received from one peer that a group's node has not yet taken in. At the limit, messages without payloads
+    /// are dropped, and no more payloads are read from that peer. Default 16 MiB.
     pub inbound_bytes_max: usize,
     /// Connections that are in their handshake; more are closed. Default 64.
     pub handshakes_max: usize,
@@ -71,6 +75,7 @@ impl TcpConfig {
             frame_bytes_max: 8 * MIB,
             queue_messages_max: 4096,
             queue_bytes_max: 32 * MIB as u64,
+            queue_peer_bytes_max: 128 * MIB as u64,
             inbound_bytes_max: 16 * MIB as usize,
             handshakes_max: 64,
             strangers_max: 64,
@@ -81,6 +86,11 @@ impl TcpConfig {
             backoff_min: Duration::from_millis(20),
             backoff_max: Duration::from_secs(1),
         }
+    }
+
+    /// The longest message that fits in a frame.
+    pub(super) fn message_bytes_max(&self) -> u64 {
+        u64::from(self.frame_bytes_max).saturating_sub(HEADER_BYTES as u64)
     }
 
     pub(super) fn validate(&self) -> Result<(), &'static str> {
@@ -95,7 +105,7 @@ impl TcpConfig {
             self.backoff_max,
         ];
         let counts = [self.queue_messages_max, self.handshakes_max, self.strangers_max];
-        let bytes = [self.queue_bytes_max, self.inbound_bytes_max as u64];
+        let bytes = [self.queue_bytes_max, self.queue_peer_bytes_max, self.inbound_bytes_max as u64];
         if times.iter().any(Duration::is_zero) {
             return Err("time-outs and pauses must not be zero");
         }
@@ -112,7 +122,7 @@ impl TcpConfig {
             return Err("queue_messages_max, handshakes_max and strangers_max must not be above 65,536");
         }
         if bytes.iter().any(|bytes| *bytes > BYTES_MAX) || u64::from(self.frame_bytes_max) > BYTES_MAX {
-            return Err("queue_bytes_max, inbound_bytes_max and frame_bytes_max must not be above 1 GiB");
+            return Err("byte limits must not be above 1 GiB");
         }
         if (self.frame_bytes_max as usize) < HELLO_BYTES_MAX {
             return Err("frame_bytes_max must hold a handshake");

@@ -1,22 +1,21 @@
-//! The sending side of one peer: connects, says who it is, and has what is queued written.
+//! The sending side of one connection to a peer: connects, says who it is, and has what is queued written.
 //!
 //! * While it pauses after a failure, what is queued is dropped: it would be stale when it arrived.
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use raft_core::NodeId;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use crate::tcp::Refused;
 use crate::tcp::frame::{self, FrameError, FrameReader};
 use crate::tcp::handshake::{HELLO_BYTES_MAX, Hello, NotAHandshake, Refusal, Welcome};
-use crate::tcp::pump::{BATCH_MAX, End, Queue, size_bytes};
+use crate::tcp::peers::Peer;
+use crate::tcp::pump::pump;
+use crate::tcp::queue::Lane;
 use crate::tcp::secure::{self, Insecure};
 use crate::tcp::shared::Shared;
 use crate::tcp::stream::Stream;
@@ -24,17 +23,12 @@ use crate::tcp::stream::Stream;
 /// A connection that lasted for this long was a good one: the next pause is the shortest.
 const GOOD: Duration = Duration::from_secs(5);
 
-/// One peer.
+/// One connection to a peer.
 #[derive(Debug)]
 pub(crate) struct Dialer {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) peer: NodeId,
-    pub(crate) address: String,
-    pub(crate) queue: Queue,
-    /// Whether this node belongs together with it. If not, it is connected to for as long as it can be reached.
-    pub(crate) is_member: Arc<AtomicBool>,
-    /// The peer was seen: try now.
-    pub(crate) kick: Arc<Notify>,
+    pub(crate) peer: Arc<Peer>,
+    pub(crate) lane: Lane,
 }
 
 /// Why there is no connection.
@@ -71,70 +65,75 @@ impl From<tokio::time::error::Elapsed> for NoConnection {
 }
 
 impl Dialer {
-    /// Runs until the node is gone, or a peer that is no member.
-    pub(crate) async fn run(mut self) {
-        let shared = Arc::clone(&self.shared);
-        let (id, peer, counts) = (shared.identity.node, self.peer, &shared.counts);
+    /// Runs until it is given up: a peer that is no member, and no longer speaks.
+    pub(crate) async fn run(self) {
+        let Self { shared, peer, lane } = &self;
+        let (id, counts) = (shared.identity.node, &shared.counts);
         let mut pause = shared.config.backoff_min;
         let mut told = None;
         // Changes are told once; a peer that stays away is not news.
         let mut reached = true;
-        loop {
-            match self.connect().await {
-                Ok(mut stream) => {
+        let mut attempts = 0;
+        while let Some((address, stale)) = peer.address(attempts) {
+            let peer_id = peer.id;
+            match stale.run_until_cancelled(self.connect(&address)).await {
+                None => {}
+                Some(Ok(mut stream)) => {
                     counts.connects.one();
                     told = None;
                     reached = true;
-                    tracing::info!(%id, %peer, "raft.tcp.connected");
+                    tracing::info!(%id, peer = %peer_id, ?lane, "raft.tcp.connected");
                     let since = Instant::now();
-                    let End::Lost(error) = self.queue.pump(&shared, peer, &mut stream).await else { return };
+                    let pumping = stale.run_until_cancelled(pump(shared, peer, *lane, &mut stream));
+                    let error = pumping.await.unwrap_or_else(|| io::Error::other("it is reached elsewhere"));
                     counts.disconnects.one();
-                    tracing::info!(%id, %peer, %error, "raft.tcp.lost");
+                    tracing::info!(%id, peer = %peer_id, ?lane, %error, "raft.tcp.lost");
+                    // What was on the way or queued is lost.
+                    shared.registry.unreachable(peer_id);
                     if since.elapsed() >= GOOD {
                         pause = shared.config.backoff_min;
                     }
                 }
-                Err(error) => {
+                Some(Err(error)) => {
                     counts.connect_failures.one();
-                    let address = &self.address;
+                    // Another address, if there is one.
+                    attempts += 1;
+                    let address = &*address;
                     if std::mem::take(&mut reached) {
-                        tracing::info!(%id, %peer, address, %error, "raft.tcp.unreachable");
+                        tracing::info!(%id, peer = %peer_id, ?lane, address, %error, "raft.tcp.unreachable");
+                        shared.registry.unreachable(peer_id);
                     } else {
-                        tracing::debug!(%id, %peer, address, %error, "raft.tcp.unreachable");
+                        tracing::debug!(%id, peer = %peer_id, ?lane, address, %error, "raft.tcp.unreachable");
                     }
                     if let NoConnection::Refused { refusal, by_peer } = error {
-                        let address = self.address.clone();
-                        shared.refused(Refused { peer, address, by_peer, refusal }, told != Some(refusal));
+                        let address = address.to_owned();
+                        let refused = Refused { peer: peer_id, address, by_peer, refusal };
+                        shared.refused(refused, told != Some(refusal));
                         told = Some(refusal);
                     }
                 }
             }
-            // What was on the way or queued is lost.
-            shared.inbox.unreachable(peer);
-            if !self.is_member.load(Ordering::Relaxed) && shared.stranger(peer).is_none() {
-                // Nobody asks for an answer any more. Should it come back, it is connected to anew.
+            if shared.give_up(peer) {
                 return;
             }
             let jittered = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
             pause = (pause * 2).min(shared.config.backoff_max);
-            if self.pause(jittered).await.is_none() {
-                return;
-            }
+            self.pause(jittered).await;
         }
     }
 
     /// A connection whose handshake is over.
-    async fn connect(&self) -> Result<Stream, NoConnection> {
+    async fn connect(&self, address: &str) -> Result<Stream, NoConnection> {
         let config = &self.shared.config;
-        let stream = timeout(config.connect_timeout, TcpStream::connect(&*self.address)).await??;
+        let stream = timeout(config.connect_timeout, TcpStream::connect(address)).await??;
         timeout(config.handshake_timeout, self.greet(stream)).await?
     }
 
     async fn greet(&self, stream: TcpStream) -> Result<Stream, NoConnection> {
         let Shared { identity, address, config, .. } = &*self.shared;
         self.shared.tune(&stream)?;
-        let mut stream = secure::connect(config, stream, self.peer).await?;
-        let hello = Hello { from: *identity, to: self.peer, address: address.clone() };
+        let mut stream = secure::connect(config, stream, self.peer.id).await?;
+        let hello = Hello { from: *identity, to: self.peer.id, lane: self.lane, address: address.clone() };
         let mut out = Vec::new();
         frame::append(&mut out, config.frame_bytes_max, |out| hello.encode(out))
             .ok_or_else(|| io::Error::other("the handshake is longer than a frame"))?;
@@ -148,7 +147,7 @@ impl Dialer {
         match Welcome::decode(&answer) {
             Ok(Ok(by)) => {
                 identity.fits(&by).map_err(by_us)?;
-                if by.node != self.peer {
+                if by.node != self.peer.id {
                     return Err(by_us(Refusal::Target));
                 }
                 self.shared.remember(&by).await.map_err(by_us)?;
@@ -160,26 +159,18 @@ impl Dialer {
         }
     }
 
-    /// Pauses, dropping what is queued meanwhile; no longer than the shortest pause once the peer was seen. `None`
-    /// if the node is gone.
-    async fn pause(&mut self, pause: Duration) -> Option<()> {
+    /// Pauses, dropping what is queued meanwhile; no longer than the shortest pause once the peer was seen.
+    async fn pause(&self, pause: Duration) {
         let soonest = Instant::now() + pause.min(self.shared.config.backoff_min);
         let until = tokio::time::sleep(pause);
         tokio::pin!(until);
-        let mut batch = Vec::new();
+        let outbox = self.peer.outbox(self.lane);
         loop {
+            self.shared.counts.messages_dropped.add(outbox.clear() as u64);
             tokio::select! {
-                () = &mut until => return Some(()),
-                () = self.kick.notified() => until.as_mut().reset(soonest),
-                count = self.queue.messages.recv_many(&mut batch, BATCH_MAX) => {
-                    if count == 0 {
-                        return None;
-                    }
-                    let bytes = batch.iter().map(size_bytes).sum();
-                    self.queue.bytes.fetch_sub(bytes, Ordering::Relaxed);
-                    self.shared.counts.messages_dropped.add(count as u64);
-                    batch.clear();
-                }
+                () = &mut until => return,
+                () = self.peer.kick(self.lane).notified() => until.as_mut().reset(soonest),
+                () = outbox.arrived() => {}
             }
         }
     }

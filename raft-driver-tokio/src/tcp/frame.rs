@@ -1,14 +1,18 @@
-//! Frames: a length in four bytes, little endian, and that many bytes.
+//! Frames: a length in four bytes, little endian, and that many bytes. After the handshake these begin with the group
+//! in eight bytes and the kind of what follows in one.
 //!
 //! A large frame stays a slice of the buffer that it was received in; a small one is copied, because whoever keeps an
 //! entry of it would keep the whole buffer, whose other bytes no limit counts.
 
 use std::io;
 
-use bytes::{Bytes, BytesMut};
-use raft_core::{Message, wire};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use raft_core::wire;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio_util::codec::{Decoder, LengthDelimitedCodec};
+
+use crate::cluster::GroupId;
+use crate::tcp::queue::Parcel;
 
 /// What is received is cut out of buffers of this size, unless a frame is longer.
 const BUFFER_BYTES: usize = 64 * 1024;
@@ -109,7 +113,66 @@ pub(crate) fn append(
     length
 }
 
-/// Appends a message as a frame.
-pub(crate) fn append_message(out: &mut Vec<u8>, frame_bytes_max: u32, message: &Message) -> Option<u32> {
-    append(out, frame_bytes_max, |out| wire::encode_message(message, out))
+/// Bytes of a frame before its message.
+pub(crate) const HEADER_BYTES: usize = 9;
+const MESSAGE: u8 = 0;
+const LETTER: u8 = 1;
+
+/// Appends something of a group's as a frame.
+pub(crate) fn append_parcel(
+    out: &mut Vec<u8>,
+    frame_bytes_max: u32,
+    group: GroupId,
+    parcel: &Parcel,
+) -> Option<u32> {
+    append(out, frame_bytes_max, |out| {
+        out.put_u64_le(group.get());
+        match parcel {
+            Parcel::Message(message) => {
+                out.put_u8(MESSAGE);
+                wire::encode_message(message, out);
+            }
+            Parcel::Letter(letter) => {
+                out.put_u8(LETTER);
+                out.put_slice(letter);
+            }
+        }
+    })
+}
+
+/// What a frame holds, before it is known whether anybody wants it.
+#[derive(Debug)]
+pub(crate) struct Content {
+    pub(crate) group: GroupId,
+    kind: u8,
+    bytes: Bytes,
+}
+
+impl Content {
+    /// `None` if the frame is too short for any.
+    pub(crate) fn of(mut frame: Bytes) -> Option<Self> {
+        let group = GroupId::new(frame.try_get_u64_le().ok()?);
+        Some(Self { group, kind: frame.try_get_u8().ok()?, bytes: frame })
+    }
+
+    /// # Errors
+    /// If it is neither a message nor a letter.
+    pub(crate) fn decode(self) -> Result<Parcel, NoParcel> {
+        match self.kind {
+            MESSAGE => Ok(Parcel::Message(wire::decode_message(self.bytes)?)),
+            LETTER => Ok(Parcel::Letter(self.bytes)),
+            kind => Err(NoParcel::Kind(kind)),
+        }
+    }
+}
+
+/// Bytes that nobody understands.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NoParcel {
+    #[error("a frame that is too short")]
+    Short,
+    #[error("a frame of the unknown kind {0}")]
+    Kind(u8),
+    #[error(transparent)]
+    Message(#[from] wire::WireError),
 }

@@ -15,6 +15,7 @@
 //! | 1, 16 | whether the data directory has an id, and it | the same |
 //! | 8 | from | the answering node |
 //! | 8 | to | |
+//! | 1 | which of the two connections it is: 0 without payloads, 1 with | |
 //! | 2, … | length, and address of the sender | |
 //!
 //! Both sides take the highest version that both speak; if there is none, they part. So that releases can be rolled
@@ -25,6 +26,7 @@ use bytes::{Buf, BufMut, TryGetError};
 use raft_core::{Config, Lease, NodeId, wire};
 
 use crate::cluster::{BootstrapDigest, ClusterId, DirectoryId};
+use crate::tcp::queue::Lane;
 
 const MAGIC: [u8; 4] = *b"raft";
 /// The versions of this protocol that are spoken here.
@@ -316,6 +318,7 @@ fn decode_prefix(bytes: &mut &[u8]) -> Result<(Versions, u8), NotAHandshake> {
 pub(crate) struct Hello {
     pub(crate) from: Identity,
     pub(crate) to: NodeId,
+    pub(crate) lane: Lane,
     /// Where the sender can be reached.
     pub(crate) address: String,
 }
@@ -324,6 +327,10 @@ impl Hello {
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         self.from.encode(out);
         out.put_u64_le(self.to.get());
+        out.put_u8(match self.lane {
+            Lane::Control => 0,
+            Lane::Bulk => 1,
+        });
         let length = u16::try_from(self.address.len()).expect("the configuration limits the address");
         out.put_u16_le(length);
         out.put_slice(self.address.as_bytes());
@@ -340,10 +347,15 @@ impl Hello {
     fn decode_body(versions: Versions, mut bytes: &[u8]) -> Result<Self, NotAHandshake> {
         let from = Identity::decode(versions, &mut bytes)?;
         let to = NodeId::new(bytes.try_get_u64_le()?);
+        let lane = match bytes.try_get_u8()? {
+            0 => Lane::Control,
+            1 => Lane::Bulk,
+            _ => return Err(NotAHandshake::Field),
+        };
         let length = usize::from(bytes.try_get_u16_le()?);
         let address = bytes.get(..length).ok_or(NotAHandshake::Short)?;
         let address = std::str::from_utf8(address).map_err(|_| NotAHandshake::Field)?.to_owned();
-        Ok(Self { from, to, address })
+        Ok(Self { from, to, lane, address })
     }
 }
 
@@ -397,7 +409,12 @@ mod tests {
     #[test]
     fn what_is_said_is_understood() {
         for bootstrap in [None, Some(0), Some(u64::MAX)] {
-            let hello = Hello { from: identity(bootstrap), to: NodeId::new(9), address: "host:1".to_owned() };
+            let hello = Hello {
+                from: identity(bootstrap),
+                to: NodeId::new(9),
+                lane: Lane::Bulk,
+                address: "host:1".to_owned(),
+            };
             let mut bytes = Vec::new();
             hello.encode(&mut bytes);
             assert_eq!(Hello::decode(&bytes), Ok(hello));
@@ -441,7 +458,7 @@ mod tests {
     #[test]
     fn what_a_newer_version_appends_is_ignored() {
         let from = Identity { versions: speaking((2, 9), (2, 9)), ..identity(Some(1)) };
-        let hello = Hello { from, to: NodeId::new(9), address: "host:1".to_owned() };
+        let hello = Hello { from, to: NodeId::new(9), lane: Lane::Bulk, address: "host:1".to_owned() };
         let (mut said, mut answered) = (Vec::new(), Vec::new());
         hello.encode(&mut said);
         Welcome { verdict: Ok(()), by: from }.encode(&mut answered);
@@ -458,7 +475,7 @@ mod tests {
     fn other_versions_are_told_apart_from_other_protocols() {
         let from = Identity { versions: speaking((100, 101), (2, 2)), ..identity(None) };
         let mut bytes = Vec::new();
-        Hello { from, to: NodeId::new(9), address: String::new() }.encode(&mut bytes);
+        Hello { from, to: NodeId::new(9), lane: Lane::Control, address: String::new() }.encode(&mut bytes);
         let said = Hello::decode(&bytes).expect("as it is now");
         assert_eq!(identity(None).fits(&said.from), Err(Refusal::Version));
         // Whatever the rest has become.

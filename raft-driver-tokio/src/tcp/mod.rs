@@ -1,11 +1,13 @@
-//! A transport over TCP: one connection for each direction between two nodes, from the sender to the receiver.
+//! A transport over TCP: two connections for each direction between two processes, from the sender to the receiver.
 //!
-//! * Frames are a length in four bytes, little endian, and a message as [`raft_core::wire`] encodes it. Payloads
-//!   stay slices of the buffer that they were received in.
+//! * Entries and parts of snapshots have a connection of their own, so that they delay no heartbeat. Any number of groups
+//!   share both ([`TcpHub`]); what they have to say at the same time leaves in one write.
+//! * Frames are a length in four bytes, little endian, the group, and a message as [`raft_core::wire`] encodes it.
+//!   Payloads stay slices of the buffer that they were received in.
 //! * A connection begins with a handshake: both sides name protocol version, cluster, themselves and the digest of
 //!   the set that the cluster was bootstrapped with, and what leases rely on. Who does not fit is refused with a reason
 //!   that both sides see. Whether the other is a member is not asked: a node may hear of its own cluster's change last.
-//! * Nothing waits for a peer: each has a bounded queue, and what does not fit, or waits for a peer that cannot be
+//! * Nothing waits for a peer: each has a bounded queue for each group, and what does not fit, or waits for a peer that cannot be
 //!   reached, is dropped. The protocol repeats what matters.
 //! * A lost connection is made again after a pause that doubles, with jitter; at once if the peer connects first.
 //! * Nothing that a peer sends can panic a node, stall it or fill its memory: frames, handshakes, connections and
@@ -19,9 +21,13 @@ mod config;
 mod dial;
 mod frame;
 mod handshake;
+mod hub;
+mod peers;
 mod penalty;
 mod pump;
+mod queue;
 mod receive;
+mod registry;
 mod secure;
 mod sender;
 mod shared;
@@ -34,14 +40,17 @@ mod tls;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use raft_core::{Config, NodeId};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::cluster::GroupId;
 use crate::transport::{Inbox, Network, Started};
 
 pub use config::TcpConfig;
 pub use handshake::Refusal;
+pub use hub::{GroupTaken, TcpGroup, TcpHub};
 pub use sender::TcpSender;
 use shared::Shared;
 #[cfg(feature = "tls")]
@@ -110,29 +119,38 @@ impl Tcp {
     pub fn refusals(&self) -> watch::Receiver<Option<Refused>> {
         self.refusals.subscribe()
     }
+
+    /// Begins to accept connections, within the current runtime, for any number of groups whose nodes all have the id,
+    /// the shortest election timeout and the lease of `node`.
+    ///
+    /// [`TcpConfig::bootstrap`] is compared for the whole process: leave it out unless all groups begin with the same set.
+    ///
+    /// # Panics
+    /// Outside a Tokio runtime.
+    #[must_use]
+    pub fn into_hub(self, node: &Config) -> TcpHub {
+        let Self { listener, local, config, refusals } = self;
+        let shared = Arc::new(Shared::new(node, local, config, refusals.clone()));
+        shared.spawn(shared.stop.clone(), accept::accept(Arc::clone(&shared), listener));
+        TcpHub::new(shared, local, refusals)
+    }
 }
 
 impl Network for Tcp {
     type Transport = TcpSender;
 
     fn message_bytes_max(&self) -> u64 {
-        u64::from(self.config.frame_bytes_max)
+        self.config.message_bytes_max()
+    }
+
+    fn send_letter(transport: &mut TcpSender, to: NodeId, letter: Bytes) -> bool {
+        TcpGroup::send_letter(transport, to, letter)
     }
 
     fn start(self, node: &Config, inbox: Inbox) -> Started<TcpSender> {
-        let Self { listener, local, config, refusals } = self;
-        let shared = Arc::new(Shared::new(node, local, config, inbox, refusals));
-        shared.spawn(shared.stop.clone(), accept::accept(Arc::clone(&shared), listener));
-        let counts = Arc::clone(&shared.counts);
-        let ending = Arc::clone(&shared);
-        Started {
-            transport: TcpSender::new(shared),
-            stats: Arc::new(move || counts.snapshot()),
-            stop: Box::pin(async move {
-                ending.stop.cancel();
-                ending.tasks.close();
-                ending.tasks.wait().await;
-            }),
-        }
+        let hub = self.into_hub(node);
+        let group = hub.group(GroupId::default()).expect("a new hub has no groups");
+        let started = group.start(node, inbox);
+        Started { stop: Box::pin(async move { hub.stop().await }), ..started }
     }
 }

@@ -1,12 +1,20 @@
-//! The loop that reads messages from one connection into the node.
+//! The loop that reads what one connection brings, and hands it to the groups that it is for.
+//!
+//! * Each group has a budget for what it has not yet taken in. Where it is used up, messages without payloads are
+//!   dropped, so that no group waits for another; entries wait in the socket, and behind them those of other groups.
+//! * What is for a group that this process does not run is dropped before it is decoded.
+
+use std::collections::HashMap;
 
 use bytes::Bytes;
-use raft_core::{NodeId, wire};
+use raft_core::NodeId;
 
-use crate::tcp::frame::{FrameError, FrameReader};
+use crate::cluster::GroupId;
+use crate::tcp::frame::{Content, FrameError, FrameReader, NoParcel};
+use crate::tcp::queue::{Lane, Parcel};
 use crate::tcp::shared::{Admitted, Shared};
 use crate::tcp::stream::Stream;
-use crate::transport::{Closed, Link};
+use crate::transport::{Closed, Link, TryDeliverError};
 
 /// Why a connection was closed from this side, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -14,23 +22,21 @@ pub(crate) enum End {
     #[error(transparent)]
     Frame(#[from] FrameError),
     #[error(transparent)]
-    Malformed(#[from] wire::WireError),
+    Malformed(#[from] NoParcel),
     #[error("a message from {from} to {to}")]
     Misaddressed { from: NodeId, to: NodeId },
-    #[error(transparent)]
-    Closed(#[from] Closed),
 }
 
-/// Reads messages until something is wrong.
+/// Reads until something is wrong.
 pub(crate) async fn receive(
     shared: &Shared,
     admitted: &Admitted,
     reader: &mut FrameReader<Stream>,
-    link: &Link,
 ) -> Result<(), End> {
+    let mut desk = Desk { shared, admitted, links: HashMap::new(), ended: shared.registry.ended() };
     loop {
         let end = match reader.next().await {
-            Ok(frame) => match take(shared, admitted, frame, link).await {
+            Ok(frame) => match desk.take(frame).await {
                 Ok(()) => continue,
                 Err(end) => end,
             },
@@ -41,22 +47,86 @@ pub(crate) async fn receive(
             End::Frame(FrameError::Oversized) => counts.oversized.one(),
             End::Malformed(_) => counts.malformed.one(),
             End::Misaddressed { .. } => counts.misaddressed.one(),
-            End::Frame(FrameError::Closed | FrameError::Io(_)) | End::Closed(_) => return Err(end),
+            End::Frame(FrameError::Closed | FrameError::Io(_)) => return Err(end),
         }
         tracing::warn!(id = %shared.identity.node, peer = %admitted.peer, error = %end, "raft.tcp.malformed");
         return Err(end);
     }
 }
 
-/// One message, once the node has room for it.
-async fn take(shared: &Shared, admitted: &Admitted, frame: Bytes, link: &Link) -> Result<(), End> {
-    let bytes = frame.len();
-    let message = wire::decode_message(frame)?;
-    let (from, to) = (message.from, message.to);
-    if from != admitted.peer || to != shared.identity.node {
-        return Err(End::Misaddressed { from, to });
+/// Where the frames of one connection are sorted.
+struct Desk<'a> {
+    shared: &'a Shared,
+    admitted: &'a Admitted,
+    /// The ways into those groups that were written to, which may have ended meanwhile.
+    links: HashMap<GroupId, Link>,
+    /// How many groups had ended when that was last looked at.
+    ended: u64,
+}
+
+impl Desk<'_> {
+    async fn take(&mut self, frame: Bytes) -> Result<(), End> {
+        let bytes = frame.len();
+        let counts = &self.shared.counts;
+        let content = Content::of(frame).ok_or(NoParcel::Short)?;
+        let group = content.group;
+        let Some(link) = self.link(group) else {
+            self.unknown(group);
+            return Ok(());
+        };
+        let link = link.clone();
+        let delivered = match content.decode()? {
+            Parcel::Message(message) => {
+                let (from, to) = (message.from, message.to);
+                if from != self.admitted.peer || to != self.shared.identity.node {
+                    return Err(End::Misaddressed { from, to });
+                }
+                counts.messages_received.one();
+                counts.bytes_received.add(bytes as u64);
+                match self.admitted.lane {
+                    Lane::Control => link.try_deliver(message, bytes),
+                    Lane::Bulk => link.deliver(message, bytes).await.map_err(TryDeliverError::from),
+                }
+            }
+            Parcel::Letter(letter) => {
+                counts.bytes_received.add(bytes as u64);
+                let from = self.admitted.peer;
+                match self.admitted.lane {
+                    Lane::Control => link.try_deliver_letter(from, letter),
+                    Lane::Bulk => link.deliver_letter(from, letter).await.map_err(TryDeliverError::from),
+                }
+            }
+        };
+        match delivered {
+            Ok(()) => {}
+            Err(TryDeliverError::Full) => counts.messages_dropped.one(),
+            Err(TryDeliverError::Closed(Closed)) => {
+                self.links.remove(&group);
+                self.unknown(group);
+            }
+        }
+        Ok(())
     }
-    shared.counts.messages_received.one();
-    shared.counts.bytes_received.add(bytes as u64);
-    Ok(link.deliver(message, bytes).await?)
+
+    /// The way into a group that runs.
+    fn link(&mut self, group: GroupId) -> Option<&Link> {
+        use std::collections::hash_map::Entry;
+        let ended = self.shared.registry.ended();
+        if ended != self.ended {
+            self.ended = ended;
+            self.links.retain(|group, _| self.shared.registry.inbox(*group).is_some());
+        }
+        match self.links.entry(group) {
+            Entry::Occupied(known) => Some(known.into_mut()),
+            Entry::Vacant(place) => {
+                let inbox = self.shared.registry.inbox(group)?;
+                Some(place.insert(inbox.link(self.shared.config.inbound_bytes_max)))
+            }
+        }
+    }
+
+    fn unknown(&self, group: GroupId) {
+        self.shared.counts.unknown_group.one();
+        tracing::debug!(id = %self.shared.identity.node, peer = %self.admitted.peer, %group, "raft.tcp.unknown_group");
+    }
 }

@@ -1,149 +1,137 @@
-//! What the node's task holds of the transport: a queue for each peer.
+//! What a group's node holds of the transport: it chooses whom to send to, and by which of the two connections.
+//!
+//! * What has a payload takes the bulk lane, everything else the control lane, where no payload is ever ahead of it.
+//! * A heartbeat also tells its receiver what should have come before it. While entries or parts of a snapshot of the
+//!   same group may be on their way, it follows them, or its receiver would ask for them a second time; unless they have
+//!   waited for longer than a heartbeat interval.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
-use bytes::Bytes;
 use raft_core::host::Transport;
-use raft_core::{Membership, Message, NodeId};
-use tokio::sync::{Notify, mpsc};
-use tokio_util::sync::CancellationToken;
+use raft_core::{Body, Config, Membership, Message, NodeId};
+use tokio::time::Instant;
 
-use crate::tcp::dial::Dialer;
-use crate::tcp::pump::{Queue, size_bytes};
-use crate::tcp::shared::Shared;
+use crate::cluster::GroupId;
+use crate::tcp::hub::Open;
+use crate::tcp::peers::Peer;
+use crate::tcp::queue::{Lane, Parcel};
 
-/// The sending half of a [`Tcp`](super::Tcp).
+/// The sending half of a [`Tcp`](super::Tcp), or of one group of a [`TcpHub`](super::TcpHub).
 #[derive(Debug)]
 pub struct TcpSender {
-    shared: Arc<Shared>,
-    peers: BTreeMap<NodeId, Peer>,
-    /// How many there are in the membership; any others are strangers.
-    members: usize,
+    open: Arc<Open>,
+    group: GroupId,
+    /// How long entries may wait before a heartbeat overtakes them.
+    patience: Duration,
+    membership: Arc<Membership>,
+    /// Those that were sent to.
+    routes: Vec<Route>,
 }
 
 #[derive(Debug)]
-struct Peer {
-    address: String,
-    is_member: Arc<AtomicBool>,
-    messages: mpsc::Sender<Message>,
-    bytes: Arc<AtomicU64>,
-    stop: CancellationToken,
+struct Route {
+    peer: Arc<Peer>,
+    /// When a payload was last sent to it.
+    payload_at: Option<Instant>,
 }
 
 impl TcpSender {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, peers: BTreeMap::new(), members: 0 }
+    pub(crate) fn new(open: Arc<Open>, group: GroupId, node: &Config) -> Self {
+        let patience = node.heartbeat_interval;
+        Self { open, group, patience, membership: Arc::default(), routes: Vec::new() }
     }
 
-    /// Begins to connect to a peer, instead of where it was looked for before.
-    fn connect(&mut self, peer: NodeId, address: String, is_member: bool) {
-        self.disconnect(peer);
-        let shared = &self.shared;
-        let (messages, queue) = mpsc::channel(shared.config.queue_messages_max);
-        let bytes = Arc::new(AtomicU64::new(0));
-        let stop = shared.stop.child_token();
-        let kick = Arc::new(Notify::new());
-        shared.set_kick(peer, Arc::clone(&kick));
-        let is_member = Arc::new(AtomicBool::new(is_member));
-        let dialer = Dialer {
-            shared: Arc::clone(shared),
-            peer,
-            address: address.clone(),
-            queue: Queue { messages: queue, bytes: Arc::clone(&bytes) },
-            is_member: Arc::clone(&is_member),
-            kick,
+    fn route(&mut self, to: NodeId) -> Option<&mut Route> {
+        let at = match self.routes.iter().position(|route| route.peer.id == to) {
+            Some(at) if !self.routes[at].peer.is_gone() => at,
+            gone => {
+                gone.map(|at| self.routes.swap_remove(at));
+                let peer = self.open.shared.reach(to)?;
+                self.routes.push(Route { peer, payload_at: None });
+                self.routes.len() - 1
+            }
         };
-        shared.spawn(stop.clone(), dialer.run());
-        self.peers.insert(peer, Peer { address, is_member, messages, bytes, stop });
+        self.routes.get_mut(at)
     }
 
-    fn disconnect(&mut self, peer: NodeId) {
-        if let Some(old) = self.peers.remove(&peer) {
-            old.stop.cancel();
-            self.shared.remove_kick(peer);
-        }
+    /// Returns whether there was room for it.
+    pub(crate) fn post(&mut self, to: NodeId, parcel: Parcel) -> bool {
+        let (group, patience) = (self.group, self.patience);
+        let Some(route) = self.route(to) else { return false };
+        let lane = route.lane(group, &parcel, patience);
+        let peer = Arc::clone(&route.peer);
+        peer.outbox(lane).push(group, parcel, &self.open.shared.config, patience)
     }
+}
 
-    /// Sees to it that whoever spoke to this node can be answered (§6): where that says that it is.
-    fn reach_stranger(&mut self, to: NodeId) -> Option<()> {
-        let ended = |peer: &Peer| peer.messages.is_closed();
-        if let Some(peer) = self.peers.get(&to) {
-            if !ended(peer) {
-                return Some(());
-            }
-            if peer.is_member.load(Ordering::Relaxed) {
-                // It was given up at the very moment when it became one.
-                let address = peer.address.clone();
-                self.connect(to, address, true);
-                return Some(());
-            }
+impl Route {
+    fn lane(&mut self, group: GroupId, parcel: &Parcel, patience: Duration) -> Lane {
+        let Parcel::Message(message) = parcel else { return Lane::Bulk };
+        let has_payload = match &message.body {
+            Body::AppendEntries { entries, .. } => !entries.is_empty(),
+            Body::InstallSnapshot { data, .. } => !data.is_empty(),
+            _ => return Lane::Control,
+        };
+        if has_payload {
+            self.payload_at = Some(Instant::now());
+            return Lane::Bulk;
         }
-        if self.peers.len() >= self.members + self.shared.config.strangers_max {
-            let gone = self.peers.iter().filter(|(_, peer)| ended(peer)).map(|(peer, _)| *peer);
-            gone.collect::<Vec<_>>().into_iter().for_each(|peer| self.disconnect(peer));
-            if self.peers.len() >= self.members + self.shared.config.strangers_max {
-                return None;
+        let Some(payload_at) = self.payload_at else { return Lane::Control };
+        let now = Instant::now();
+        match self.peer.outbox(Lane::Bulk).waited(group, now) {
+            Some(waited) if waited > patience => Lane::Control,
+            Some(_) => Lane::Bulk,
+            // Written, and most likely received by now.
+            None if now - payload_at > patience => {
+                self.payload_at = None;
+                Lane::Control
             }
+            None => Lane::Bulk,
         }
-        let address = self.shared.stranger(to)?;
-        self.connect(to, address, false);
-        Some(())
     }
+}
 
-    fn queue(&mut self, message: Message) -> Option<()> {
-        let to = message.to;
-        self.reach_stranger(to)?;
-        let peer = self.peers.get(&to)?;
-        let bytes = size_bytes(&message);
-        if peer.bytes.load(Ordering::Relaxed) > self.shared.config.queue_bytes_max {
-            return None;
-        }
-        // Counted first: whoever takes it out subtracts it.
-        peer.bytes.fetch_add(bytes, Ordering::Relaxed);
-        if peer.messages.try_send(message).is_err() {
-            peer.bytes.fetch_sub(bytes, Ordering::Relaxed);
-            return None;
-        }
-        Some(())
-    }
+/// Where a membership says that a node is.
+fn address(membership: &Membership, node: NodeId) -> Option<&str> {
+    std::str::from_utf8(membership.nodes.get(&node)?).ok()
 }
 
 impl Transport for TcpSender {
     fn send(&mut self, message: Message) {
-        if self.queue(message).is_none() {
-            self.shared.counts.messages_dropped.one();
+        if !self.post(message.to, Parcel::Message(message)) {
+            self.open.shared.counts.messages_dropped.one();
         }
     }
 
     fn peers(&mut self, membership: &Arc<Membership>) {
-        self.shared.set_membership(Arc::clone(membership));
-        let members: BTreeMap<NodeId, &Bytes> =
-            membership.nodes.iter().map(|(peer, at)| (*peer, at)).collect();
-        self.members = members.len();
-        let is_gone = |peer: &NodeId, known: &Peer| {
-            // One that left is dropped at once; one that was never a member goes on for as long as it speaks.
-            !members.contains_key(peer)
-                && (known.is_member.load(Ordering::Relaxed) || self.shared.stranger(*peer).is_none())
-        };
-        let gone = self.peers.iter().filter(|(peer, known)| is_gone(peer, known)).map(|(peer, _)| *peer);
-        for peer in gone.collect::<Vec<_>>() {
-            self.disconnect(peer);
-        }
-        let own = self.shared.identity.node;
-        for (peer, address) in members.into_iter().filter(|(peer, _)| *peer != own) {
-            let Ok(address) = std::str::from_utf8(address) else {
-                tracing::error!(%peer, ?address, "raft.tcp.bad_address");
-                self.disconnect(peer);
-                continue;
-            };
-            match self.peers.get(&peer) {
-                Some(known) if known.address == address && !known.messages.is_closed() => {
-                    known.is_member.store(true, Ordering::Relaxed);
+        let shared = &self.open.shared;
+        let before = std::mem::replace(&mut self.membership, Arc::clone(membership));
+        let own = shared.identity.node;
+        for (peer, bytes) in membership.nodes.iter().filter(|(peer, _)| **peer != own) {
+            match (address(&before, *peer), address(membership, *peer)) {
+                (None, Some(at)) => shared.join(*peer, at),
+                (Some(from), Some(to)) if from != to => shared.moved(*peer, from, to),
+                (Some(_), Some(_)) => {}
+                (known, None) => {
+                    tracing::error!(%peer, address = ?bytes, "raft.tcp.bad_address");
+                    known.inspect(|at| shared.leave(*peer, at));
                 }
-                _ => self.connect(peer, address.to_owned(), true),
             }
         }
+        for peer in before.nodes.keys().filter(|peer| **peer != own && !membership.nodes.contains_key(peer)) {
+            if let Some(at) = address(&before, *peer) {
+                shared.leave(*peer, at);
+            }
+        }
+        self.routes.retain(|route| !route.peer.is_gone());
+    }
+}
+
+impl Drop for TcpSender {
+    fn drop(&mut self) {
+        let none = Arc::default();
+        self.peers(&none);
+        self.open.shared.forget_group(self.group);
     }
 }

@@ -1,4 +1,5 @@
-//! What the tasks of one node's transport share: who may connect, who is connected, and what is counted.
+//! What the tasks of one process's transport share: who may connect, who is connected, who is sent to, and what is
+//! counted.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -6,17 +7,22 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use raft_core::{Config, Membership, NodeId};
+use raft_core::{Config, NodeId};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::cluster::GroupId;
 use crate::storage::KnownPeers;
+use crate::tcp::dial::Dialer;
 use crate::tcp::handshake::{Hello, Identity, Refusal, Timing, Versions};
+use crate::tcp::peers::{Book, Peer};
+use crate::tcp::queue::Lane;
+use crate::tcp::registry::Registry;
 use crate::tcp::{Refused, TcpConfig};
-use crate::transport::{Counts, Inbox};
+use crate::transport::Counts;
 
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -25,7 +31,7 @@ pub(crate) struct Shared {
     pub(crate) identity: Identity,
     /// Where it says that it can be reached.
     pub(crate) address: String,
-    pub(crate) inbox: Inbox,
+    pub(crate) registry: Registry,
     pub(crate) counts: Arc<Counts>,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
@@ -36,12 +42,18 @@ pub(crate) struct Shared {
 /// Locked for moments only, never while anything is awaited.
 #[derive(Debug, Default)]
 struct Gate {
-    membership: Arc<Membership>,
+    book: Book,
     /// Who is connected to this node.
-    inbound: BTreeMap<NodeId, Inbound>,
+    inbound: BTreeMap<(NodeId, Lane), Inbound>,
     accepted: u64,
-    /// Wakes whoever pauses before connecting to a peer.
-    kicks: BTreeMap<NodeId, Arc<Notify>>,
+}
+
+impl Gate {
+    /// Where a peer that is connected says that it can be reached.
+    fn spoken_from(&self, peer: NodeId) -> Option<&str> {
+        let inbound = Lane::ALL.into_iter().find_map(|lane| self.inbound.get(&(peer, lane)))?;
+        Some(&inbound.address)
+    }
 }
 
 #[derive(Debug)]
@@ -53,10 +65,11 @@ struct Inbound {
     address: String,
 }
 
-/// A peer's one connection to this node, until dropped.
+/// A peer's one connection of a lane to this node, until dropped.
 #[derive(Debug)]
 pub(crate) struct Admitted {
     pub(crate) peer: NodeId,
+    pub(crate) lane: Lane,
     /// Cancelled when a newer connection takes its place.
     pub(crate) replaced: CancellationToken,
     serial: u64,
@@ -66,8 +79,9 @@ pub(crate) struct Admitted {
 impl Drop for Admitted {
     fn drop(&mut self) {
         let mut gate = self.shared.gate();
-        if gate.inbound.get(&self.peer).is_some_and(|inbound| inbound.serial == self.serial) {
-            gate.inbound.remove(&self.peer);
+        let key = (self.peer, self.lane);
+        if gate.inbound.get(&key).is_some_and(|inbound| inbound.serial == self.serial) {
+            gate.inbound.remove(&key);
         }
     }
 }
@@ -77,7 +91,6 @@ impl Shared {
         node: &Config,
         local: SocketAddr,
         config: TcpConfig,
-        inbox: Inbox,
         refusals: watch::Sender<Option<Refused>>,
     ) -> Self {
         let identity = Identity {
@@ -92,7 +105,7 @@ impl Shared {
             identity,
             address: config.advertise.clone().unwrap_or_else(|| local.to_string()),
             config,
-            inbox,
+            registry: Registry::default(),
             counts: Arc::new(Counts::default()),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -113,23 +126,62 @@ impl Shared {
         });
     }
 
-    /// Whom this node belongs together with, from now on.
-    pub(crate) fn set_membership(&self, membership: Arc<Membership>) {
-        self.gate().membership = membership;
+    /// A group has a member at this address.
+    pub(crate) fn join(self: &Arc<Self>, peer: NodeId, address: &str) {
+        let new = self.gate().book.join(peer, address, &self.stop);
+        if let Some(peer) = new {
+            self.dial(&peer);
+        }
     }
 
-    /// Where a peer that is connected says that it can be reached.
-    pub(crate) fn stranger(&self, peer: NodeId) -> Option<String> {
-        self.gate().inbound.get(&peer).map(|inbound| inbound.address.clone())
+    /// A group's member is reached elsewhere.
+    pub(crate) fn moved(&self, peer: NodeId, from: &str, to: &str) {
+        self.gate().book.moved(peer, from, to);
     }
 
-    /// A peer to connect to has this alarm.
-    pub(crate) fn set_kick(&self, peer: NodeId, kick: Arc<Notify>) {
-        self.gate().kicks.insert(peer, kick);
+    /// A group no longer has this member.
+    pub(crate) fn leave(&self, peer: NodeId, address: &str) {
+        self.gate().book.leave(peer, address);
     }
 
-    pub(crate) fn remove_kick(&self, peer: NodeId) {
-        self.gate().kicks.remove(&peer);
+    /// A group has ended.
+    pub(crate) fn forget_group(&self, group: GroupId) {
+        self.registry.remove(group);
+        self.gate().book.forget_group(group);
+    }
+
+    /// Whom to send to what is for `to`. Whoever spoke to this node can be answered (§6): where it says that it is.
+    pub(crate) fn reach(self: &Arc<Self>, to: NodeId) -> Option<Arc<Peer>> {
+        let mut gate = self.gate();
+        if let Some(peer) = gate.book.get(to) {
+            return Some(Arc::clone(peer));
+        }
+        if gate.book.strangers() >= self.config.strangers_max {
+            return None;
+        }
+        let address = gate.spoken_from(to)?.to_owned();
+        let peer = gate.book.answer(to, &address, &self.stop);
+        drop(gate);
+        self.dial(&peer);
+        Some(peer)
+    }
+
+    /// Ends the connections to a peer that is no member of any group and no longer speaks; `false` for any other.
+    /// Should it come back, it is connected to anew.
+    pub(crate) fn give_up(&self, peer: &Peer) -> bool {
+        let mut gate = self.gate();
+        let gone = !gate.book.is_member(peer.id) && gate.spoken_from(peer.id).is_none();
+        if gone && !peer.is_gone() {
+            gate.book.remove(peer.id);
+        }
+        gone || peer.is_gone()
+    }
+
+    fn dial(self: &Arc<Self>, peer: &Arc<Peer>) {
+        for lane in Lane::ALL {
+            let dialer = Dialer { shared: Arc::clone(self), peer: Arc::clone(peer), lane };
+            self.spawn(peer.stop.clone(), dialer.run());
+        }
     }
 
     /// Whether a peer may connect. If so, an older connection of its own ends.
@@ -144,25 +196,30 @@ impl Shared {
             return Err(Refusal::OwnId);
         }
         // A leader or candidate may be a member that this node has not heard of yet (§6).
-        let members = &gate.membership.nodes;
-        if !members.contains_key(&peer) && !gate.inbound.contains_key(&peer) {
-            let strangers = gate.inbound.keys().filter(|peer| !members.contains_key(peer)).count();
-            if strangers >= self.config.strangers_max {
+        if !gate.book.is_member(peer) && gate.spoken_from(peer).is_none() {
+            let mut strangers: Vec<_> = gate
+                .inbound
+                .keys()
+                .map(|(peer, _)| *peer)
+                .filter(|peer| !gate.book.is_member(*peer))
+                .collect();
+            strangers.dedup();
+            if strangers.len() >= self.config.strangers_max {
                 return Err(Refusal::Full);
             }
         }
         gate.accepted += 1;
-        let serial = gate.accepted;
+        let (serial, lane) = (gate.accepted, hello.lane);
         let replaced = CancellationToken::new();
         let inbound = Inbound { serial, replaced: replaced.clone(), address: hello.address.clone() };
-        if let Some(older) = gate.inbound.insert(peer, inbound) {
+        if let Some(older) = gate.inbound.insert((peer, lane), inbound) {
             older.replaced.cancel();
         }
-        if let Some(kick) = gate.kicks.get(&peer) {
+        if let Some(peer) = gate.book.get(peer) {
             // It is there: no reason to pause any longer.
-            kick.notify_one();
+            Lane::ALL.iter().for_each(|lane| peer.kick(*lane).notify_one());
         }
-        Ok(Admitted { peer, replaced, serial, shared: Arc::clone(self) })
+        Ok(Admitted { peer, lane, replaced, serial, shared: Arc::clone(self) })
     }
 
     /// Whether a peer, which is who it says, still has the data directory that it had before; a new one is remembered.

@@ -19,10 +19,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
 
-use super::frame::{self, FrameReader};
+use super::frame::{self, Content, FrameReader};
 use super::handshake::{Hello, Identity, Timing, Versions, Welcome};
+use super::queue::{Lane, Parcel};
 use super::{Refusal, Refused, Tcp, TcpConfig, TcpError, TcpSender};
-use crate::cluster::{BootstrapDigest, ClusterId};
+use crate::cluster::{BootstrapDigest, ClusterId, GroupId};
 use crate::transport::{Closed, Inbox, Incoming, Network, Started, TransportStats};
 
 const CLUSTER: ClusterId = ClusterId::new(77);
@@ -105,7 +106,7 @@ fn identity(id: u64) -> Identity {
 
 fn hello() -> Hello {
     let from = Identity { bootstrap: Some(digest(1)), ..identity(2) };
-    Hello { from, to: node(1), address: String::new() }
+    Hello { from, to: node(1), lane: Lane::Bulk, address: String::new() }
 }
 
 fn framed(fill: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
@@ -124,8 +125,37 @@ fn append(from: u64, to: u64, commands: &[&str]) -> Message {
 
 fn message_frame(message: &Message) -> Vec<u8> {
     let mut out = Vec::new();
-    frame::append_message(&mut out, u32::MAX, message).unwrap();
+    let parcel = Parcel::Message(message.clone());
+    frame::append_parcel(&mut out, u32::MAX, GroupId::default(), &parcel).unwrap();
     out
+}
+
+/// Both connections of the side to a peer that listens here, and what it said at first.
+async fn accepted(peer: &TcpListener) -> (TcpStream, TcpStream, Hello) {
+    let by = identity(2);
+    let welcome = framed(|out| Welcome { verdict: Ok(()), by }.encode(out));
+    let (mut control, mut bulk) = (None, None);
+    loop {
+        let (mut stream, _) = within(peer.accept()).await.unwrap();
+        let said =
+            Hello::decode(&within(FrameReader::new(&mut stream, 1 << 20).next()).await.unwrap()).unwrap();
+        stream.write_all(&welcome).await.unwrap();
+        match said.lane {
+            Lane::Control => control = Some(stream),
+            Lane::Bulk => bulk = Some(stream),
+        }
+        if control.is_some() && bulk.is_some() {
+            return (control.unwrap(), bulk.unwrap(), said);
+        }
+    }
+}
+
+/// The message in a frame of the only group.
+fn unframed(frame: Bytes) -> Message {
+    let content = Content::of(frame).unwrap();
+    assert_eq!(content.group, GroupId::default());
+    let Parcel::Message(message) = content.decode().unwrap() else { panic!("a letter") };
+    message
 }
 
 /// Connects and says hello; returns the socket and the verdict.
@@ -215,15 +245,17 @@ async fn after_handshake(side: &Side, bytes: &[u8]) {
 #[tokio::test]
 async fn nonsense_closes_the_connection_and_is_counted() {
     let mut side = side(config()).await;
-    after_handshake(&side, &framed(|out| out.extend_from_slice(b"no message"))).await;
+    after_handshake(&side, &framed(|out| out.extend_from_slice(b"\0\0\0\0\0\0\0\0\0no message"))).await;
     assert_eq!((side.stats)().malformed, 1);
     after_handshake(&side, &framed(|_| {})).await;
     assert_eq!((side.stats)().malformed, 2);
+    after_handshake(&side, &framed(|out| out.extend_from_slice(b"\0\0\0\0\0\0\0\0\x02no kind"))).await;
+    assert_eq!((side.stats)().malformed, 3);
     let mut damaged = message_frame(&append(2, 1, &["a", "b", "c"]));
     let end = damaged.len();
     damaged[end - 12] = 0xff;
     after_handshake(&side, &damaged).await;
-    assert_eq!((side.stats)().malformed, 3);
+    assert_eq!((side.stats)().malformed, 4);
     after_handshake(&side, &u32::MAX.to_le_bytes()).await;
     assert_eq!((side.stats)().oversized, 1);
     after_handshake(&side, &(64 * 1024 + 1_u32).to_le_bytes()).await;
@@ -239,7 +271,7 @@ async fn nonsense_closes_the_connection_and_is_counted() {
         closed(&mut stream).await;
     }
     let stats = (side.stats)();
-    assert_eq!((stats.malformed, stats.inbound_failures), (5, 2));
+    assert_eq!((stats.malformed, stats.inbound_failures), (6, 2));
     // Nothing of it reached the node, and whoever behaves is heard.
     let (mut stream, _) = connect(&side, &hello()).await;
     stream.write_all(&message_frame(&append(2, 1, &["good"]))).await.unwrap();
@@ -302,13 +334,9 @@ async fn a_message_is_sent_and_sent_again_after_the_peer_was_away() {
     let mut side = side(config()).await;
     let peer = TcpListener::bind(LOOPBACK).await.unwrap();
     side.peers(&[(1, side.address.clone()), (2, peer.local_addr().unwrap().to_string())]);
-    let by = identity(2);
     for round in 0..3 {
-        let (mut stream, _) = within(peer.accept()).await.unwrap();
-        let mut reader = FrameReader::new(&mut stream, 1 << 20);
-        let said = Hello::decode(&within(reader.next()).await.unwrap()).unwrap();
+        let (control, mut stream, said) = accepted(&peer).await;
         assert_eq!((said.from.node, said.to, said.address), (node(1), node(2), side.address.clone()));
-        stream.write_all(&framed(|out| Welcome { verdict: Ok(()), by }.encode(out))).await.unwrap();
         // The sender learns of the connection a little later, and drops what came before: so once more each time.
         let mut reader = FrameReader::new(&mut stream, 1 << 20);
         let received = loop {
@@ -317,15 +345,17 @@ async fn a_message_is_sent_and_sent_again_after_the_peer_was_away() {
                 break frame.unwrap();
             }
         };
-        assert_eq!(raft_core::wire::decode_message(received).unwrap(), append(1, 2, &["again"]));
-        drop(stream);
-        let lost = async {
-            while !matches!(side.incoming.recv().await.unwrap(), Incoming::Unreachable(peer) if peer == node(2))
-            {
-            }
-        };
-        within(lost).await;
-        assert_eq!((side.stats)().disconnects, round + 1);
+        assert_eq!(unframed(received), append(1, 2, &["again"]));
+        drop((control, stream));
+        for _ in Lane::ALL {
+            let lost = async {
+                while !matches!(side.incoming.recv().await.unwrap(), Incoming::Unreachable(peer) if peer == node(2))
+                {
+                }
+            };
+            within(lost).await;
+        }
+        assert_eq!((side.stats)().disconnects, 2 * (round + 1));
     }
     side.sender.send(append(1, 9, &["nobody"]));
     assert!((side.stats)().messages_dropped > 0);
@@ -358,10 +388,7 @@ async fn a_peer_that_reads_nothing_is_given_up() {
     let mut side = side(config).await;
     let peer = TcpListener::bind(LOOPBACK).await.unwrap();
     side.peers(&[(2, peer.local_addr().unwrap().to_string())]);
-    let (mut stream, _) = within(peer.accept()).await.unwrap();
-    within(FrameReader::new(&mut stream, 1 << 20).next()).await.unwrap();
-    let by = identity(2);
-    stream.write_all(&framed(|out| Welcome { verdict: Ok(()), by }.encode(out))).await.unwrap();
+    let streams = accepted(&peer).await;
     // Far more than the kernel buffers; the node itself never waits.
     let command = "x".repeat(60 * 1024);
     for _ in 0..2000 {
@@ -370,7 +397,7 @@ async fn a_peer_that_reads_nothing_is_given_up() {
     assert!(
         matches!(within(side.incoming.recv()).await, Some(Incoming::Unreachable(peer)) if peer == node(2))
     );
-    drop(stream);
+    drop(streams);
 }
 
 #[tokio::test]
@@ -416,15 +443,16 @@ async fn a_node_answers_members_that_it_has_not_heard_of_as_long_as_they_speak()
     spoken.write_all(&message_frame(&append(2, 1, &["I lead"]))).await.unwrap();
     assert_eq!(side.message().await, append(2, 1, &["I lead"]));
     side.sender.send(append(1, 2, &["yes"]));
-    let by = identity(2);
-    let welcome = framed(|out| Welcome { verdict: Ok(()), by }.encode(out));
-    let (mut stream, _) = within(stranger.accept()).await.unwrap();
+    let (control, mut stream, _) = accepted(&stranger).await;
     let mut reader = FrameReader::new(&mut stream, 1 << 20);
-    within(reader.next()).await.unwrap();
-    stream.write_all(&welcome).await.unwrap();
-    let mut reader = FrameReader::new(&mut stream, 1 << 20);
-    let answer = within(reader.next()).await.unwrap();
-    assert_eq!(raft_core::wire::decode_message(answer).unwrap(), append(1, 2, &["yes"]));
+    let answer = loop {
+        // The sender learns of the connection a little later.
+        side.sender.send(append(1, 2, &["yes"]));
+        if let Ok(frame) = tokio::time::timeout(Duration::from_millis(20), reader.next()).await {
+            break frame.unwrap();
+        }
+    };
+    assert_eq!(unframed(answer), append(1, 2, &["yes"]));
 
     // Other members change nothing about that, nor does becoming one.
     side.peers(&set[..1]);
@@ -432,17 +460,15 @@ async fn a_node_answers_members_that_it_has_not_heard_of_as_long_as_they_speak()
     side.sender.send(append(1, 2, &["still"]));
     let mut reader = FrameReader::new(&mut stream, 1 << 20);
     let answer = within(reader.next()).await.unwrap();
-    assert_eq!(raft_core::wire::decode_message(answer).unwrap(), append(1, 2, &["still"]));
+    assert_eq!(unframed(answer), append(1, 2, &["still"]));
     // Once it left, the connection ends, though it still speaks.
     side.peers(&set[..1]);
     closed(&mut stream).await;
+    drop(control);
 
     // An answer is still due, and once it is silent it is not looked for any more.
     side.sender.send(append(1, 2, &["goodbye"]));
-    let (mut stream, _) = within(stranger.accept()).await.unwrap();
-    let mut reader = FrameReader::new(&mut stream, 1 << 20);
-    within(reader.next()).await.unwrap();
-    stream.write_all(&welcome).await.unwrap();
+    let (control, mut stream, _) = accepted(&stranger).await;
     let mut reader = FrameReader::new(&mut stream, 1 << 20);
     within(reader.next()).await.unwrap();
     drop(spoken);
@@ -453,7 +479,7 @@ async fn a_node_answers_members_that_it_has_not_heard_of_as_long_as_they_speak()
         }
     })
     .await;
-    drop((stream, stranger));
+    drop((control, stream, stranger));
     let lost = async {
         while !matches!(side.incoming.recv().await.unwrap(), Incoming::Unreachable(peer) if peer == node(2)) {
         }

@@ -36,6 +36,15 @@ pub trait Network: Send + 'static {
         u64::MAX
     }
 
+    /// Whether a node of this configuration can use it. By default, any can.
+    ///
+    /// # Errors
+    /// Says why not.
+    fn check(&self, config: &Config) -> Result<(), &'static str> {
+        let _ = config;
+        Ok(())
+    }
+
     /// Begins to receive for the node of this configuration, into `inbox`. Called once, inside the runtime.
     fn start(self, config: &Config, inbox: Inbox) -> Started<Self::Transport>;
 

@@ -30,12 +30,16 @@ counters! {
     messages_sent,
     /// Bytes handed to the network; zero within a process.
     bytes_sent,
+    /// How often something was handed to the network: messages that wait together leave together.
+    writes,
     /// Messages received.
     messages_received,
     /// Bytes received; zero within a process.
     bytes_received,
     /// Messages dropped because a queue was full, or the peer unknown, cut off or not connected.
     messages_dropped,
+    /// Messages received for a group that this process does not run.
+    unknown_group,
     /// Connections made to peers.
     connects,
     /// Attempts to connect that failed before the handshake was over.
