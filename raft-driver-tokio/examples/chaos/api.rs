@@ -28,9 +28,29 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
+    /// Whether it says that what was asked for did not happen and never will.
+    pub(crate) fn did_not_happen(&self) -> bool {
+        let refused = self.status.is_redirection() || self.status.is_client_error();
+        // An error: it says nothing of the kind.
+        let said = || serde_json::from_slice::<Refusal>(&self.body).is_ok_and(Refusal::did_not_happen);
+        refused || self.status == StatusCode::SERVICE_UNAVAILABLE || said()
+    }
+
     /// As one line.
     pub(crate) fn told(&self) -> String {
         format!("{} {}", self.status.as_u16(), String::from_utf8_lossy(&self.body).trim())
+    }
+}
+
+/// The body of an answer that is no success.
+#[derive(Deserialize)]
+struct Refusal {
+    outcome: Option<String>,
+}
+
+impl Refusal {
+    fn did_not_happen(self) -> bool {
+        self.outcome.as_deref() == Some("did_not_happen")
     }
 }
 
@@ -159,9 +179,9 @@ pub(crate) enum Operator {
 impl Operator {
     fn route(self) -> (Method, &'static str) {
         match self {
-            Self::Members => (Method::POST, "/admin/members"),
-            Self::Transfer => (Method::POST, "/admin/transfer"),
-            Self::Snapshot => (Method::POST, "/admin/snapshot"),
+            Self::Members => (Method::PATCH, "/members"),
+            Self::Transfer => (Method::POST, "/transfer"),
+            Self::Snapshot => (Method::POST, "/snapshot"),
         }
     }
 }

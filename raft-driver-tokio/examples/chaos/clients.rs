@@ -208,16 +208,16 @@ impl Load {
                 sleep(PAUSE / 10).await;
                 Attempt::NotDone(answer.told())
             }
-            (StatusCode::SERVICE_UNAVAILABLE, _) => {
-                self.move_on(server, None);
-                sleep(PAUSE).await;
-                Attempt::NotDone(answer.told())
-            }
+            (StatusCode::REQUEST_TIMEOUT, _) => Attempt::NotDone(answer.told()),
             (status, _) if status.is_server_error() => {
                 self.move_on(server, None);
-                Attempt::Maybe(answer.told())
+                sleep(PAUSE).await;
+                if answer.did_not_happen() {
+                    Attempt::NotDone(answer.told())
+                } else {
+                    Attempt::Maybe(answer.told())
+                }
             }
-            (StatusCode::REQUEST_TIMEOUT, _) => Attempt::NotDone(answer.told()),
             _ => {
                 self.events.wrong(format!("server {server} answered {}", answer.told()));
                 Attempt::Known(if op == Op::Get { Outcome::Unknown } else { Outcome::Never })

@@ -116,6 +116,10 @@ impl Cluster {
         command.args(["serve", "--until-stdin-closes", "--id", &id.to_string()]);
         command.args(["--raft", &server.addresses.raft_listen, "--http", &server.addresses.http_listen]);
         command.arg("--data").arg(server.disk.data()).args(&self.setup.arguments);
+        if self.network.has_packets() {
+            // Nobody else is in these namespaces.
+            command.arg("--insecure");
+        }
         match server.founder {
             true => command.args(&self.peers),
             false => command.arg("--join"),

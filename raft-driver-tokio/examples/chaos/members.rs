@@ -2,8 +2,8 @@
 //!
 //! * Every kind of change comes back to as many voters as there were; what did not come about is made good by the next
 //!   one, or at the end.
-//! * An answer that is not a plain success says little: the change is asked for again until it is done, "already so"
-//!   included, or its time is over.
+//! * An answer that is not a plain success says little: the change is asked for again until it is done, or its time is
+//!   over. To ask for what is done is harmless.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -173,7 +173,6 @@ impl Members {
             };
             let told = match caller.operate(&address, Operator::Members, json.clone(), ANSWER_LIMIT).await {
                 Ok(answer) if answer.status == StatusCode::OK => return true,
-                Ok(answer) if answer.told().contains("already as asked for") => return true,
                 Ok(answer) => answer.told(),
                 Err(Lost::Unsent(why) | Lost::Maybe(why)) => why,
             };
