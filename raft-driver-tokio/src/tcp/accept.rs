@@ -8,11 +8,12 @@ use std::time::Duration;
 use raft_core::NodeId;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::tcp::Refused;
+use crate::tcp::door::Place;
 use crate::tcp::frame::{self, FrameError, FrameReader};
 use crate::tcp::handshake::{HELLO_BYTES_MAX, Hello, NotAHandshake, Refusal, Welcome};
+use crate::tcp::penalty::Offence;
 use crate::tcp::receive::receive;
 #[cfg(feature = "tls")]
 use crate::tcp::secure::Insecure;
@@ -25,16 +26,18 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Accepts connections until the transport stops.
 pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener) {
-    let handshakes = Arc::new(Semaphore::new(shared.config.handshakes_max));
     loop {
         match listener.accept().await {
-            Ok((stream, from)) => match Arc::clone(&handshakes).try_acquire_owned() {
-                Ok(place) => {
-                    let task = serve(Arc::clone(&shared), stream, from, place);
-                    shared.spawn(shared.stop.clone(), task);
+            // Dropped at once: it costs nothing but this.
+            Ok((_, from)) if shared.door.is_shut_out(from.ip()) => shared.counts.refused_shut_out.one(),
+            Ok((stream, from)) => {
+                let (place, is_full) = shared.door.enter(from.ip());
+                if is_full {
+                    shared.counts.refused_full.one();
                 }
-                Err(_) => shared.counts.refused_full.one(),
-            },
+                let task = serve(Arc::clone(&shared), stream, from, place);
+                shared.spawn(shared.stop.clone(), task);
+            }
             Err(error) => {
                 tracing::warn!(id = %shared.identity.node, %error, "raft.tcp.accept");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -44,18 +47,38 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener) {
 }
 
 /// One connection, from its handshake to its end.
-async fn serve(shared: Arc<Shared>, stream: TcpStream, from: SocketAddr, place: OwnedSemaphorePermit) {
-    let greeting = tokio::time::timeout(shared.config.handshake_timeout, greet(&shared, stream, from));
-    let Ok(Some((admitted, mut reader))) = greeting.await else {
+async fn serve(shared: Arc<Shared>, stream: TcpStream, from: SocketAddr, place: Place) {
+    let Some((admitted, mut reader)) = begin(&shared, stream, from, place).await else {
         shared.counts.inbound_failures.one();
         return;
     };
-    drop(place);
     let reading = receive(&shared, &admitted, &mut reader);
     if let Some(Err(reason)) = admitted.replaced.run_until_cancelled(reading).await {
         tracing::debug!(id = %shared.identity.node, peer = %admitted.peer, %reason, "raft.tcp.closed");
+        if reason.is_offence() {
+            shared.offence(from, admitted.peer, Offence::Malformed);
+        }
     }
     shared.counts.inbound_closed.one();
+}
+
+/// The handshake, as long as there is time and room for it.
+async fn begin(
+    shared: &Arc<Shared>,
+    stream: TcpStream,
+    from: SocketAddr,
+    place: Place,
+) -> Option<(Admitted, FrameReader<Stream>)> {
+    let greeting = tokio::time::timeout(shared.config.handshake_timeout, greet(shared, stream, from));
+    match place.lost.run_until_cancelled(greeting).await {
+        Some(Ok(greeted)) => greeted,
+        Some(Err(_)) => {
+            shared.counts.stalled.one();
+            tracing::debug!(id = %shared.identity.node, %from, "raft.tcp.stalled");
+            None
+        }
+        None => None,
+    }
 }
 
 /// The handshake. `None` if the connection is of no use; whoever is owed a reason got it.
@@ -71,7 +94,7 @@ async fn greet(
         Accepted::Ready(stream) => (stream, Ok(())),
         Accepted::Plain(stream) => (stream, Err(Refusal::Tls)),
         Accepted::Tls(stream) => {
-            refuse(shared, stream, refused(Refusal::Tls, false)).await;
+            refuse(shared, stream, from, refused(Refusal::Tls, false)).await;
             return None;
         }
         #[cfg(feature = "tls")]
@@ -79,7 +102,10 @@ async fn greet(
             match why {
                 Insecure::Io(_) => return None,
                 Insecure::Malformed(error) => malformed(shared, from, &error),
-                Insecure::Refused { refusal, by_peer } => shared.refused(refused(refusal, by_peer), true),
+                Insecure::Refused { refusal, by_peer } => {
+                    shared.refused(refused(refusal, by_peer), true);
+                    shared.offence(from, nobody, Offence::Refused);
+                }
             }
             secure::end(stream).await;
             return None;
@@ -108,7 +134,7 @@ async fn greet(
             Some((admitted, reader))
         }
         Err(refusal) => {
-            refuse(shared, reader.into_io(), Refused { peer, ..refused(refusal, false) }).await;
+            refuse(shared, reader.into_io(), from, Refused { peer, ..refused(refusal, false) }).await;
             None
         }
     }
@@ -137,9 +163,12 @@ async fn welcome(shared: &Shared, stream: &mut Stream, verdict: Result<(), Refus
 }
 
 /// Sends a peer away, and says why.
-async fn refuse(shared: &Shared, mut stream: Stream, refused: Refused) {
-    let refusal = refused.refusal;
+async fn refuse(shared: &Shared, mut stream: Stream, from: SocketAddr, refused: Refused) {
+    let Refused { peer, refusal, .. } = refused;
     shared.refused(refused, true);
+    if refusal != Refusal::Full {
+        shared.offence(from, peer, Offence::Refused);
+    }
     if welcome(shared, &mut stream, Err(refusal)).await.is_ok() {
         secure::end(stream).await;
     }
@@ -148,4 +177,5 @@ async fn refuse(shared: &Shared, mut stream: Stream, refused: Refused) {
 fn malformed(shared: &Shared, from: SocketAddr, error: &dyn std::error::Error) {
     shared.counts.malformed.one();
     tracing::warn!(id = %shared.identity.node, %from, %error, "raft.tcp.malformed");
+    shared.offence(from, NodeId::new(0), Offence::Malformed);
 }

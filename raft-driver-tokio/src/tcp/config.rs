@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::cluster::{BootstrapDigest, ClusterId};
 use crate::storage::KnownPeers;
+use crate::tcp::Resolver;
 #[cfg(feature = "tls")]
 use crate::tcp::Tls;
 use crate::tcp::frame::HEADER_BYTES;
@@ -20,6 +21,9 @@ pub struct TcpConfig {
     /// Where peers reach this node, told in handshakes to those that do not know it yet. Default: where it listens,
     /// which is of no use if that is a wildcard address.
     pub advertise: Option<String>,
+    /// Finds the sockets behind the addresses of the membership, again before each connection. Default: the system, for
+    /// `host:port`.
+    pub resolver: Resolver,
     /// Certificate, key and authorities. With it, every connection is encrypted, and peers must prove who they are.
     /// Default `None`: plain text, and peers are believed. All nodes of a cluster must do the same.
     #[cfg(feature = "tls")]
@@ -39,7 +43,8 @@ pub struct TcpConfig {
     /// Bytes received from one peer that a group's node has not yet taken in. At the limit, messages without payloads
     /// are dropped, and no more payloads are read from that peer. Default 16 MiB.
     pub inbound_bytes_max: usize,
-    /// Connections that are in their handshake; more are closed. Default 64.
+    /// Connections that are in their handshake. When one more comes, the oldest of the address that has most of them is
+    /// closed. Default 64.
     pub handshakes_max: usize,
     /// Peers connected that are not members, as far as this node knows; more are refused. A member has one connection.
     /// Default 64.
@@ -63,12 +68,13 @@ pub struct TcpConfig {
 impl TcpConfig {
     /// The defaults for a node of this cluster.
     #[must_use]
-    pub const fn new(cluster: ClusterId) -> Self {
+    pub fn new(cluster: ClusterId) -> Self {
         const MIB: u32 = 1024 * 1024;
         Self {
             cluster,
             bootstrap: None,
             advertise: None,
+            resolver: Resolver::default(),
             #[cfg(feature = "tls")]
             tls: None,
             known_peers: None,

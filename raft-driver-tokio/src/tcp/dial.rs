@@ -125,7 +125,7 @@ impl Dialer {
     /// A connection whose handshake is over.
     async fn connect(&self, address: &str) -> Result<Stream, NoConnection> {
         let config = &self.shared.config;
-        let stream = timeout(config.connect_timeout, TcpStream::connect(address)).await??;
+        let stream = timeout(config.connect_timeout, config.resolver.connect(address)).await??;
         timeout(config.handshake_timeout, self.greet(stream)).await?
     }
 

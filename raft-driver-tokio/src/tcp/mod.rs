@@ -19,6 +19,7 @@
 mod accept;
 mod config;
 mod dial;
+mod door;
 mod frame;
 mod handshake;
 mod hub;
@@ -28,6 +29,7 @@ mod pump;
 mod queue;
 mod receive;
 mod registry;
+mod resolve;
 mod secure;
 mod sender;
 mod shared;
@@ -51,6 +53,7 @@ use crate::transport::{Inbox, Network, Started};
 pub use config::TcpConfig;
 pub use handshake::Refusal;
 pub use hub::{GroupTaken, TcpGroup, TcpHub};
+pub use resolve::Resolver;
 pub use sender::TcpSender;
 use shared::Shared;
 #[cfg(feature = "tls")]

@@ -1,7 +1,7 @@
 //! Who misbehaved lately, and is shut out for a while.
 //!
-//! An offence adds to the score of the address that it came from, by how surely it was one; a score sinks by one a
-//! second. At [`SCORE_MAX`] the address is shut out, each time twice as long as the time before, and begins again
+//! An offence adds to the score of the address that it came from, by how surely it was one; a score sinks by
+//! [`SINKS_BY`] a second. At [`SCORE_MAX`] the address is shut out, each time twice as long as the time before, and begins again
 //! at half of that. What honest nodes do in bad times, to be slow, to be cut off and to come back, is no offence.
 //!
 //! * The table is bounded: beyond [`ADDRESSES_MAX`], the address with the lowest score is forgotten.
@@ -14,7 +14,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// The score at which an address is shut out.
-const SCORE_MAX: f64 = 16.0;
+const SCORE_MAX: f64 = 32.0;
+/// What is forgiven each second: more than a few nodes do by connecting again to one that refuses them.
+const SINKS_BY: f64 = 4.0;
 /// The first time that an address is shut out.
 const FIRST: Duration = Duration::from_secs(1);
 /// Addresses that are remembered.
@@ -33,7 +35,7 @@ impl Offence {
     fn weight(self) -> f64 {
         match self {
             Self::Refused => 1.0,
-            Self::Malformed => 4.0,
+            Self::Malformed => 8.0,
         }
     }
 }
@@ -57,7 +59,7 @@ struct Offender {
 
 impl Offender {
     fn score(&self, now: Instant) -> f64 {
-        (self.score - now.saturating_duration_since(self.at).as_secs_f64()).max(0.0)
+        (self.score - SINKS_BY * now.saturating_duration_since(self.at).as_secs_f64()).max(0.0)
     }
 }
 
@@ -155,14 +157,14 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_that_is_repeated_once_a_second_is_not_shut_out() {
+    fn a_mistake_that_is_repeated_at_leisure_is_not_shut_out() {
         let mut now = Instant::now();
         let mut penalties = Penalties::new(Duration::from_secs(30));
         for _ in 0..1000 {
             assert_eq!(penalties.note(address(1), Offence::Refused, now), None);
-            now += Duration::from_secs(1);
+            now += Duration::from_millis(250);
         }
-        assert_eq!(until_shut_out(&mut penalties, address(1), Offence::Refused, now).0, 16, "but a flood is");
+        assert_eq!(until_shut_out(&mut penalties, address(1), Offence::Refused, now).0, 32, "but a flood is");
     }
 
     #[test]

@@ -27,6 +27,13 @@ pub(crate) enum End {
     Misaddressed { from: NodeId, to: NodeId },
 }
 
+impl End {
+    /// Whether it came by something that no node sends.
+    pub(crate) fn is_offence(&self) -> bool {
+        matches!(self, Self::Frame(FrameError::Oversized) | Self::Malformed(_) | Self::Misaddressed { .. })
+    }
+}
+
 /// Reads until something is wrong.
 pub(crate) async fn receive(
     shared: &Shared,

@@ -17,8 +17,10 @@ use tokio_util::task::TaskTracker;
 use crate::cluster::GroupId;
 use crate::storage::KnownPeers;
 use crate::tcp::dial::Dialer;
+use crate::tcp::door::Door;
 use crate::tcp::handshake::{Hello, Identity, Refusal, Timing, Versions};
 use crate::tcp::peers::{Book, Peer};
+use crate::tcp::penalty::Offence;
 use crate::tcp::queue::Lane;
 use crate::tcp::registry::Registry;
 use crate::tcp::{Refused, TcpConfig};
@@ -35,6 +37,8 @@ pub(crate) struct Shared {
     pub(crate) counts: Arc<Counts>,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
+    /// Who may begin a handshake.
+    pub(crate) door: Arc<Door>,
     refusals: watch::Sender<Option<Refused>>,
     gate: Mutex<Gate>,
 }
@@ -104,6 +108,7 @@ impl Shared {
         Self {
             identity,
             address: config.advertise.clone().unwrap_or_else(|| local.to_string()),
+            door: Arc::new(Door::new(config.handshakes_max, config.shut_out_max)),
             config,
             registry: Registry::default(),
             counts: Arc::new(Counts::default()),
@@ -229,6 +234,15 @@ impl Shared {
             tracing::error!(id = %self.identity.node, peer = %peer.node, %error, "raft.tcp.directory");
             Refusal::Directory
         })
+    }
+
+    /// Notes that something that no honest node does, or does often, came from this address.
+    pub(crate) fn offence(&self, from: SocketAddr, peer: NodeId, offence: Offence) {
+        if let Some(pause) = self.door.note(from.ip(), offence) {
+            let address = from.to_string();
+            tracing::warn!(id = %self.identity.node, address, ?pause, "raft.tcp.shut_out");
+            self.refused(Refused { peer, address, by_peer: false, refusal: Refusal::ShutOut }, false);
+        }
     }
 
     /// Counts and tells a refusal. `log` is false where the same was told just before.

@@ -76,6 +76,8 @@ counters! {
     inbound_closed,
     /// Connections accepted that failed before the handshake was over.
     inbound_failures,
+    /// Connections closed because the peer went silent in its handshake, or within a frame.
+    stalled,
     /// Connections closed because of bytes that are no message.
     malformed,
     /// Connections closed because of a frame above the limit.

@@ -1,0 +1,157 @@
+//! From the address of a peer, as the membership has it, to a socket.
+//!
+//! * A name is resolved again for every connection: a peer may have moved.
+//! * All its addresses are tried, the next one when the one before fails or is slow, and the first that answers is
+//!   taken.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+/// Addresses of one name that are tried.
+const ADDRESSES_MAX: usize = 16;
+/// After this time the next address is tried too.
+const SLOW: Duration = Duration::from_millis(250);
+
+type Resolved = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
+
+/// Finds the sockets behind an address of the membership. [`Default`] asks the system, for `host:port`.
+///
+/// ```
+/// use raft_driver_tokio::tcp::Resolver;
+///
+/// // Addresses that are names in a registry of one's own.
+/// let resolver = Resolver::new(|address: String| async move {
+///     match address.as_str() {
+///         "first" => Ok(vec!["127.0.0.1:7101".parse().expect("an address")]),
+///         _ => Err(std::io::Error::other(format!("{address} is not registered"))),
+///     }
+/// });
+/// # drop(resolver);
+/// ```
+#[derive(Clone)]
+pub struct Resolver(Arc<dyn Fn(String) -> Resolved + Send + Sync>);
+
+impl Resolver {
+    /// Calls `resolve` before every connection that is made. At most 16 of the addresses that it finds are tried.
+    pub fn new<R, F>(resolve: R) -> Self
+    where
+        R: Fn(String) -> F + Send + Sync + 'static,
+        F: Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'static,
+    {
+        Self(Arc::new(move |address| Box::pin(resolve(address))))
+    }
+
+    /// Connects to whatever is behind `address`. The caller limits the time.
+    pub(crate) async fn connect(&self, address: &str) -> io::Result<TcpStream> {
+        let found = (self.0)(address.to_owned()).await?;
+        let mut untried = found.into_iter().take(ADDRESSES_MAX);
+        let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        // Dropping it ends the attempts that are under way.
+        let mut attempts = JoinSet::new();
+        loop {
+            let next = untried.next();
+            let is_last = next.is_none();
+            if let Some(address) = next {
+                attempts.spawn(TcpStream::connect(address));
+            }
+            let slow = tokio::time::sleep(SLOW);
+            tokio::select! {
+                attempt = attempts.join_next() => match attempt {
+                    Some(Ok(Ok(stream))) => return Ok(stream),
+                    Some(Ok(Err(error))) => failed = error,
+                    Some(Err(error)) => failed = io::Error::other(error),
+                    None => return Err(failed),
+                },
+                () = slow, if !is_last => {}
+            }
+        }
+    }
+}
+
+impl Default for Resolver {
+    fn default() -> Self {
+        Self::new(|address| async move { Ok(tokio::net::lookup_host(address).await?.collect()) })
+    }
+}
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Resolver")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn to(addresses: &[SocketAddr]) -> Resolver {
+        let addresses = addresses.to_vec();
+        Resolver::new(move |_| {
+            let addresses = addresses.clone();
+            async move { Ok(addresses) }
+        })
+    }
+
+    /// An address where nobody listens.
+    async fn closed() -> SocketAddr {
+        TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+    }
+
+    #[tokio::test]
+    async fn every_address_of_a_name_is_tried() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let there = listener.local_addr().unwrap();
+        let (one, two) = (closed().await, closed().await);
+        let stream = to(&[one, two, there]).connect("name").await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), there);
+        let error = to(&[one, two]).connect("name").await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(to(&[]).connect("name").await.unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[tokio::test]
+    async fn an_address_that_does_not_answer_does_not_hold_up_the_next() {
+        // Its queue is full: nobody accepts, and the system answers no more.
+        let silent = tokio::net::TcpSocket::new_v4().unwrap();
+        silent.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let silent = silent.listen(1).unwrap();
+        let mute = silent.local_addr().unwrap();
+        let mut waiting = Vec::new();
+        while let Ok(stream) =
+            tokio::time::timeout(Duration::from_millis(100), TcpStream::connect(mute)).await
+        {
+            waiting.push(stream.unwrap());
+            assert!(waiting.len() < 100, "the queue has no end");
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let there = listener.local_addr().unwrap();
+        let stream = to(&[mute, there]).connect("name").await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), there);
+    }
+
+    #[tokio::test]
+    async fn the_system_resolves_names_and_both_kinds_of_addresses() {
+        for host in ["127.0.0.1", "[::1]", "localhost"] {
+            // Where the system has no IPv6, there is nothing to try.
+            let Ok(listener) = TcpListener::bind(format!("{host}:0")).await else {
+                assert_eq!(host, "[::1]");
+                continue;
+            };
+            let there = listener.local_addr().unwrap();
+            let address = format!("{host}:{}", there.port());
+            assert_eq!(Resolver::default().connect(&address).await.unwrap().peer_addr().unwrap(), there);
+        }
+        let error = Resolver::default().connect("no port").await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    }
+}
