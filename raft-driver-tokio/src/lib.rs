@@ -179,6 +179,7 @@ mod handle;
 mod leave;
 mod metrics;
 mod request;
+pub mod restore;
 pub mod storage;
 mod task;
 pub mod tcp;

@@ -8,6 +8,7 @@ mod log_store;
 mod machine_lane;
 #[cfg(feature = "serde")]
 pub mod recording;
+mod refound;
 mod sessions;
 mod snapshots;
 mod state_machine;
@@ -19,6 +20,7 @@ pub use codec::{Codec, Raw};
 pub use frozen::{FrozenState, RestoreError, SnapshotSource, WholeState};
 pub use log_store::{AsyncLogReader, AsyncLogStore, LogReader, LogSpan, LogStore};
 pub use machine_lane::{LaneError, MachineLane, Read};
+pub use refound::{RefoundError, Refounding};
 pub use sessions::{
     ClientSession, Envelope, FrozenSessions, FrozenSessionsError, NotSealed, SessionId, SessionLimits,
     SessionRefusal, SessionResponse, Sessions, SessionsError, TRAILER_BYTES_MAX,

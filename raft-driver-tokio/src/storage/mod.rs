@@ -12,4 +12,4 @@ pub use durable::{
 };
 pub use lane::{AsyncLog, NodeLog};
 pub use memory::{MemoryLog, MemoryLogError, MemoryReader};
-pub use snapshots::{MemorySnapshots, SnapshotFileError, SnapshotFiles};
+pub use snapshots::{BackupFile, MemorySnapshots, SnapshotFileError, SnapshotFiles};

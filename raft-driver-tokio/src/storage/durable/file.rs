@@ -66,13 +66,8 @@ impl Identity {
         out
     }
 
-    /// Whether the file that begins with `found` is this node's.
-    pub(in crate::storage) fn check(
-        &self,
-        magic: [u8; 8],
-        found: &[u8],
-        path: &Path,
-    ) -> Result<(), OpenError> {
+    /// Whose the file is that begins with `found`.
+    pub(in crate::storage) fn decode(magic: [u8; 8], found: &[u8], path: &Path) -> Result<Self, OpenError> {
         let path = || path.to_owned();
         let Some(found) = found.first_chunk::<IDENTITY_BYTES>().filter(|found| found[..8] == magic) else {
             return Err(OpenError::NotALog { path: path() });
@@ -90,10 +85,22 @@ impl Identity {
         }
         let cluster =
             ClusterId::new(found[12..28].iter().rev().fold(0, |id, byte| id << 8 | u128::from(*byte)));
+        let node = NodeId::new(found[28..36].iter().rev().fold(0, |id, byte| id << 8 | u64::from(*byte)));
+        Ok(Self { cluster, node })
+    }
+
+    /// Whether the file that begins with `found` is this node's.
+    pub(in crate::storage) fn check(
+        &self,
+        magic: [u8; 8],
+        found: &[u8],
+        path: &Path,
+    ) -> Result<(), OpenError> {
+        let Self { cluster, node } = Self::decode(magic, found, path)?;
+        let path = || path.to_owned();
         if cluster != self.cluster {
             return Err(OpenError::ForeignCluster { path: path(), found: cluster, expected: self.cluster });
         }
-        let node = NodeId::new(found[28..36].iter().rev().fold(0, |id, byte| id << 8 | u64::from(*byte)));
         if node != self.node {
             return Err(OpenError::ForeignNode { path: path(), found: node, expected: self.node });
         }

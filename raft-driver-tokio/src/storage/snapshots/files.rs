@@ -29,8 +29,8 @@ use crate::storage::durable::{
     IDENTITY_BYTES, Identity, OpenError, create_directory, sync_ancestors, sync_directory,
 };
 
-const MAGIC: [u8; 8] = *b"raft-snp";
-const COMPLETE: &str = "snapshot";
+pub(super) const MAGIC: [u8; 8] = *b"raft-snp";
+pub(super) const COMPLETE: &str = "snapshot";
 const PARTIAL: &str = "part";
 const LOCK_FILE: &str = "lock";
 
@@ -57,6 +57,18 @@ pub enum SnapshotFileError {
     /// A file of another node, cluster or version; or the directory cannot be made.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// There is no snapshot to be exported.
+    #[error("there is no snapshot to be written to {}: take one first", path.display())]
+    Nothing {
+        /// Where it should go.
+        path: PathBuf,
+    },
+    /// A backup goes to a file that is not there yet.
+    #[error("{} exists; choose another name: a backup replaces nothing", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
     /// A snapshot is not what was written.
     #[error("{} is damaged: {what}", path.display())]
     Damaged {
@@ -76,7 +88,7 @@ pub enum SnapshotFileError {
 }
 
 impl SnapshotFileError {
-    fn io(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
+    pub(super) fn io(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self + use<> {
         let path = path.to_owned();
         move |source| Self::Io { op, path, source }
     }
@@ -96,11 +108,13 @@ impl SnapshotFileError {
 /// assert_eq!(snapshots.recover(LogId::ZERO)?, None);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
-pub struct SnapshotFiles(Arc<Shared>);
+///
+/// A clone is the same store: keep one beside the node for [`export`](Self::export).
+#[derive(Clone, Debug)]
+pub struct SnapshotFiles(pub(super) Arc<Shared>);
 
 #[derive(Debug)]
-struct Shared {
+pub(super) struct Shared {
     dir: PathBuf,
     identity: Identity,
     group: GroupId,
@@ -161,13 +175,13 @@ impl SnapshotFiles {
 }
 
 impl Shared {
-    fn complete(&self) -> MutexGuard<'_, BTreeMap<SnapshotId, Arc<SnapshotMeta>>> {
+    pub(super) fn complete(&self) -> MutexGuard<'_, BTreeMap<SnapshotId, Arc<SnapshotMeta>>> {
         // Each use is one call on the map.
         self.complete.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What each of the files begins with.
-    fn head(&self) -> [u8; HEAD_BYTES] {
+    pub(super) fn head(&self) -> [u8; HEAD_BYTES] {
         let mut head = [0; HEAD_BYTES];
         head[..IDENTITY_BYTES].copy_from_slice(&self.identity.encode(MAGIC));
         head[IDENTITY_BYTES..HEAD_BYTES - 4].copy_from_slice(&self.group.get().to_le_bytes());
@@ -176,7 +190,7 @@ impl Shared {
         head
     }
 
-    fn path(&self, id: SnapshotId, extension: &str) -> PathBuf {
+    pub(super) fn path(&self, id: SnapshotId, extension: &str) -> PathBuf {
         let SnapshotId { last, taken_by, seq } = id;
         let (index, term, node) = (last.index.get(), last.term.get(), taken_by.get());
         self.dir.join(format!("{index:016x}-{term:016x}-{node:016x}-{seq:016x}.{extension}"))
@@ -241,7 +255,7 @@ impl Shared {
 }
 
 /// The group that a file says it is of.
-fn group_of(head: &[u8]) -> Option<GroupId> {
+pub(super) fn group_of(head: &[u8]) -> Option<GroupId> {
     let (covered, sum) = head.first_chunk::<HEAD_BYTES>()?.split_last_chunk::<4>()?;
     let group = covered.last_chunk::<8>()?;
     (crc32fast::hash(covered).to_le_bytes() == *sum).then(|| GroupId::new(u64::from_le_bytes(*group)))
@@ -350,7 +364,7 @@ impl SnapshotStore for SnapshotFiles {
     }
 }
 
-fn remove(path: &Path) -> Result<(), SnapshotFileError> {
+pub(super) fn remove(path: &Path) -> Result<(), SnapshotFileError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(SnapshotFileError::io("remove", path)(error))

@@ -2,9 +2,11 @@
 //!
 //! The digest of a snapshot is the 64-bit XXH3 of its bytes, in both.
 
+mod backup;
 mod file;
 mod files;
 mod memory;
 
+pub use backup::BackupFile;
 pub use files::{FileWriter, SnapshotFileError, SnapshotFiles};
 pub use memory::{MemorySnapshots, MemoryWriter};

@@ -1,0 +1,162 @@
+//! Backups: a snapshot in a file of its own, which a new cluster can begin with.
+//!
+//! * The format is that of [`SnapshotFiles`](super::SnapshotFiles): whose it was, the state in blocks with checksums, the
+//!   configuration as of its last entry, a digest of all.
+//! * A backup is written aside, synced and renamed: what has its final name is whole. A file that is there is never
+//!   replaced.
+//! * All of it is read and compared before anything is made of it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use raft_core::SnapshotMeta;
+
+use super::file::{self, BlockWriter, Unread};
+use super::files::{COMPLETE, MAGIC, SnapshotFileError, SnapshotFiles, group_of, remove};
+use crate::GroupId;
+use crate::storage::durable::{Identity, sync_directory};
+
+/// So much of a snapshot is in memory while it is copied.
+const COPY_BYTES: u64 = 1 << 20;
+
+impl SnapshotFiles {
+    /// The newest complete snapshot, if there is one.
+    #[must_use]
+    pub fn newest(&self) -> Option<Arc<SnapshotMeta>> {
+        self.0.complete().last_key_value().map(|(_, meta)| Arc::clone(meta))
+    }
+
+    /// Copies the newest complete snapshot to a file of its own, from which a new cluster can begin: a backup. Returns
+    /// when the file is durable under its name; all that was copied was compared with its checksums. Blocking; the node
+    /// goes on meanwhile, and may drop the snapshot itself.
+    ///
+    /// # Errors
+    /// If there is no snapshot (take one first), `to` exists, or something cannot be read or written. Nothing is left
+    /// under that name then.
+    pub fn export(&self, to: impl AsRef<Path>) -> Result<Arc<SnapshotMeta>, SnapshotFileError> {
+        let to = to.as_ref();
+        let (meta, mut from) = self.open_newest(to)?;
+        if to.try_exists().map_err(SnapshotFileError::io("look for", to))? {
+            return Err(SnapshotFileError::Exists { path: to.to_owned() });
+        }
+        let mut aside = to.as_os_str().to_owned();
+        aside.push(".part");
+        let aside = Aside(PathBuf::from(aside));
+        let file = OpenOptions::new().write(true).create(true).truncate(true).open(&aside.0);
+        let file = file.map_err(SnapshotFileError::io("create", &aside.0))?;
+        let failed = || SnapshotFileError::io("write", &aside.0);
+        let source = self.0.path(meta.id, COMPLETE);
+        let mut blocks = BlockWriter::begin(file, &self.0.head()).map_err(failed())?;
+        let mut offset = 0;
+        while offset < meta.size_bytes {
+            let part = file::read(&mut from, meta.size_bytes, offset, COPY_BYTES);
+            let part = part.map_err(|unread| unread_at(&source, unread))?;
+            blocks.write(&part).map_err(failed())?;
+            offset += part.len() as u64;
+        }
+        if blocks.written().digest != meta.digest {
+            return Err(unread_at(&source, Unread::Damaged("its digest is wrong")));
+        }
+        blocks.finish(&meta).map_err(failed())?;
+        // A link is refused where a rename would replace what somebody put there meanwhile.
+        fs::hard_link(&aside.0, to).map_err(SnapshotFileError::io("name", to))?;
+        let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty());
+        sync_directory(parent.unwrap_or(Path::new(".")))?;
+        Ok(meta)
+    }
+
+    /// The newest snapshot, open: it can be read to its end also if it is dropped meanwhile.
+    fn open_newest(&self, to: &Path) -> Result<(Arc<SnapshotMeta>, File), SnapshotFileError> {
+        // It may be replaced between the look and the opening, but not again and again.
+        for _ in 0..8 {
+            let Some(meta) = self.newest() else { break };
+            let path = self.0.path(meta.id, COMPLETE);
+            match File::open(&path) {
+                Ok(file) => return Ok((meta, file)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(SnapshotFileError::io("open", &path)(error)),
+            }
+        }
+        Err(SnapshotFileError::Nothing { path: to.to_owned() })
+    }
+}
+
+/// A file that is written aside; gone when dropped, under this name.
+struct Aside(PathBuf);
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        // If it cannot be removed, the next export replaces it.
+        let _ = remove(&self.0);
+    }
+}
+
+/// A snapshot in a file of its own, made by [`SnapshotFiles::export`](super::SnapshotFiles::export).
+#[derive(Debug)]
+pub struct BackupFile {
+    path: PathBuf,
+    file: Mutex<File>,
+    origin: Identity,
+    group: GroupId,
+    meta: SnapshotMeta,
+}
+
+impl BackupFile {
+    /// Opens a backup and reads all of it once, to compare it with its checksums.
+    ///
+    /// # Errors
+    /// If it cannot be read, is no backup, or is damaged.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, SnapshotFileError> {
+        let path = path.as_ref();
+        let mut file = File::open(path).map_err(SnapshotFileError::io("open", path))?;
+        let head = file::read_head(&mut file).map_err(SnapshotFileError::io("read", path))?;
+        let origin = Identity::decode(MAGIC, &head, path)?;
+        let group = group_of(&head);
+        let group = group
+            .ok_or_else(|| unread_at(path, Unread::Damaged("its beginning is not as it was written")))?;
+        let meta = file::read_meta(&mut file).and_then(|meta| {
+            file::verify(&mut file, &meta)?;
+            Ok(meta)
+        });
+        let meta = meta.map_err(|unread| unread_at(path, unread))?;
+        Ok(Self { path: path.to_owned(), file: Mutex::new(file), origin, group, meta })
+    }
+
+    /// Whose state it is.
+    #[must_use]
+    pub const fn origin(&self) -> Identity {
+        self.origin
+    }
+
+    /// Of which of its groups.
+    #[must_use]
+    pub const fn group(&self) -> GroupId {
+        self.group
+    }
+
+    /// What is known of it: its last entry, its size, and the configuration of the cluster that it was made in.
+    #[must_use]
+    pub const fn meta(&self) -> &SnapshotMeta {
+        &self.meta
+    }
+
+    /// Bytes of the state from `offset` on, `bytes_max` of them except at its end.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or was damaged since it was opened.
+    pub fn read(&self, offset: u64, bytes_max: u64) -> Result<Bytes, SnapshotFileError> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file::read(&mut file, self.meta.size_bytes, offset, bytes_max)
+            .map_err(|unread| unread_at(&self.path, unread))
+    }
+}
+
+fn unread_at(path: &Path, unread: Unread) -> SnapshotFileError {
+    match unread {
+        Unread::Damaged(what) => SnapshotFileError::Damaged { path: path.to_owned(), what },
+        Unread::Io(error) => SnapshotFileError::io("read", path)(error),
+    }
+}
