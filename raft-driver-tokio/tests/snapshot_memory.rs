@@ -23,7 +23,7 @@ use common::{BOUND, config, node, within};
 
 const CLUSTER: ClusterId = ClusterId::new(0xb16);
 const MIB: u64 = 1 << 20;
-/// What the issue of a whole snapshot may cost beyond what the process had before, both ends of it and the network between.
+/// What a whole snapshot may cost beyond what the process had before, both ends of it and the network between.
 const ALLOWED_BYTES: u64 = 64 * MIB;
 
 fn size_bytes() -> u64 {
@@ -140,7 +140,8 @@ async fn a_large_snapshot_is_never_in_memory_as_a_whole() {
     let before = memory("VmRSS");
 
     // Writes are answered while the snapshot is being written.
-    let taking = leader.snapshot();
+    let asked = leader.clone();
+    let taking = asked.snapshot();
     tokio::pin!(taking);
     let mut beside = 0;
     let taken = loop {
