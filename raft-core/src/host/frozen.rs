@@ -156,6 +156,17 @@ pub enum RestoreError<E> {
     Machine(E),
 }
 
+impl<E> RestoreError<E> {
+    /// The same, of a machine whose failures are part of another's.
+    pub fn map_machine<F>(self, map: impl FnOnce(E) -> F) -> RestoreError<F> {
+        match self {
+            Self::Source(error) => RestoreError::Source(error),
+            Self::Malformed(what) => RestoreError::Malformed(what),
+            Self::Machine(error) => RestoreError::Machine(map(error)),
+        }
+    }
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;

@@ -13,6 +13,7 @@ mod sessions;
 mod snapshots;
 mod state_machine;
 mod transport;
+mod typed;
 mod waiters;
 
 pub use clients::{Clients, Committed, Operator, Reader, Rejection, Writer};
@@ -31,4 +32,5 @@ pub use snapshots::{
 };
 pub use state_machine::StateMachine;
 pub use transport::{Transport, message_bytes_needed};
+pub use typed::{Application, ByCodec, ByItself, CommandError, Freeze, Typed, TypedError};
 pub use waiters::Waiters;

@@ -414,11 +414,8 @@ where
 
     fn restore(&mut self, source: &mut SnapshotSource<'_>) -> Result<(), RestoreError<Self::Error>> {
         let table = snapshot::read_table::<_, C, _>(source)?;
-        self.machine.restore(source).map_err(|error| match error {
-            RestoreError::Source(error) => RestoreError::Source(error),
-            RestoreError::Malformed(what) => RestoreError::Malformed(what),
-            RestoreError::Machine(error) => RestoreError::Machine(SessionsError::Machine(error)),
-        })?;
+        let restored = self.machine.restore(source);
+        restored.map_err(|error| error.map_machine(SessionsError::Machine))?;
         self.table = table;
         Ok(())
     }
