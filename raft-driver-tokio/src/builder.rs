@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::time::Duration;
 
 use raft_core::host::{Clients, SnapshotStore, StateMachine, Transport};
 use raft_core::{Config, Event};
@@ -32,13 +33,14 @@ pub struct Builder {
     queue_max: usize,
     queue_bytes_max: usize,
     machine_thread: bool,
+    timer_step: Duration,
 }
 
 impl Builder {
     /// A node with this configuration of the protocol.
     #[must_use]
     pub const fn new(config: Config) -> Self {
-        Self { config, queue_max: 8192, queue_bytes_max: 128 * 1024 * 1024, machine_thread: false }
+        Self { config, queue_max: 8192, queue_bytes_max: 128 * 1024 * 1024, machine_thread: false, timer_step: Duration::ZERO }
     }
 
     /// How many requests may wait for the node's task; further callers wait in turn. Default 8,192 writes, and as
@@ -56,6 +58,15 @@ impl Builder {
     #[must_use]
     pub const fn queue_bytes_max(mut self, bytes: usize) -> Self {
         self.queue_bytes_max = bytes;
+        self
+    }
+
+    /// Lets the node's timer fire late, by less than this, together with those of all nodes of this process that have the
+    /// same step: what many groups have to say then leaves together. Heartbeats come that much later; the step must be
+    /// shorter than their interval. Default zero: nothing is late.
+    #[must_use]
+    pub const fn timer_step(mut self, step: Duration) -> Self {
+        self.timer_step = step;
         self
     }
 
@@ -128,8 +139,9 @@ impl Builder {
         let letter_bytes_max = network.message_bytes_max();
         let config = self.config.clone();
         network.check(&config).map_err(StartError::Network)?;
-        let Assembled { node, timer, log, snapshots, machine } =
+        let Assembled { node, mut timer, log, snapshots, machine } =
             recovered.assemble(self.config, network.message_bytes_max())?;
+        timer.align(self.timer_step);
 
         let (inputs, input_queue) = mpsc::unbounded_channel();
         let (requests, request_queue) = mpsc::channel(self.queue_max);
@@ -194,7 +206,22 @@ impl Builder {
         }))
     }
 
+    /// For many groups: what suits them unless something was chosen.
+    pub(crate) fn with_timer_step(mut self) -> Self {
+        if self.timer_step.is_zero() {
+            self.timer_step = self.config.heartbeat_interval / 8;
+        }
+        self
+    }
+
+    pub(crate) const fn config(&self) -> &Config {
+        &self.config
+    }
+
     fn validate(&self) -> Result<(), StartError> {
+        if self.timer_step >= self.config.heartbeat_interval {
+            return Err(StartError::TimerStep);
+        }
         let limits = [
             ("queue_max", self.queue_max, QUEUE_MAX),
             ("queue_bytes_max", self.queue_bytes_max, QUEUE_BYTES_MAX),

@@ -7,7 +7,7 @@
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -149,11 +149,16 @@ fn lane_failed<E: Error + Send + Sync + 'static>(error: LaneError<E>) -> StopRea
 #[derive(Debug)]
 pub struct Timer {
     epoch: tokio::time::Instant,
-    /// When `sleep` will fire, if it is armed. Never later than the node's deadline, often earlier: a deadline moves
+    /// The deadline for which `sleep` will fire, if it is armed. Often an earlier one than the node's: a deadline moves
     /// with every message, and a spurious wake is cheaper than re-arming a timer each time.
     armed: Option<Instant>,
     sleep: Pin<Box<Sleep>>,
+    /// It fires on whole multiples of this, counted from the first timer of the process.
+    step: Duration,
 }
+
+/// When the first timer of the process began.
+static GRID: OnceLock<tokio::time::Instant> = OnceLock::new();
 
 impl Timer {
     /// Time begins.
@@ -163,7 +168,13 @@ impl Timer {
     #[must_use]
     pub fn start() -> Self {
         let sleep = Box::pin(tokio::time::sleep(Duration::ZERO));
-        Self { epoch: tokio::time::Instant::now(), armed: None, sleep }
+        Self { epoch: tokio::time::Instant::now(), armed: None, sleep, step: Duration::ZERO }
+    }
+
+    /// From now on it fires late, by less than `step`, and together with the others of this process that have the same
+    /// one. Wakes that come late are harmless; see [`Event::Wake`].
+    pub fn align(&mut self, step: Duration) {
+        self.step = step;
     }
 
     /// How late it is.
@@ -187,7 +198,7 @@ impl Timer {
         Poll::Ready(())
     }
 
-    /// Sees to it that it fires by the node's deadline; to be polled afterwards.
+    /// Sees to it that it fires by the node's deadline, or as late as it is aligned; to be polled afterwards.
     pub fn arm(&mut self, deadline: Option<Instant>) {
         // Soon enough for a spurious wake, and within what the runtime's clock can name.
         const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -195,8 +206,19 @@ impl Timer {
         if self.armed.is_none_or(|armed| deadline < armed) {
             self.armed = Some(deadline);
             let ahead = deadline.since(self.now()).min(YEAR);
-            self.sleep.as_mut().reset(tokio::time::Instant::now() + ahead);
+            self.sleep.as_mut().reset(aligned(tokio::time::Instant::now() + ahead, self.step));
         }
+    }
+}
+
+/// The first multiple of `step` that is not before `at`.
+fn aligned(at: tokio::time::Instant, step: Duration) -> tokio::time::Instant {
+    let since = at.saturating_duration_since(*GRID.get_or_init(tokio::time::Instant::now));
+    let beyond = since.as_nanos().checked_rem(step.as_nanos()).unwrap_or(0);
+    match u64::try_from(beyond) {
+        // A step of zero aligns nothing.
+        Err(_) | Ok(0) => at,
+        Ok(beyond) => at + (step - Duration::from_nanos(beyond)),
     }
 }
 

@@ -425,6 +425,9 @@ pub enum StartError {
         /// The highest possible.
         value_max: usize,
     },
+    /// Timers would be late by a heartbeat interval.
+    #[error("timer_step must be shorter than heartbeat_interval")]
+    TimerStep,
     /// The network does not fit the configuration.
     #[error("the network does not fit: {0}")]
     Network(&'static str),

@@ -175,6 +175,7 @@ mod cluster;
 pub mod driver;
 mod error;
 mod forward;
+pub mod groups;
 mod handle;
 mod leave;
 mod metrics;
