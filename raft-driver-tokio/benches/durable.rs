@@ -1,5 +1,6 @@
 //! Appends of 256-byte entries, each batch made durable: the durable log, and a plain file that is appended to and
-//! synced. One store, then three at once, in turns. `cargo bench --bench durable [-- ROUNDS]`
+//! synced. One store, then three at once, in turns. Then many groups in one store, each with one batch under way, which
+//! share fsyncs. `cargo bench --bench durable [-- [ROUNDS] [groups]]`; with `groups`, only those.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -7,12 +8,13 @@ use std::path::Path;
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
-use raft_core::host::LogStore;
+use raft_core::host::{AsyncLogStore, LogStore};
 use raft_core::{Commands, Entries, LogId, LogIndex, NodeId, Term, Write, WriteId};
-use raft_driver_tokio::ClusterId;
-use raft_driver_tokio::storage::{DurableLog, Identity};
+use raft_driver_tokio::storage::{DurableLog, DurableStore, Identity};
+use raft_driver_tokio::{ClusterId, GroupId};
 
 const BATCHES: [u64; 3] = [1, 64, 1024];
+const GROUPS: [u64; 4] = [1, 16, 256, 1000];
 const ROUND: Duration = Duration::from_millis(250);
 
 /// Something that makes batches durable.
@@ -35,13 +37,16 @@ struct Durable(DurableLog);
 
 impl Store for Durable {
     fn append(&mut self, first: u64, commands: &Commands) {
-        let write = Write {
-            id: serde_json::from_value::<WriteId>(first.into()).expect("a number"),
-            hard_state: None,
-            reset_to: None,
-            entries: Entries::commands(LogId::new(Term::new(1), LogIndex::new(first)), commands),
-        };
-        self.0.write(std::slice::from_ref(&write)).expect("the disk works");
+        self.0.write(&[write(first, commands)]).expect("the disk works");
+    }
+}
+
+fn write(first: u64, commands: &Commands) -> Write {
+    Write {
+        id: serde_json::from_value::<WriteId>(first.into()).expect("a number"),
+        hard_state: None,
+        reset_to: None,
+        entries: Entries::commands(LogId::new(Term::new(1), LogIndex::new(first)), commands),
     }
 }
 
@@ -51,9 +56,10 @@ fn plain(dir: &Path) -> Box<dyn Store> {
     Box::new(Plain(File::create(dir.join("plain")).expect("a new file"), Vec::new()))
 }
 
+const IDENTITY: Identity = Identity { cluster: ClusterId::new(1), node: NodeId::new(1) };
+
 fn durable(dir: &Path) -> Box<dyn Store> {
-    let identity = Identity { cluster: ClusterId::new(1), node: NodeId::new(1) };
-    Box::new(Durable(DurableLog::open(dir.join("log"), identity).expect("a new log")))
+    Box::new(Durable(DurableLog::open(dir.join("log"), IDENTITY).expect("a new log")))
 }
 
 /// Batches a second, per store.
@@ -86,6 +92,39 @@ fn measure(make: Make, stores: usize, entries: u64) -> f64 {
     threads.into_iter().map(|thread| thread.join().expect("no store fails")).sum::<f64>() / stores as f64
 }
 
+/// Entries a second and fsyncs a second of a store in which so many groups append a batch each, over and over.
+fn measure_groups(groups: u64, entries: u64) -> (f64, f64) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let store = DurableStore::open(dir.path(), IDENTITY).expect("a new store");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let commands: Commands = (0..entries).map(|at| [at as u8; 256]).collect();
+    runtime.block_on(async {
+        let mut writers = tokio::task::JoinSet::new();
+        let mut logs = Vec::new();
+        for group in 0..groups {
+            let mut log = store.log(GroupId::new(group)).expect("nobody uses it");
+            AsyncLogStore::write(&mut log, &[write(1, &commands)]).await.expect("the disk works");
+            logs.push(log);
+        }
+        let (start, syncs) = (Instant::now(), store.syncs());
+        for mut log in logs {
+            let commands = commands.clone();
+            writers.spawn(async move {
+                let mut next = 1 + entries;
+                while start.elapsed() < 4 * ROUND {
+                    let write = [write(next, &commands)];
+                    AsyncLogStore::write(&mut log, &write).await.expect("the disk works");
+                    next += entries;
+                }
+                next - 1 - entries
+            });
+        }
+        let written: u64 = writers.join_all().await.into_iter().sum();
+        let seconds = start.elapsed().as_secs_f64();
+        (written as f64 / seconds, (store.syncs() - syncs) as f64 / seconds)
+    })
+}
+
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
@@ -93,6 +132,31 @@ fn median(mut values: Vec<f64>) -> f64 {
 
 fn main() {
     let rounds = std::env::args().find_map(|arg| arg.parse().ok()).unwrap_or(7);
+    if !std::env::args().any(|arg| arg == "groups") {
+        compare(rounds);
+    }
+    println!("groups in one store, each with one batch under way (medians of {rounds} rounds)");
+    for entries in [1, 16] {
+        // In turns, so that what else the machine does meets all of them.
+        let mut found = GROUPS.map(|_| (Vec::new(), Vec::new()));
+        for _ in 0..rounds {
+            for (groups, found) in GROUPS.into_iter().zip(&mut found) {
+                let (written, syncs) = measure_groups(groups, entries);
+                found.0.push(written);
+                found.1.push(syncs);
+            }
+        }
+        for (groups, (written, syncs)) in GROUPS.into_iter().zip(found) {
+            let (written, syncs) = (median(written), median(syncs));
+            println!(
+                "{groups:4} groups, batches of {entries:2}: {written:7.0} entries/s, {syncs:5.0} syncs/s, {:6.1} entries a sync",
+                written / syncs
+            );
+        }
+    }
+}
+
+fn compare(rounds: usize) {
     println!("batches a second per store (medians of {rounds} rounds); batches of 1, 64 and 1,024 entries");
     for stores in [1, 3] {
         for entries in BATCHES {

@@ -135,7 +135,7 @@
 //! # How a node runs
 //!
 //! ```text
-//!  Raft (handles) ──bounded──▶ ┌───────────┐ ──▶ log lane: one thread, or inline ──┐
+//!  Raft (handles) ──bounded──▶ ┌───────────┐ ──▶ log lane: a thread, task, inline ─┐
 //!  transport ──budget a peer─▶ │ node task │ ──▶ machine lane: a task, or a thread ┤
 //!         ▲                    │           │ ──▶ snapshots: the blocking pool ─────┤
 //!         │                    └───────────┘ ◀────────── reports ──────────────────┘
@@ -144,7 +144,8 @@
 //!
 //! One task owns the node. It takes in all that has arrived, steps it, and performs what comes out, without ever
 //! waiting for a disk, a socket or a client. A log store that blocks has one thread, which takes all queued writes as
-//! one batch, so that one fsync covers many; a store that does not block runs in the task. The state machine runs
+//! one batch, so that one fsync covers many; a store whose calls are futures ([`storage::AsyncLog`]) has a task while
+//! there is something to do; one that does not block runs in the node's own. The state machine runs
 //! beside it, and answers clients itself. Its snapshots are frozen in its lane and written beside it; chunks of them are
 //! read and written on the runtime's blocking pool.
 //!

@@ -12,9 +12,11 @@ use bytes::Bytes;
 use common::{Journal, alone, config, leader, members, within};
 use raft_core::host::{AsyncLogReader, AsyncLogStore, LogReader, LogStore};
 use raft_core::{Entries, LogId, LogIndex, LogRecovery, NodeId, Write};
-use raft_driver_tokio::storage::{AsyncLog, MemoryLog, MemoryReader, MemorySnapshots};
+use raft_driver_tokio::storage::{
+    AsyncLog, DurableStore, Identity, MemoryLog, MemoryReader, MemorySnapshots,
+};
 use raft_driver_tokio::transport::Channels;
-use raft_driver_tokio::{Builder, Certainty, Raft, StartError, StopReason};
+use raft_driver_tokio::{Builder, Certainty, ClusterId, GroupId, Raft, StartError, StopReason};
 use tokio::sync::watch;
 
 /// What the store is told to do.
@@ -142,6 +144,48 @@ async fn a_cluster_runs_on_slow_stores_and_comes_back() {
     let rafts: Vec<_> = nodes.iter().map(|(raft, _)| raft.clone()).collect();
     // Older entries are read from the stores, to be applied again.
     assert_eq!(within(leader(&rafts).await.read(|journal| journal.commands.len())).await.unwrap(), expected);
+}
+
+#[tokio::test]
+async fn nodes_of_several_groups_run_over_one_store_without_threads() {
+    const GROUPS: u64 = 5;
+    let dirs: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
+    for round in 1..=2 {
+        let open = |id: u64| {
+            let identity = Identity { cluster: ClusterId::new(1), node: NodeId::new(id) };
+            DurableStore::open(dirs[id as usize - 1].path(), identity).unwrap()
+        };
+        let stores: Vec<_> = (1..=3).map(open).collect();
+        let mut groups = Vec::new();
+        for group in (1..=GROUPS).map(GroupId::new) {
+            let network = Channels::default();
+            let mut rafts = Vec::new();
+            for (id, store) in (1..).zip(&stores) {
+                let log = AsyncLog(store.log(group).unwrap());
+                let start = Builder::new(config(id)).start(
+                    log,
+                    MemorySnapshots::default(),
+                    Journal::default(),
+                    network.endpoint(),
+                );
+                rafts.push(within(start).await.unwrap());
+            }
+            within(rafts[0].bootstrap(members(1..=3))).await.unwrap();
+            groups.push(rafts);
+        }
+        for (number, rafts) in groups.iter().enumerate() {
+            for _ in 0..=number {
+                common::write(rafts, Bytes::from("x")).await.unwrap();
+            }
+            let count = within(leader(rafts).await.read(|journal| journal.commands.len())).await.unwrap();
+            assert_eq!(count, (number + 1) * round, "what was there comes back");
+        }
+        for raft in groups.into_iter().flatten() {
+            assert!(within(raft.shutdown()).await.is_orderly());
+        }
+        // Every group's place is free again, and the directories with them.
+        assert!((1..=GROUPS).all(|group| stores[0].log(GroupId::new(group)).is_ok()));
+    }
 }
 
 #[tokio::test]

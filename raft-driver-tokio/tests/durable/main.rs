@@ -8,5 +8,7 @@ mod disk;
 mod failure;
 mod model;
 mod peers;
+#[cfg(target_os = "linux")]
+mod real;
 mod rot;
 mod store;

@@ -110,6 +110,9 @@ async fn the_memory_of_peers_is_bounded_and_checked() {
     assert!(matches!(open(), Err(OpenError::ForeignNode { .. })));
     fs::write(&path, &table).unwrap();
     assert_eq!(open().unwrap().peers().get(PEER), Some(DirectoryId::new(5)));
+    // Without it they are learned anew.
+    fs::remove_file(&path).unwrap();
+    assert_eq!(open().unwrap().peers().get(PEER), None);
 }
 
 #[tokio::test]

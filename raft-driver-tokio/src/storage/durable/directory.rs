@@ -277,11 +277,12 @@ impl Marker {
 mod tests {
     use std::cell::RefCell;
 
-    use raft_core::NodeId;
+    use raft_core::host::{SnapshotStore, SnapshotWriter, Written};
+    use raft_core::{LogId, LogIndex, Membership, NodeId, SnapshotId, SnapshotMeta, Term, TermRun};
 
     use super::*;
-    use crate::ClusterId;
-    use crate::storage::DurableLog;
+    use crate::storage::{DurableLog, SnapshotFiles};
+    use crate::{ClusterId, DirectoryId, GroupId};
 
     thread_local! {
         /// The directories that this thread has synced.
@@ -308,6 +309,34 @@ mod tests {
         // Once that is over, starts do not pay for it.
         drop(DurableLog::open(&dir, identity).unwrap());
         assert_eq!(SYNCED.take(), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn every_renaming_is_made_durable_in_its_directory() {
+        let identity = Identity { cluster: ClusterId::new(1), node: NodeId::new(1) };
+        let dir = tempfile::tempdir().unwrap();
+        let log = DurableLog::open(dir.path(), identity).unwrap();
+        assert!(SYNCED.take().contains(&dir.path().to_owned()));
+        // What is remembered of peers; the first of them on another thread.
+        let peer = NodeId::new(2);
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(log.peers().admit(peer, Some(DirectoryId::new(7)))).unwrap();
+        log.peers().forget(peer).unwrap();
+        assert_eq!(SYNCED.take(), [dir.path().to_owned()]);
+        // A snapshot; and the directory of a group, which is made for its first one.
+        let snapshots = SnapshotFiles::open(dir.path().join("s"), identity).unwrap();
+        let group = snapshots.group(GroupId::new(5));
+        SYNCED.take();
+        let last = LogId::new(Term::new(1), LogIndex::FIRST);
+        let id = SnapshotId { last, taken_by: peer, seq: 1 };
+        let writer = group.begin(id).unwrap();
+        let Written { size_bytes, digest } = writer.written();
+        let membership = Arc::new(Membership::of_voters([(peer, "there".into())].into()));
+        let terms = Arc::new([TermRun { term: last.term, first: last.index }]);
+        let membership_index = last.index;
+        writer.finish(&SnapshotMeta { id, membership, membership_index, size_bytes, digest, terms }).unwrap();
+        let above = dir.path().join("s");
+        assert_eq!(SYNCED.take(), [above.clone(), above.join(format!("group-{:016x}", 5))]);
     }
 
     #[test]

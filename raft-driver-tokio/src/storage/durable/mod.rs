@@ -48,8 +48,9 @@
 //!
 //! # Limits
 //!
-//! * Directories that were deleted as a whole look like those of a new node. Never start a node that had one again
-//!   under the same id.
+//! * Directories that were deleted as a whole look like those of a new node, with another [`DirectoryId`]. Peers that
+//!   remember the former one refuse such a node, see [`KnownPeers`]; where nobody does, nothing notices. Never start a
+//!   node that had a directory again under the same id.
 //! * An older copy of the log alone is refused if it was made before the latest start, see
 //!   [`OpenError::RolledBack`]. One made after that start is not noticed, nor are older copies of both files, nor of
 //!   the whole disk, nor an older log whose `raft-identity` was removed: never start a node from a backup or an
@@ -64,6 +65,7 @@
 //!   `panic = "abort"`.
 //!
 //! [redb]: https://docs.rs/redb
+//! [`DirectoryId`]: crate::DirectoryId
 
 mod directory;
 mod engine;
