@@ -180,12 +180,16 @@ pub mod groups;
 mod handle;
 mod leave;
 mod metrics;
+#[cfg(feature = "postcard")]
+mod postcard;
 mod request;
 pub mod restore;
+mod session;
 pub mod storage;
 mod task;
 pub mod tcp;
 pub mod transport;
+mod typed;
 mod worker;
 
 pub use builder::Builder;
@@ -196,3 +200,7 @@ pub use error::{
 };
 pub use handle::{Health, Raft, Wait, WaitError};
 pub use metrics::Metrics;
+#[cfg(feature = "postcard")]
+pub use postcard::{Postcard, PostcardError};
+pub use session::{Patience, Route, Session, SessionError};
+pub use typed::ProposeError;

@@ -7,7 +7,6 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use bytes::Bytes;
-use core::convert::Infallible;
 use core::error::Error;
 use core::fmt;
 use core::marker::PhantomData;
@@ -76,9 +75,10 @@ pub trait Application: Send + 'static {
     type Command;
     /// What they get for it. "It could not be done" is a response too.
     type Response: Send + 'static;
-    /// Why a command is not even proposed; [`Infallible`] if all are.
+    /// Why a command is not even proposed; [`Infallible`](core::convert::Infallible) if all are.
     type Rejection: Error + Send + Sync + 'static;
-    /// Why the application cannot go on, which stops the node; [`Infallible`] for one that lives in memory.
+    /// Why the application cannot go on, which stops the node; [`Infallible`](core::convert::Infallible) for one that
+    /// lives in memory.
     type Error: Error + Send + Sync + 'static;
 
     /// Whether a command may be proposed. It is asked before the command is in the log, wherever a client is, and so knows
@@ -343,6 +343,7 @@ mod tests {
     use crate::host::clients::tests::id;
     use crate::host::frozen::tests::meta;
     use alloc::string::{FromUtf8Error, String, ToString};
+    use core::convert::Infallible;
 
     /// Keeps words of at most 8 bytes.
     #[derive(Clone, Debug, Default, PartialEq)]
