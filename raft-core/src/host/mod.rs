@@ -1,6 +1,7 @@
 //! What a user implements, as signatures without IO, so that one implementation serves every driver; and the
 //! parts that drivers share because they need no IO.
 
+mod application;
 mod clients;
 mod codec;
 mod frozen;
@@ -16,6 +17,7 @@ mod transport;
 mod typed;
 mod waiters;
 
+pub use application::{Application, Freeze};
 pub use clients::{Clients, Committed, Operator, Reader, Rejection, Writer};
 pub use codec::{Codec, Raw};
 pub use frozen::{FrozenState, RestoreError, SnapshotSource, WholeState};
@@ -30,7 +32,7 @@ pub use snapshots::{
     IncomingSnapshot, SaveError, SnapshotChunk, SnapshotFault, SnapshotStore, SnapshotWriter, Written,
     save_snapshot,
 };
-pub use state_machine::StateMachine;
+pub use state_machine::{StateMachine, Unacceptable};
 pub use transport::{Transport, message_bytes_needed};
-pub use typed::{Application, ByCodec, ByItself, CommandError, Freeze, Typed, TypedError};
+pub use typed::{ByCodec, ByItself, CommandError, Typed, TypedError};
 pub use waiters::Waiters;

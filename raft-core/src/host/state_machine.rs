@@ -1,6 +1,10 @@
 //! The replicated state machine (§2).
 
+use alloc::string::ToString;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
+use bytes::Bytes;
+use core::fmt;
 
 use super::frozen::{FrozenState, RestoreError, SnapshotSource};
 use crate::entry::Entries;
@@ -85,4 +89,35 @@ pub trait StateMachine: Send + 'static {
     fn recover(&mut self) -> Result<LogId, Self::Error> {
         Ok(LogId::ZERO)
     }
+
+    /// Whether a command may be in the log, as far as it says so itself. A driver asks before it proposes one, and before it
+    /// takes one for another node: once a command is committed that [`apply`](Self::apply) fails on, it stops every node, at
+    /// every start.
+    ///
+    /// # Errors
+    /// If `apply` could only fail on it. What depends on the state is no reason: that is for the response to say.
+    fn check(command: &Bytes) -> Result<(), Unacceptable> {
+        let _ = command;
+        Ok(())
+    }
 }
+
+/// Why a command must never be in the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unacceptable(Arc<str>);
+
+impl Unacceptable {
+    /// For this reason.
+    #[must_use]
+    pub fn new(why: impl fmt::Display) -> Self {
+        Self(why.to_string().into())
+    }
+}
+
+impl fmt::Display for Unacceptable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl core::error::Error for Unacceptable {}

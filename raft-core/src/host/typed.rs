@@ -1,6 +1,7 @@
 //! A state machine with types of one's own for commands and responses, without a codec of one's own.
 //!
-//! * A command is checked by the application before it is proposed; a rejected one is never in the log.
+//! * A command is checked by the application before it is proposed, as a value or as bytes; a rejected one is never in the
+//!   log.
 //! * A command in the log is never skipped: one that cannot be decoded, there or in a snapshot's state, stops the node.
 //! * The application is given one command at a time, in the order of the log.
 
@@ -11,119 +12,12 @@ use core::error::Error;
 use core::fmt;
 use core::marker::PhantomData;
 
+use super::application::{Application, Freeze};
 use super::codec::Codec;
-use super::frozen::{FrozenState, RestoreError, SnapshotSource, WholeState};
-use super::state_machine::StateMachine;
+use super::frozen::{RestoreError, SnapshotSource, WholeState};
+use super::state_machine::{StateMachine, Unacceptable};
 use crate::entry::{Entries, EntryRef};
 use crate::ids::LogId;
-
-/// What a user writes who thinks in commands and not in bytes. Deterministic, as [`StateMachine`] says.
-///
-/// ```
-/// use std::collections::BTreeMap;
-/// use std::convert::Infallible;
-///
-/// use raft_core::LogId;
-/// use raft_core::host::Application;
-///
-/// /// Accounts and what is on them. With serde's derives, [`Typed`](raft_core::host::Typed) needs nothing more.
-/// # #[derive(Default)]
-/// struct Bank(BTreeMap<String, u64>);
-///
-/// enum Command {
-///     Deposit { account: String, amount: u64 },
-///     Withdraw { account: String, amount: u64 },
-/// }
-///
-/// #[derive(Debug, PartialEq, thiserror::Error)]
-/// #[error("an amount of 0")]
-/// struct NoAmount;
-///
-/// impl Application for Bank {
-///     type Command = Command;
-///     /// What is on the account afterwards; `None` if that cannot be, and nothing was done.
-///     type Response = Option<u64>;
-///     type Rejection = NoAmount;
-///     type Error = Infallible;
-///
-///     fn validate(command: &Command) -> Result<(), NoAmount> {
-///         let (Command::Deposit { amount, .. } | Command::Withdraw { amount, .. }) = command;
-///         if *amount == 0 { Err(NoAmount) } else { Ok(()) }
-///     }
-///
-///     fn apply(&mut self, command: Command, _at: LogId) -> Result<Option<u64>, Infallible> {
-///         let (Command::Deposit { account, .. } | Command::Withdraw { account, .. }) = &command;
-///         let sum = self.0.entry(account.clone()).or_default();
-///         let after = match command {
-///             Command::Deposit { amount, .. } => sum.checked_add(amount),
-///             Command::Withdraw { amount, .. } => sum.checked_sub(amount),
-///         };
-///         *sum = after.unwrap_or(*sum);
-///         Ok(after)
-///     }
-/// }
-///
-/// let mut bank = Bank::default();
-/// let deposit = Command::Deposit { account: "a".into(), amount: 5 };
-/// assert_eq!(Bank::validate(&deposit), Ok(()));
-/// assert_eq!(bank.apply(deposit, LogId::ZERO), Ok(Some(5)));
-/// let withdraw = Command::Withdraw { account: "a".into(), amount: 7 };
-/// assert_eq!(bank.apply(withdraw, LogId::ZERO), Ok(None));
-/// ```
-pub trait Application: Send + 'static {
-    /// What clients ask for.
-    type Command;
-    /// What they get for it. "It could not be done" is a response too.
-    type Response: Send + 'static;
-    /// Why a command is not even proposed; [`Infallible`](core::convert::Infallible) if all are.
-    type Rejection: Error + Send + Sync + 'static;
-    /// Why the application cannot go on, which stops the node; [`Infallible`](core::convert::Infallible) for one that
-    /// lives in memory.
-    type Error: Error + Send + Sync + 'static;
-
-    /// Whether a command may be proposed. It is asked before the command is in the log, wherever a client is, and so knows
-    /// the command alone: what depends on the state is for [`apply`](Self::apply) to decide, and to answer.
-    ///
-    /// # Errors
-    /// Why it may not.
-    fn validate(command: &Self::Command) -> Result<(), Self::Rejection> {
-        let _ = command;
-        Ok(())
-    }
-
-    /// Applies a committed command, which stands at this place in the log.
-    ///
-    /// # Errors
-    /// If its effect cannot be kept. Never because the command is not to one's liking: then it has no effect, and the
-    /// response says so.
-    fn apply(&mut self, command: Self::Command, at: LogId) -> Result<Self::Response, Self::Error>;
-
-    /// As [`StateMachine::recover`].
-    ///
-    /// # Errors
-    /// If its own storage cannot be read.
-    fn recover(&mut self) -> Result<LogId, Self::Error> {
-        Ok(LogId::ZERO)
-    }
-}
-
-/// An application that is too large to be written at once, and freezes its state itself.
-pub trait Freeze: Application {
-    /// Its state at one point.
-    type Snapshot: FrozenState;
-
-    /// As [`StateMachine::snapshot`].
-    ///
-    /// # Errors
-    /// If it cannot be frozen; it goes on as it was.
-    fn freeze(&mut self) -> Result<Self::Snapshot, Self::Error>;
-
-    /// As [`StateMachine::restore`].
-    ///
-    /// # Errors
-    /// If the snapshot cannot be read, or is none of this application's, or its state cannot be kept.
-    fn thaw(&mut self, source: &mut SnapshotSource<'_>) -> Result<(), RestoreError<Self::Error>>;
-}
 
 /// Snapshots by the codec: the whole application is encoded at once, while clients wait. For a small state. What the codec
 /// leaves out is as the codec makes it after a restore.
@@ -249,6 +143,11 @@ where
         C::encode(command).map_err(|error| CommandError::Encode(Box::new(error)))
     }
 
+    fn check_bytes(command: &Bytes) -> Result<(), Unacceptable> {
+        let command = C::decode(command.clone()).map_err(Unacceptable::new)?;
+        A::validate(&command).map_err(Unacceptable::new)
+    }
+
     fn apply_each(
         &mut self,
         entries: &Entries,
@@ -294,6 +193,10 @@ where
     fn recover(&mut self) -> Result<LogId, Self::Error> {
         self.application.recover().map_err(TypedError::Application)
     }
+
+    fn check(command: &Bytes) -> Result<(), Unacceptable> {
+        Self::check_bytes(command)
+    }
 }
 
 impl<A, C> StateMachine for Typed<A, C, ByItself>
@@ -321,6 +224,10 @@ where
     fn recover(&mut self) -> Result<LogId, Self::Error> {
         self.application.recover().map_err(TypedError::Application)
     }
+
+    fn check(command: &Bytes) -> Result<(), Unacceptable> {
+        Self::check_bytes(command)
+    }
 }
 
 impl<A: Default, C, K> Default for Typed<A, C, K> {
@@ -339,9 +246,9 @@ impl<A: fmt::Debug, C, K> fmt::Debug for Typed<A, C, K> {
 mod tests {
     use super::*;
     use crate::entry::Commands;
-    use crate::host::Raw;
     use crate::host::clients::tests::id;
     use crate::host::frozen::tests::meta;
+    use crate::host::{FrozenState, Raw};
     use alloc::string::{FromUtf8Error, String, ToString};
     use core::convert::Infallible;
 
@@ -441,6 +348,10 @@ mod tests {
         let long = "much too long".to_string();
         assert!(matches!(Machine::command(&long), Err(CommandError::Rejected(TooLong(13)))));
         assert_eq!(Machine::command(&"word".to_string()).unwrap(), "word");
+        assert_eq!(Machine::check(&"word".into()), Ok(()));
+        let refused = Machine::check(&"much too long".into()).unwrap_err();
+        assert_eq!(refused.to_string(), TooLong(13).to_string());
+        assert!(Machine::check(&Bytes::from_static(b"\xff")).is_err());
         let mut machine = Machine::default();
         assert_eq!(apply(&mut machine, 4, &[b"one", b"two"]).unwrap(), [id(4), id(5)]);
         assert_eq!(machine.application().0, ["one", "two"]);

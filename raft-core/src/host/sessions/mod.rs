@@ -20,12 +20,13 @@ mod tests;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use bytes::Bytes;
 use core::fmt;
 use core::marker::PhantomData;
 
 use super::codec::Codec;
 use super::frozen::{RestoreError, SnapshotSource};
-use super::state_machine::StateMachine;
+use super::state_machine::{StateMachine, Unacceptable};
 use crate::entry::{CommandPacker, Entries, EntryRef};
 use crate::ids::LogId;
 use table::{Admission, Table};
@@ -172,8 +173,8 @@ pub enum SessionsError<E> {
 
 /// A state machine `S` behind a table of sessions. `C` is how its responses are kept in snapshots.
 ///
-/// Every command in the log must be [sealed](Envelope::seal), those without a session as [`Envelope::Plain`]; one that is
-/// not stops the node.
+/// Every command must be [sealed](Envelope::seal), those without a session as [`Envelope::Plain`]; drivers propose no other
+/// ([`StateMachine::check`]), and one in the log stops the node.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -345,7 +346,7 @@ where
 }
 
 impl<R> Run<R> {
-    fn command(&mut self, at: LogId, command: bytes::Bytes) {
+    fn command(&mut self, at: LogId, command: Bytes) {
         if !self.packer.is_empty() && self.first.term != at.term {
             self.seal();
         }
@@ -424,6 +425,14 @@ where
         match self.machine.recover().map_err(SessionsError::Machine)? {
             LogId::ZERO => Ok(LogId::ZERO),
             _ => Err(SessionsError::Durable),
+        }
+    }
+
+    fn check(command: &Bytes) -> Result<(), Unacceptable> {
+        let (envelope, command_bytes) = Envelope::open(command).map_err(Unacceptable::new)?;
+        match envelope {
+            Envelope::Plain | Envelope::Once { .. } => S::check(&command.slice(..command_bytes)),
+            Envelope::Open(_) | Envelope::Close(_) => Ok(()),
         }
     }
 }

@@ -73,6 +73,10 @@ impl StateMachine for Journal {
     fn recover(&mut self) -> Result<LogId, Infallible> {
         Ok(self.durable)
     }
+
+    fn check(command: &Bytes) -> Result<(), Unacceptable> {
+        if command[..] == *b"bad" { Err(Unacceptable::new("bad")) } else { Ok(()) }
+    }
 }
 
 struct Little;
@@ -407,6 +411,11 @@ fn what_cannot_be_right_is_an_error() {
     let mut machine = used();
     let error = machine.apply(&batch(6, &[Some("no envelope".into())]), &mut Vec::new()).unwrap_err();
     assert!(matches!(error, SessionsError::NotSealed { at, .. } if at == id(6)), "{error}");
+
+    assert!(Machine::check(&"no envelope".into()).is_err());
+    assert_eq!(Machine::check(&Envelope::Plain.seal("good")), Ok(()));
+    assert_eq!(Machine::check(&Envelope::Plain.seal("bad")), Err(Unacceptable::new("bad")));
+    assert_eq!(Machine::check(&Envelope::Close(SessionId::new(1)).seal("bad")), Ok(()));
 
     let mut mute: Machine = Sessions::new(Journal { mute: true, ..Journal::default() });
     let error = mute.apply(&batch(1, &[Some(Envelope::Plain.seal("a"))]), &mut Vec::new());
