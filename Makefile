@@ -6,7 +6,7 @@ CI_SEEDS ?= 2300
 NODES ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test ci fmt lint doc sim sim-ci campaign explore mutants bench no-std wasm embed
+.PHONY: help run test ci fmt lint doc sim sim-ci campaign explore mutants chaos chaos-ci bench no-std wasm embed
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1 /' | awk '{cmd=$$1" "$$2; $$1="";$$2=""; printf "  %-14s%s\n", cmd, $$0}'
@@ -57,6 +57,21 @@ explore: ## Check small models of a cluster exhaustively; MODEL=name for one
 
 mutants: ## Plant every bug under sim/mutants and show that the simulator catches it
 	$(SIM) mutants
+
+DRIVER ?= tokio
+DURATION_S ?= 600
+NET ?= proxy
+CHAOS_SERVER = $(OUT)/release/kv-$(DRIVER)
+
+# The seed determines the faults and their times, not how processes and requests interleave.
+chaos: ## Five real servers killed, paused, cut off, replaced under load, every history checked; DURATION_S, SEED, DRIVER=tokio|actix, NET=proxy|namespaces
+	$(CARGO) build --release -p raft-driver-$(DRIVER) --example kv
+	cp $(OUT)/release/examples/kv $(CHAOS_SERVER)
+	$(CARGO) run --release -p raft-driver-tokio --example chaos -- run --server $(CHAOS_SERVER) \
+	  --duration-s $(DURATION_S) --net $(NET) $(if $(SEED),--seed $(SEED))
+
+chaos-ci: ## A minute of it
+	$(MAKE) chaos DURATION_S=60 SEED=$(or $(SEED),1)
 
 bench: ## Measure: the core's hot path (fails beyond raft-core/benches/figures.txt), the durable log store against a plain file
 	$(CARGO) bench -p raft-core --bench hot_path

@@ -7,6 +7,8 @@
 mod api;
 #[path = "../examples/chaos/clients.rs"]
 mod clients;
+#[path = "../examples/chaos/cli.rs"]
+mod cli;
 #[path = "../examples/chaos/cluster.rs"]
 mod cluster;
 #[path = "../examples/chaos/disk.rs"]
@@ -33,6 +35,8 @@ mod process;
 mod proxy;
 #[path = "../examples/chaos/report.rs"]
 mod report;
+#[path = "../examples/chaos/run.rs"]
+mod run;
 #[path = "../examples/chaos/schedule.rs"]
 mod schedule;
 #[path = "../examples/chaos/settle.rs"]

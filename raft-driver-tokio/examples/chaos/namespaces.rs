@@ -28,8 +28,8 @@ pub(crate) struct Namespaces {
 
 fn host(id: Id) -> String {
     match id {
-        CLIENTS => "10.99.0.254".to_owned(),
-        id => format!("10.99.0.{id}"),
+        CLIENTS => "10.99.255.254".to_owned(),
+        id => format!("10.99.{}.{}", id / 250, id % 250 + 1),
     }
 }
 
@@ -85,7 +85,7 @@ impl Namespaces {
     pub(crate) async fn new(links: Arc<Links>) -> io::Result<Self> {
         ip("link set lo up")?;
         ip(&format!("link add {BRIDGE} type bridge"))?;
-        ip(&format!("addr add {}/24 dev {BRIDGE}", host(CLIENTS)))?;
+        ip(&format!("addr add {}/16 dev {BRIDGE}", host(CLIENTS)))?;
         ip(&format!("link set {BRIDGE} up"))?;
         let ends = Arc::new(Mutex::new(BTreeSet::from([CLIENTS])));
         let known = Arc::clone(&ends);
@@ -113,14 +113,14 @@ impl Namespaces {
     }
 
     pub(crate) async fn join(&self, id: Id) -> io::Result<Addresses> {
-        if id > 200 {
+        if id > 60_000 {
             return Err(io::Error::other("too many servers for the addresses there are"));
         }
         let (name, host) = (name(id), host(id));
         ip(&format!("netns add {name}"))?;
         ip(&format!("link add ve{id} type veth peer name eth0 netns {name}"))?;
         ip(&format!("link set ve{id} master {BRIDGE} up"))?;
-        ip(&format!("-n {name} addr add {host}/24 dev eth0"))?;
+        ip(&format!("-n {name} addr add {host}/16 dev eth0"))?;
         ip(&format!("-n {name} link set eth0 up"))?;
         ip(&format!("-n {name} link set lo up"))?;
         self.ends.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
@@ -147,11 +147,11 @@ mod tests {
         links.lay(1, [(1, 3)].into(), Rule { stalled: true, ..Rule::default() });
         links.lay(2, [(2, 3)].into(), Rule { loss_percent: 30, ..Rule::default() });
         let rules = firewall(&links, 3, &[CLIENTS, 1, 2, 3].into());
-        assert!(rules.contains("ip saddr 10.99.0.1 drop\n"), "{rules}");
+        assert!(rules.contains("ip saddr 10.99.0.2 drop\n"), "{rules}");
         assert!(
-            rules.contains("ip saddr 10.99.0.2 meta mark 0 numgen random mod 100 < 30 drop\n"),
+            rules.contains("ip saddr 10.99.0.3 meta mark 0 numgen random mod 100 < 30 drop\n"),
             "{rules}"
         );
-        assert!(!rules.contains("10.99.0.254"), "{rules}");
+        assert!(!rules.contains("10.99.255.254"), "{rules}");
     }
 }
