@@ -7,7 +7,7 @@ use std::process::{Command as Blocking, ExitCode, Stdio};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::run::Options;
+use crate::run::{self, Options};
 
 /// Set for the program that runs in namespaces of its own.
 const INSIDE: &str = "CHAOS_IN_NAMESPACES";
@@ -142,6 +142,7 @@ fn start(wanted: Run) -> io::Result<bool> {
         ops_per_s: wanted.ops_per_s,
         namespaces: wanted.net == Net::Namespaces,
         arguments,
+        keep: wanted.keep,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let ran = runtime.block_on(async {

@@ -45,7 +45,7 @@ pub(crate) struct Server {
 
 impl Server {
     fn should_run(&self) -> bool {
-        !self.retired && self.holds.down.is_empty() && self.holds.disk_full.is_empty()
+        !self.retired && self.holds.down.is_empty()
     }
 
     fn runs(&self) -> bool {
@@ -137,7 +137,12 @@ impl Cluster {
 
     fn start_missing(&self, servers: &mut MutexGuard<'_, BTreeMap<Id, Server>>) -> io::Result<()> {
         for (id, server) in servers.iter_mut().filter(|(_, server)| server.should_run() && !server.runs()) {
-            let process = self.start(*id, server)?;
+            let mut process = self.start(*id, server)?;
+            if !server.holds.disk_full.is_empty() {
+                // It may well not come up like that; it is tried again and again, as a supervisor would.
+                process.may_end = true;
+                server.disk.fill(Some(process.pid))?;
+            }
             if !server.holds.paused.is_empty() {
                 process.signal(Signal::STOP);
             }
@@ -206,7 +211,17 @@ impl Cluster {
         }
     }
 
-    /// No disk of these has room. A server may end of that, and is started again when there is.
+    /// `kill -9`, and started again at once.
+    pub(crate) async fn bounce(&self, ids: &BTreeSet<Id>) {
+        let mut servers = self.servers.lock().await;
+        let hit = servers.iter_mut().filter(|(id, _)| ids.contains(id));
+        for process in hit.filter_map(|(_, server)| server.process.as_mut()) {
+            process.may_end = true;
+            process.signal(Signal::KILL);
+        }
+    }
+
+    /// No disk of these has room. A server may end of that, and is started again.
     pub(crate) async fn fill_disks(&self, fault: u64, ids: &BTreeSet<Id>) -> io::Result<()> {
         let mut servers = self.servers.lock().await;
         for (_, server) in servers.iter_mut().filter(|(id, _)| ids.contains(id)) {

@@ -1,20 +1,23 @@
 //! A server's disk, which can become full.
 //!
-//! * Where mounting is allowed: a small file system of its own in memory. It becomes full by a file that takes all that
-//!   is left, as on a real machine, and has room again once that file is removed.
+//! * Where mounting is allowed: a small file system of its own in memory. It becomes full by losing all room that is not
+//!   taken; what is freed then may be taken again, as on a real machine.
 //! * Elsewhere: a directory, and a limit on the size of files that is lowered for the running process: writes beyond
 //!   it fail (`EFBIG`), those below go on. A process started later has no limit.
 //! * What was written survives `kill -9`; power failures are the simulator's business.
 
+use std::ffi::CString;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::mount::MountFlags;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
-/// Room for log and snapshots of a run, and little enough that several of them, full, fit into memory.
-const TMPFS: &str = "size=96m,mode=0700";
-const BALLAST: &str = "ballast";
+/// Room for log and snapshots of a run.
+const ROOM: &str = "size=256m";
+/// How often the size is looked at and set, while files grow.
+const TRIES: usize = 20;
 /// Below what a log has from the beginning.
 const FILE_BYTES_MAX: u64 = 4096;
 
@@ -60,7 +63,7 @@ impl Disk {
     /// No room is left, for the process that runs.
     pub(crate) fn fill(&self, process: Option<Pid>) -> io::Result<()> {
         match (self.kind, process) {
-            (Kind::Tmpfs, _) => fill(&self.root.join(BALLAST)),
+            (Kind::Tmpfs, _) => fill(&self.root),
             (Kind::Limit, Some(process)) => limit(process, Some(FILE_BYTES_MAX)),
             (Kind::Limit, None) => Ok(()),
         }
@@ -69,10 +72,7 @@ impl Disk {
     /// There is room again.
     pub(crate) fn free(&self, process: Option<Pid>) -> io::Result<()> {
         match (self.kind, process) {
-            (Kind::Tmpfs, _) => match fs::remove_file(self.root.join(BALLAST)) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-                removed => removed,
-            },
+            (Kind::Tmpfs, _) => resize(&self.root, ROOM),
             (Kind::Limit, Some(process)) => limit(process, None),
             (Kind::Limit, None) => Ok(()),
         }
@@ -93,10 +93,15 @@ impl Drop for Disk {
     }
 }
 
+const FLAGS: MountFlags = MountFlags::NODEV.union(MountFlags::NOSUID);
+
 fn mount(at: &Path) -> io::Result<()> {
-    use rustix::mount::{MountFlags, mount};
-    let options = std::ffi::CString::new(TMPFS)?;
-    Ok(mount("chaos", at, "tmpfs", MountFlags::NODEV | MountFlags::NOSUID, &*options)?)
+    let options = CString::new(ROOM)?;
+    Ok(rustix::mount::mount("chaos", at, "tmpfs", FLAGS, &*options)?)
+}
+
+fn resize(at: &Path, size: &str) -> io::Result<()> {
+    Ok(rustix::mount::mount_remount(at, FLAGS, &*CString::new(size)?)?)
 }
 
 fn unmount(at: &Path) -> io::Result<()> {
@@ -104,20 +109,19 @@ fn unmount(at: &Path) -> io::Result<()> {
     Ok(unmount(at, UnmountFlags::DETACH)?)
 }
 
-fn fill(ballast: &Path) -> io::Result<()> {
-    let mut file = fs::File::create(ballast)?;
-    // Smaller and smaller pieces, so that nothing is left.
-    for piece_bytes in [1 << 20, 1 << 12, 1] {
-        let piece = vec![0; piece_bytes];
-        loop {
-            match file.write_all(&piece) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::StorageFull => break,
-                Err(error) => return Err(error),
-            }
+/// Leaves no more room than is taken.
+fn fill(at: &Path) -> io::Result<()> {
+    let mut last = io::Error::from(io::ErrorKind::InvalidInput);
+    for _ in 0..TRIES {
+        let now = rustix::fs::statvfs(at)?;
+        let taken_bytes = (now.f_blocks - now.f_bfree) * now.f_frsize;
+        // Less than is taken by now is refused.
+        match resize(at, &format!("size={taken_bytes}")) {
+            Ok(()) => return Ok(()),
+            Err(error) => last = error,
         }
     }
-    Ok(())
+    Err(last)
 }
 
 fn limit(process: Pid, bytes_max: Option<u64>) -> io::Result<()> {

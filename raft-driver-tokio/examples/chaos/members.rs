@@ -43,6 +43,16 @@ struct Body {
 }
 
 impl Body {
+    /// Whether it is so already, as the leader sees it.
+    fn holds(&self, view: &View) -> bool {
+        let Some(leader) = &view.leader else { return false };
+        let member = |id: Id, voter| leader.members.iter().any(|member| (member.id, member.voter) == (id, voter));
+        !leader.changing
+            && self.voters.iter().all(|(id, _)| member(*id, true))
+            && self.learners.iter().all(|(id, _)| member(*id, false))
+            && !self.remove.iter().any(|id| leader.is_member(*id))
+    }
+
     fn json(&self) -> String {
         let named = |servers: &[(Id, Option<String>)]| {
             let named = servers.iter().map(|(id, address)| (id.to_string(), serde_json::json!(address)));
@@ -171,6 +181,9 @@ impl Members {
                 }
                 continue;
             };
+            if body.holds(&self.views.borrow()) {
+                return true;
+            }
             let told = match caller.operate(&address, Operator::Members, json.clone(), ANSWER_LIMIT).await {
                 Ok(answer) if answer.status == StatusCode::OK => return true,
                 Ok(answer) => answer.told(),

@@ -18,6 +18,8 @@ use crate::links::{CLIENTS, Id, Links, Pair, Rule, Shake};
 use crate::schedule::{Change, Cut, Fault, Planned, Who};
 use crate::watch::View;
 
+/// How long a disk is full at least: until somebody needs room.
+const FULL_MIN: Duration = Duration::from_secs(3);
 const OPERATOR_LIMIT: Duration = Duration::from_secs(5);
 /// How long a rolling restart waits for a server to answer again before it goes on to the next.
 const BACK_LIMIT: Duration = Duration::from_secs(5);
@@ -77,9 +79,7 @@ impl Nemesis {
             Fault::DiskFull(who) => {
                 let hit = victims(who);
                 begin(format!("{hit:?} for {lasts:?}"));
-                let filled = self.cluster.fill_disks(number, &hit).await;
-                sleep(lasts).await;
-                filled.and(self.cluster.release(number).await)
+                self.full(number, &hit, lasts.max(FULL_MIN), draw).await
             }
             Fault::RollingRestart => {
                 begin(format!("{ids:?}"));
@@ -139,6 +139,27 @@ impl Nemesis {
 
     fn links(&self) -> &Links {
         &self.cluster.network().links
+    }
+
+    /// Fills disks, and sees to it that somebody needs room there: for a snapshot, or to start.
+    async fn full(
+        &self,
+        number: u64,
+        hit: &BTreeSet<Id>,
+        lasts: Duration,
+        draw: u64,
+    ) -> std::io::Result<()> {
+        let filled = self.cluster.fill_disks(number, hit).await;
+        sleep(lasts / 3).await;
+        if draw.is_multiple_of(3) {
+            self.cluster.bounce(hit).await;
+        } else {
+            for id in hit {
+                self.operate(Some(*id), Operator::Snapshot, String::new()).await;
+            }
+        }
+        sleep(lasts * 2 / 3).await;
+        filled.and(self.cluster.release(number).await)
     }
 
     async fn lay(

@@ -38,6 +38,8 @@ pub(crate) struct Options {
     pub(crate) ops_per_s: u32,
     pub(crate) namespaces: bool,
     pub(crate) arguments: Vec<String>,
+    /// Keep the servers' data even if all is well.
+    pub(crate) keep: bool,
 }
 
 /// What a run found beside its histories. Kept as a file, so that the verdict can be repeated.
@@ -131,7 +133,7 @@ pub(crate) async fn run(options: &Options, directory: &Path) -> io::Result<bool>
 
     let faults = events.faults().into_iter().map(|(kind, count)| (kind.to_owned(), count)).collect();
     let passed = tell(&found, faults, &records, &events.all_wrong());
-    if !passed {
+    if !passed || options.keep {
         cluster.keep_data().await?;
     }
     Ok(passed)
