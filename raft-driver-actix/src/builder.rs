@@ -104,7 +104,8 @@ impl Builder {
         let (config, command_bytes_max) = (self.config.clone(), self.config.command_bytes_max);
         network.check(&config).map_err(StartError::Network)?;
         let Assembled { node, timer, log, snapshots, machine } =
-            recovered.assemble(self.config, network.message_bytes_max())?;
+            recovered.assemble(self.config, network.message_bytes_max(), None)?;
+        let node = node.into_node();
 
         let context = Context::<Raft<S>>::new();
         let address = context.address().downgrade();

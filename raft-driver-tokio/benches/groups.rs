@@ -48,9 +48,14 @@ fn main() -> Result<(), Failure> {
     if modes.is_empty() {
         modes.push(&default);
     }
-    println!("{count} idle groups of {PROCESSES} nodes, heartbeats every 500 ms, over {} s:", MEASURED.as_secs());
+    println!(
+        "{count} idle groups of {PROCESSES} nodes, heartbeats every 500 ms, over {} s:",
+        MEASURED.as_secs()
+    );
     println!();
-    println!("| mode | process | of one core | RSS | highest RSS | messages sent/s | writes/s | switches/s |");
+    println!(
+        "| mode | process | of one core | RSS | highest RSS | messages sent/s | writes/s | switches/s |"
+    );
     println!("|---|--:|--:|--:|--:|--:|--:|--:|");
     modes.into_iter().try_for_each(|mode| measure(mode, count))
 }
@@ -150,7 +155,9 @@ async fn process(mode: &str, id: u64, groups: u64) -> Result<(), Failure> {
     let identity = Identity { cluster: CLUSTER, node: NodeId::new(id) };
     match mode {
         "shared" => shared(builder, MemoryStores::default(), id, groups).await,
-        "unaligned" => shared(builder.timer_step(Duration::from_nanos(1)), MemoryStores::default(), id, groups).await,
+        "unaligned" => {
+            shared(builder.timer_step(Duration::from_nanos(1)), MemoryStores::default(), id, groups).await
+        }
         "durable" => {
             let dir = tempfile::tempdir()?;
             shared(builder, DurableStores::open(dir.path(), identity)?, id, groups).await
@@ -220,7 +227,9 @@ async fn run(id: u64, nodes: &[Raft<Idle>], peers: &[Vec<String>], stats: Stats)
     }
     println!("ready");
     let (sender, mut asked) = tokio::sync::mpsc::unbounded_channel();
-    std::thread::spawn(move || stdin().lock().lines().map_while(Result::ok).all(|line| sender.send(line).is_ok()));
+    std::thread::spawn(move || {
+        stdin().lock().lines().map_while(Result::ok).all(|line| sender.send(line).is_ok())
+    });
     while asked.recv().await.is_some() {
         let mut elections = 0;
         for raft in nodes {

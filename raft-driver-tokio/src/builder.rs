@@ -11,13 +11,16 @@ use raft_core::{Config, Event};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::DropGuard;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 
 use crate::apply::{self, Runner};
+use crate::cluster::GroupId;
 use crate::driver::{Assembled, Recovered, SnapshotLane};
 use crate::error::{Panicked, StartError, StopReason};
 use crate::forward::{Desk, Forwards};
 use crate::handle::{Freshness, Life, Raft, Shared};
-use crate::metrics::{self, Metrics, Publisher, Times};
+use crate::metrics::{self, Labels, Metrics, Publisher, Times};
+use crate::recording::{Recording, RecordingWriter};
 use crate::storage::NodeLog;
 use crate::task::{Input, NodeTask, Parts, Queues};
 use crate::transport::{Closed, Inbox, Incoming, Network, Started};
@@ -32,6 +35,8 @@ pub struct Builder {
     config: Config,
     queue_max: usize,
     queue_bytes_max: usize,
+    recording: Option<Recording>,
+    group: Option<GroupId>,
     machine_thread: bool,
     timer_step: Duration,
 }
@@ -40,7 +45,15 @@ impl Builder {
     /// A node with this configuration of the protocol.
     #[must_use]
     pub const fn new(config: Config) -> Self {
-        Self { config, queue_max: 8192, queue_bytes_max: 128 * 1024 * 1024, machine_thread: false, timer_step: Duration::ZERO }
+        Self {
+            config,
+            queue_max: 8192,
+            queue_bytes_max: 128 * 1024 * 1024,
+            recording: None,
+            group: None,
+            machine_thread: false,
+            timer_step: Duration::ZERO,
+        }
     }
 
     /// How many requests may wait for the node's task; further callers wait in turn. Default 8,192 writes, and as
@@ -58,6 +71,21 @@ impl Builder {
     #[must_use]
     pub const fn queue_bytes_max(mut self, bytes: usize) -> Self {
         self.queue_bytes_max = bytes;
+        self
+    }
+
+    /// Records the node's life into files, to be replayed by `sim replay` when something went wrong. Costs about as much
+    /// again as the node itself; without it, a branch a step. The files hold clients' commands: treat them like the log.
+    #[must_use]
+    pub fn record(mut self, recording: Recording) -> Self {
+        self.recording = Some(recording);
+        self
+    }
+
+    /// Of which group it is a node, for the labels of traces and metrics in a process with several.
+    #[must_use]
+    pub const fn group(mut self, group: GroupId) -> Self {
+        self.group = Some(group);
         self
     }
 
@@ -139,8 +167,14 @@ impl Builder {
         let letter_bytes_max = network.message_bytes_max();
         let config = self.config.clone();
         network.check(&config).map_err(StartError::Network)?;
+        let pool = TaskTracker::new();
+        let recording = match &self.recording {
+            Some(recording) => Some(RecordingWriter::start(recording, id, pool.clone())?),
+            None => None,
+        };
+        let options = self.recording.as_ref().map(Recording::options);
         let Assembled { node, mut timer, log, snapshots, machine } =
-            recovered.assemble(self.config, network.message_bytes_max())?;
+            recovered.assemble(self.config, network.message_bytes_max(), options)?;
         timer.align(self.timer_step);
 
         let (inputs, input_queue) = mpsc::unbounded_channel();
@@ -149,7 +183,6 @@ impl Builder {
         let (life_sender, life) = watch::channel(Life::default());
         let life_sender = Arc::new(life_sender);
         let abandoned = Arc::new(AtomicBool::new(false));
-        let pool = TaskTracker::new();
         let reports = inputs.clone();
         let reports = Arc::new(move |report: Result<Event, StopReason>| {
             // A node that is gone needs no report.
@@ -167,11 +200,13 @@ impl Builder {
             apply::start(machine, snapshots.clone(), inputs.clone(), Arc::clone(&keep), self.machine_thread)
                 .inspect_err(|_| snapshots.stop())?;
         let Started { transport, stats, stop } = network.start(&config, inbox(inputs.clone()));
-        let publisher = Publisher::new(&node, Arc::clone(&stats));
+        let labels = Labels { id, group: self.group };
+        let publisher = Publisher::new(&node, Arc::clone(&stats), labels);
         let metrics = publisher.sender();
 
         let task = NodeTask::new(Parts {
-            node: node.into(),
+            node,
+            recording,
             timer,
             log,
             machine,
@@ -188,7 +223,11 @@ impl Builder {
         });
         let snapshots = snapshots.stop_on_drop();
         let ends = Ends { pool, machine_runner, stop, snapshots, life: life_sender };
-        tokio::spawn(supervise(task, ends, metrics.clone()));
+        let span = match self.group {
+            Some(group) => tracing::info_span!("raft.node", id = id.get(), group = group.get()),
+            None => tracing::info_span!("raft.node", id = id.get()),
+        };
+        tokio::spawn(supervise(task, span, ends, metrics.clone()));
         Ok(Raft::new(Shared {
             id,
             writes,
@@ -202,7 +241,7 @@ impl Builder {
             room_bytes: self.queue_bytes_max,
             local_reads: Arc::new(Semaphore::new(self.queue_max)),
             freshness: Freshness::new(),
-            times: Times::new(id),
+            times: Times::new(labels),
         }))
     }
 
@@ -258,10 +297,11 @@ struct Ends {
 /// Runs the node's task and, however it ends, sees to it that everything ends.
 async fn supervise<S: StateMachine, P: SnapshotStore, T: Transport>(
     task: NodeTask<S, P, T>,
+    span: tracing::Span,
     ends: Ends,
     metrics: watch::Sender<Metrics>,
 ) {
-    let ran = tokio::spawn(task.run()).await;
+    let ran = tokio::spawn(task.run().instrument(span)).await;
     let reason = match ran {
         Ok(()) => None,
         Err(error) if error.is_panic() => Some(Panicked::new("node", &*error.into_panic()).into()),

@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use raft_core::host::recording::{RecordedNode, RecorderOptions};
 use raft_core::host::{
     Committed, LaneError, LogReader, LogSpan, LogStore, MachineLane, Read, Rejection, SnapshotStore,
     StateMachine, Writer, message_bytes_needed,
@@ -22,6 +23,7 @@ use raft_core::{
 use tokio::time::Sleep;
 
 use crate::error::{Panicked, StartError, StopReason};
+pub use crate::recording::RecordingWriter;
 pub use crate::request::AdminRequest;
 use crate::storage::NodeLog;
 pub use crate::storage::lane::{LogLane, LogReports};
@@ -262,7 +264,7 @@ pub struct Recovered<S, L, P> {
 #[derive(Debug)]
 pub struct Assembled<S, L, P> {
     /// The node.
-    pub node: Node,
+    pub node: RecordedNode,
     /// Its time.
     pub timer: Timer,
     /// Its log store.
@@ -312,7 +314,8 @@ impl<S: StateMachine, L: NodeLog, P: SnapshotStore> Recovered<S, L, P> {
         in_log.or(self.snapshot.as_ref().map(|snapshot| &snapshot.membership))
     }
 
-    /// For drivers: the node, with its time and its stores. A transport that carries messages of
+    /// For drivers: the node, with its time and its stores, recorded from its beginning if there are options for it. A
+    /// transport that carries messages of
     /// `message_bytes_max` at most is refused if the configuration allows longer ones: they would be sent for ever.
     ///
     /// # Errors
@@ -320,7 +323,12 @@ impl<S: StateMachine, L: NodeLog, P: SnapshotStore> Recovered<S, L, P> {
     ///
     /// # Panics
     /// As [`Timer::start`].
-    pub fn assemble(self, config: Config, message_bytes_max: u64) -> Result<Assembled<S, L, P>, StartError> {
+    pub fn assemble(
+        self,
+        config: Config,
+        message_bytes_max: u64,
+        recording: Option<RecorderOptions>,
+    ) -> Result<Assembled<S, L, P>, StartError> {
         config.validate().map_err(raft_core::StartError::from)?;
         let needed_bytes = message_bytes_needed(&config);
         if needed_bytes > message_bytes_max {
@@ -329,7 +337,10 @@ impl<S: StateMachine, L: NodeLog, P: SnapshotStore> Recovered<S, L, P> {
         let Self { machine, log, snapshots, found, snapshot, applied } = self;
         let recovery = Recovery { log: found, snapshot, applied, incarnation: fastrand::u64(..) };
         let timer = Timer::start();
-        let node = Node::start(config, recovery, timer.now())?;
+        let node = match recording {
+            Some(options) => RecordedNode::start(config, recovery, timer.now(), options)?,
+            None => Node::start(config, recovery, timer.now())?.into(),
+        };
         Ok(Assembled { node, timer, log, snapshots, machine })
     }
 }

@@ -439,6 +439,15 @@ pub enum StartError {
         /// What it said.
         message: String,
     },
+    /// The directory for recordings cannot be created or looked at.
+    #[error("no recordings in {directory}: {error}")]
+    Recording {
+        /// The directory.
+        directory: String,
+        /// Why not.
+        #[source]
+        error: std::io::Error,
+    },
     /// No thread could be started.
     #[error("no thread for the {part}: {error}")]
     Thread {

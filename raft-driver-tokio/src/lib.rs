@@ -182,6 +182,7 @@ mod leave;
 mod metrics;
 #[cfg(feature = "postcard")]
 mod postcard;
+mod recording;
 mod request;
 pub mod restore;
 mod session;
@@ -204,3 +205,4 @@ pub use metrics::Metrics;
 pub use postcard::{Postcard, PostcardError};
 pub use session::{Patience, Route, Session, SessionError};
 pub use typed::ProposeError;
+pub use recording::Recording;

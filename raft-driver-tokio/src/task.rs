@@ -32,6 +32,7 @@ use crate::forward::{self, Desk, Forwards};
 use crate::handle::Life;
 use crate::leave::Leaving;
 use crate::metrics::Publisher;
+use crate::recording::RecordingWriter;
 use crate::request::{AdminReply, PendingWrite, Request, WriteRequest};
 use crate::storage::lane::LogLane;
 use crate::transport::Room;
@@ -85,6 +86,7 @@ pub(crate) type Waiting<S> =
 /// A node and everything around it.
 pub(crate) struct NodeTask<S: StateMachine, P: SnapshotStore, T> {
     node: RecordedNode,
+    recording: Option<RecordingWriter>,
     timer: Timer,
     log: Box<dyn LogLane>,
     machine: UnboundedSender<LaneTask<S>>,
@@ -107,6 +109,7 @@ pub(crate) struct NodeTask<S: StateMachine, P: SnapshotStore, T> {
 /// What a [`NodeTask`] is made of.
 pub(crate) struct Parts<S: StateMachine, P: SnapshotStore, T> {
     pub(crate) node: RecordedNode,
+    pub(crate) recording: Option<RecordingWriter>,
     pub(crate) timer: Timer,
     pub(crate) log: Box<dyn LogLane>,
     pub(crate) machine: UnboundedSender<LaneTask<S>>,
@@ -126,6 +129,7 @@ impl<S: StateMachine, P: SnapshotStore, T: Transport> NodeTask<S, P, T> {
     pub(crate) fn new(parts: Parts<S, P, T>) -> Self {
         let Parts {
             node,
+            recording,
             timer,
             log,
             machine,
@@ -142,6 +146,7 @@ impl<S: StateMachine, P: SnapshotStore, T: Transport> NodeTask<S, P, T> {
         } = parts;
         Self {
             node,
+            recording,
             timer,
             log,
             machine,
@@ -214,6 +219,9 @@ impl<S: StateMachine, P: SnapshotStore, T: Transport> NodeTask<S, P, T> {
             self.forget(now)?;
         }
         self.drain(now)?;
+        if let Some(recording) = &mut self.recording {
+            recording.take(&mut self.node, now);
+        }
         let Self { desk, transport, send_letter, .. } = self;
         desk.send(|to, letter| send_letter(transport, to, letter));
         let (writes, reads) = self.pending();
@@ -377,8 +385,12 @@ impl<S: StateMachine, P: SnapshotStore, T: Transport> NodeTask<S, P, T> {
     }
 
     /// Tells everybody who waits. Dropping the rest ends the lanes.
-    fn stop(self, reason: StopReason) {
+    fn stop(mut self, reason: StopReason) {
         trace_stop(self.node.status().id, &reason);
+        if let Some(recording) = self.recording.take() {
+            let orderly = !matches!(reason, StopReason::Panicked { .. } | StopReason::Driver(_));
+            recording.end(&mut self.node, orderly);
+        }
         self.life.send_modify(|life| life.reason = Some(reason.clone()));
         self.publisher.stopped(&reason);
         let Self { queues, arrived, mut clients, mut forwards, mut desk, mut transport, send_letter, .. } =

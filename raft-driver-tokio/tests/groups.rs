@@ -10,7 +10,9 @@ use bytes::Bytes;
 use common::{BOUND, node, within};
 use raft_core::host::{RestoreError, SnapshotSource, StateMachine, WholeState};
 use raft_core::{Config, Entries, EntryRef, NodeId};
-use raft_driver_tokio::groups::{DurableStores, GroupStores, Groups, MemoryStores, RemoveError, StartGroupError};
+use raft_driver_tokio::groups::{
+    DurableStores, GroupStores, Groups, MemoryStores, RemoveError, StartGroupError,
+};
 use raft_driver_tokio::storage::Identity;
 use raft_driver_tokio::tcp::{Tcp, TcpConfig, TcpHub};
 use raft_driver_tokio::{Builder, Certainty, ClusterId, GroupId, Raft, StopReason};
@@ -129,7 +131,11 @@ async fn a_hundred_groups_share_their_connections_and_nothing_else() {
         let nodes = cluster.nodes(group);
         writers.spawn(async move {
             for expected in 1..=WRITES {
-                assert_eq!(add(&nodes).await, expected, "no other group's command was counted, and none twice");
+                assert_eq!(
+                    add(&nodes).await,
+                    expected,
+                    "no other group's command was counted, and none twice"
+                );
             }
         });
     }
@@ -195,7 +201,9 @@ async fn groups_come_and_go_while_others_run() {
             break;
         }
     }
-    within(again.wait(BOUND).until(|metrics| metrics.membership.is_voter(node(3)))).await.expect("it is a voter");
+    within(again.wait(BOUND).until(|metrics| metrics.membership.is_voter(node(3))))
+        .await
+        .expect("it is a voter");
     assert_eq!(add(&goes[..2]).await, 3);
     // Nobody is left who could mind.
     for process in &cluster.processes {
@@ -222,7 +230,9 @@ async fn groups_on_disk_are_there_again_after_a_restart() {
         }
     }
     let snapshot = cluster.nodes(10)[0].clone();
-    within(snapshot.wait(BOUND).applied(snapshot.status().await.expect("it runs").commit)).await.expect("soon");
+    within(snapshot.wait(BOUND).applied(snapshot.status().await.expect("it runs").commit))
+        .await
+        .expect("soon");
     within(snapshot.snapshot()).await.expect("there is something to keep");
     drop(snapshot);
     for process in std::mem::take(&mut cluster.processes) {
@@ -239,7 +249,11 @@ async fn groups_on_disk_are_there_again_after_a_restart() {
         cluster.processes.push(process);
     }
     for group in 1..=10 {
-        assert_eq!(add(&cluster.nodes(group)).await, group + 1, "nothing is lost, and nothing happened twice");
+        assert_eq!(
+            add(&cluster.nodes(group)).await,
+            group + 1,
+            "nothing is lost, and nothing happened twice"
+        );
     }
     cluster.shutdown().await;
 }

@@ -41,7 +41,7 @@
 mod parts;
 mod registry;
 
-pub use parts::{DurableStores, DurableStoresError, GroupNetwork, GroupStores, MemoryStores};
-pub use registry::{Groups, RemoveError, StartGroupError};
 #[cfg(doc)]
 use crate::{Builder, Raft};
+pub use parts::{DurableStores, DurableStoresError, GroupNetwork, GroupStores, MemoryStores};
+pub use registry::{Groups, RemoveError, StartGroupError};

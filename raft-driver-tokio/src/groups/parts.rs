@@ -11,8 +11,8 @@ use raft_core::host::SnapshotStore;
 
 use crate::cluster::GroupId;
 use crate::storage::{
-    AsyncLog, DurableError, DurableStore, GroupError, GroupLog, Identity, MemoryLog, MemorySnapshots, NodeLog,
-    OpenError, SnapshotFileError, SnapshotFiles,
+    AsyncLog, DurableError, DurableStore, GroupError, GroupLog, Identity, MemoryLog, MemorySnapshots,
+    NodeLog, OpenError, SnapshotFileError, SnapshotFiles,
 };
 use crate::tcp::{GroupTaken, TcpGroup, TcpHub};
 use crate::transport::Network;

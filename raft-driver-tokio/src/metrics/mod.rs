@@ -2,17 +2,36 @@
 //!
 //! * Published at most once a turn of the node's task, and only when something changed.
 //! * A change of role, term, leader or membership is always published; the rest only while somebody listens.
+//! * With the feature `metrics` the same goes to the `metrics` facade: see [`export`].
 //! * Transport counters are read when something is published; [`Raft::transport`](crate::Raft::transport) reads
 //!   them at once.
+
+#[cfg(feature = "metrics")]
+mod export;
+#[cfg(not(feature = "metrics"))]
+mod silent;
+#[cfg(not(feature = "metrics"))]
+use silent as export;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use raft_core::{Membership, Node, PeerStatus, Status};
+use raft_core::{Membership, Node, NodeId, PeerStatus, Status};
 use tokio::sync::watch;
 
+use crate::cluster::GroupId;
 use crate::error::StopReason;
 use crate::transport::TransportStats;
+use export::Export;
+pub(crate) use export::Times;
+
+/// What tells a node's figures from those of others in the process.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(feature = "metrics"), expect(dead_code, reason = "only figures have labels"))]
+pub(crate) struct Labels {
+    pub(crate) id: NodeId,
+    pub(crate) group: Option<GroupId>,
+}
 
 /// A node at a glance.
 #[derive(Clone, Debug)]
@@ -73,13 +92,19 @@ pub(crate) struct Publisher {
     last: Status,
     pending: (usize, usize),
     membership: Arc<Membership>,
+    export: Export,
 }
 
 impl Publisher {
-    pub(crate) fn new(node: &Node, transport: Arc<dyn Fn() -> TransportStats + Send + Sync>) -> Self {
+    pub(crate) fn new(
+        node: &Node,
+        transport: Arc<dyn Fn() -> TransportStats + Send + Sync>,
+        labels: Labels,
+    ) -> Self {
         let metrics = watch::Sender::new(Metrics::new(node, transport()));
         let (last, membership) = (node.status(), Arc::clone(node.membership()));
-        Self { metrics, transport, last, pending: (0, 0), membership }
+        let export = Export::new(labels);
+        Self { metrics, transport, last, pending: (0, 0), membership, export }
     }
 
     pub(crate) fn sender(&self) -> watch::Sender<Metrics> {
@@ -91,6 +116,7 @@ impl Publisher {
         let (status, last) = (node.status(), &self.last);
         let moved = (status.role, status.term, status.leader) != (last.role, last.term, last.leader)
             || !Arc::ptr_eq(node.membership(), &self.membership);
+        self.export.publish(moved, node, pending, &*self.transport);
         let changed = status != *last || pending != self.pending;
         if !(asked || moved || (changed && self.metrics.receiver_count() > 0)) {
             return;
@@ -117,27 +143,4 @@ pub(crate) fn stopped(metrics: &watch::Sender<Metrics>, reason: &StopReason) {
         }
         first
     });
-}
-
-/// Measures requests. Without the feature `metrics` it measures nothing.
-#[derive(Debug)]
-pub(crate) struct Times {}
-
-impl Times {
-    pub(crate) fn new(_: raft_core::NodeId) -> Self {
-        Self {}
-    }
-
-    pub(crate) fn write(&self) -> Timed<'_> {
-        Timed { _times: self }
-    }
-
-    pub(crate) fn read(&self) -> Timed<'_> {
-        Timed { _times: self }
-    }
-}
-
-/// A request that takes its time.
-pub(crate) struct Timed<'a> {
-    _times: &'a Times,
 }
