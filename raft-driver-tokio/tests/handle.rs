@@ -316,7 +316,7 @@ async fn a_shutdown_hands_the_leadership_over_first() {
     drop(begin(nodes[0].shutdown()));
     assert!(within(nodes[0].shutdown()).await.is_orderly());
     // No election timeout passes within the bound.
-    let followed = |leader| leader != Some(node(1)) && leader.is_some();
+    let followed = |leader: Option<raft_core::NodeId>| leader != Some(node(1)) && leader.is_some();
     let next = nodes[1].wait(BOUND).until(|metrics| followed(metrics.status.leader)).await.unwrap();
     let mut happened = 0;
     for write in writes {
