@@ -203,6 +203,6 @@ pub use handle::{Health, Raft, Wait, WaitError};
 pub use metrics::Metrics;
 #[cfg(feature = "postcard")]
 pub use postcard::{Postcard, PostcardError};
+pub use recording::Recording;
 pub use session::{Patience, Route, Session, SessionError};
 pub use typed::ProposeError;
-pub use recording::Recording;
