@@ -167,8 +167,8 @@
 //! # Limits
 //!
 //! The limits of the protocol are those of [`raft_core::Config`], and hold here. Beyond them: requests that wait
-//! ([`Builder::queue_max`]), and those of [`TcpConfig`](tcp::TcpConfig). TCP is neither encrypted nor authenticated:
-//! use it within a network that you trust.
+//! ([`Builder::queue_max`]), and those of [`TcpConfig`](tcp::TcpConfig). Without
+//! [TLS](tcp#tls), TCP is neither encrypted nor authenticated: use it within a network that you trust.
 
 mod apply;
 mod builder;

@@ -9,10 +9,9 @@ use raft_core::NodeId;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::tcp::Refused;
 use crate::tcp::door::Place;
 use crate::tcp::frame::{self, FrameError, FrameReader};
-use crate::tcp::handshake::{HELLO_BYTES_MAX, Hello, NotAHandshake, Refusal, Welcome};
+use crate::tcp::handshake::{HELLO_BYTES_MAX, Hello, NotAHandshake, Welcome};
 use crate::tcp::penalty::Offence;
 use crate::tcp::receive::receive;
 #[cfg(feature = "tls")]
@@ -20,6 +19,7 @@ use crate::tcp::secure::Insecure;
 use crate::tcp::secure::{self, Accepted};
 use crate::tcp::shared::{Admitted, Shared};
 use crate::tcp::stream::Stream;
+use crate::tcp::{Refusal, Refused};
 
 /// How long to wait after the system could not accept: it is out of something, most likely of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -103,7 +103,7 @@ async fn greet(
                 Insecure::Io(_) => return None,
                 Insecure::Malformed(error) => malformed(shared, from, &error),
                 Insecure::Refused { refusal, by_peer } => {
-                    shared.refused(refused(refusal, by_peer), true);
+                    shared.refused(refused(refusal, by_peer));
                     shared.offence(from, nobody, Offence::Refused);
                 }
             }
@@ -115,7 +115,7 @@ async fn greet(
     let hello = match reader.next().await {
         Ok(frame) => Hello::decode(&frame),
         Err(FrameError::Oversized) => Err(NotAHandshake::Field),
-        Err(FrameError::Closed | FrameError::Io(_)) => return None,
+        Err(FrameError::Closed | FrameError::Stalled | FrameError::Io(_)) => return None,
     };
     let (peer, verdict) = match (hello, verdict) {
         (Ok(hello), Ok(())) => (hello.from.node, judge(shared, reader.io(), &hello).await),
@@ -130,7 +130,8 @@ async fn greet(
     match verdict {
         Ok(admitted) => {
             welcome(shared, reader.io(), Ok(())).await.ok()?;
-            reader.set_limit(shared.config.frame_bytes_max as usize);
+            let config = &shared.config;
+            reader.set_limits(config.frame_bytes_max as usize, config.stall_timeout);
             Some((admitted, reader))
         }
         Err(refusal) => {
@@ -146,9 +147,14 @@ async fn judge(shared: &Arc<Shared>, stream: &Stream, hello: &Hello) -> Result<A
     if !secure::is(stream, hello.from.cluster, hello.from.node) {
         return Err(Refusal::Name);
     }
-    let admitted = shared.admit(hello)?;
+    if hello.to != shared.identity.node {
+        return Err(Refusal::Target);
+    }
+    if hello.from.node == shared.identity.node {
+        return Err(Refusal::OwnId);
+    }
     shared.remember(&hello.from).await?;
-    Ok(admitted)
+    shared.admit(hello)
 }
 
 /// Tells the peer the verdict.
@@ -165,7 +171,7 @@ async fn welcome(shared: &Shared, stream: &mut Stream, verdict: Result<(), Refus
 /// Sends a peer away, and says why.
 async fn refuse(shared: &Shared, mut stream: Stream, from: SocketAddr, refused: Refused) {
     let Refused { peer, refusal, .. } = refused;
-    shared.refused(refused, true);
+    shared.refused(refused);
     if refusal != Refusal::Full {
         shared.offence(from, peer, Offence::Refused);
     }

@@ -55,6 +55,8 @@ pub struct TcpConfig {
     pub handshake_timeout: Duration,
     /// For a peer to take any bytes of what it is sent, after which the connection is given up. Default 5 s.
     pub write_timeout: Duration,
+    /// For a peer to go on with a frame that it has begun, after which the connection is closed. Default 5 s.
+    pub stall_timeout: Duration,
     /// The longest time for which an address is shut out that sends what no node sends, again and again, or connects
     /// again and again though it is refused. All nodes behind one address share its fate. Zero: nobody is shut out.
     /// Default 30 s.
@@ -88,6 +90,7 @@ impl TcpConfig {
             connect_timeout: Duration::from_secs(2),
             handshake_timeout: Duration::from_secs(2),
             write_timeout: Duration::from_secs(5),
+            stall_timeout: Duration::from_secs(5),
             shut_out_max: Duration::from_secs(30),
             backoff_min: Duration::from_millis(20),
             backoff_max: Duration::from_secs(1),
@@ -107,6 +110,7 @@ impl TcpConfig {
             self.connect_timeout,
             self.handshake_timeout,
             self.write_timeout,
+            self.stall_timeout,
             self.backoff_min,
             self.backoff_max,
         ];

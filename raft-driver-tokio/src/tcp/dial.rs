@@ -10,15 +10,15 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use crate::tcp::Refused;
 use crate::tcp::frame::{self, FrameError, FrameReader};
-use crate::tcp::handshake::{HELLO_BYTES_MAX, Hello, NotAHandshake, Refusal, Welcome};
+use crate::tcp::handshake::{Agreed, HELLO_BYTES_MAX, Hello, NotAHandshake, Welcome};
 use crate::tcp::peers::Peer;
 use crate::tcp::pump::pump;
 use crate::tcp::queue::Lane;
 use crate::tcp::secure::{self, Insecure};
 use crate::tcp::shared::Shared;
 use crate::tcp::stream::Stream;
+use crate::tcp::{Refusal, Refused};
 
 /// A connection that lasted for this long was a good one: the next pause is the shortest.
 const GOOD: Duration = Duration::from_secs(5);
@@ -70,7 +70,6 @@ impl Dialer {
         let Self { shared, peer, lane } = &self;
         let (id, counts) = (shared.identity.node, &shared.counts);
         let mut pause = shared.config.backoff_min;
-        let mut told = None;
         // Changes are told once; a peer that stays away is not news.
         let mut reached = true;
         let mut attempts = 0;
@@ -78,11 +77,10 @@ impl Dialer {
             let peer_id = peer.id;
             match stale.run_until_cancelled(self.connect(&address)).await {
                 None => {}
-                Some(Ok(mut stream)) => {
+                Some(Ok((mut stream, Agreed { protocol, wire }))) => {
                     counts.connects.one();
-                    told = None;
                     reached = true;
-                    tracing::info!(%id, peer = %peer_id, ?lane, "raft.tcp.connected");
+                    tracing::info!(%id, peer = %peer_id, ?lane, protocol, wire, "raft.tcp.connected");
                     let since = Instant::now();
                     let pumping = stale.run_until_cancelled(pump(shared, peer, *lane, &mut stream));
                     let error = pumping.await.unwrap_or_else(|| io::Error::other("it is reached elsewhere"));
@@ -106,10 +104,12 @@ impl Dialer {
                         tracing::debug!(%id, peer = %peer_id, ?lane, address, %error, "raft.tcp.unreachable");
                     }
                     if let NoConnection::Refused { refusal, by_peer } = error {
-                        let address = address.to_owned();
-                        let refused = Refused { peer: peer_id, address, by_peer, refusal };
-                        shared.refused(refused, told != Some(refusal));
-                        told = Some(refusal);
+                        shared.refused(Refused {
+                            peer: peer_id,
+                            address: address.to_owned(),
+                            by_peer,
+                            refusal,
+                        });
                     }
                 }
             }
@@ -123,13 +123,13 @@ impl Dialer {
     }
 
     /// A connection whose handshake is over.
-    async fn connect(&self, address: &str) -> Result<Stream, NoConnection> {
+    async fn connect(&self, address: &str) -> Result<(Stream, Agreed), NoConnection> {
         let config = &self.shared.config;
         let stream = timeout(config.connect_timeout, config.resolver.connect(address)).await??;
         timeout(config.handshake_timeout, self.greet(stream)).await?
     }
 
-    async fn greet(&self, stream: TcpStream) -> Result<Stream, NoConnection> {
+    async fn greet(&self, stream: TcpStream) -> Result<(Stream, Agreed), NoConnection> {
         let Shared { identity, address, config, .. } = &*self.shared;
         self.shared.tune(&stream)?;
         let mut stream = secure::connect(config, stream, self.peer.id).await?;
@@ -146,12 +146,12 @@ impl Dialer {
         let by_us = |refusal| NoConnection::Refused { refusal, by_peer: false };
         match Welcome::decode(&answer) {
             Ok(Ok(by)) => {
-                identity.fits(&by).map_err(by_us)?;
+                let agreed = identity.fits(&by).map_err(by_us)?;
                 if by.node != self.peer.id {
                     return Err(by_us(Refusal::Target));
                 }
                 self.shared.remember(&by).await.map_err(by_us)?;
-                Ok(stream)
+                Ok((stream, agreed))
             }
             Ok(Err(refusal)) => Err(NoConnection::Refused { refusal, by_peer: true }),
             Err(NotAHandshake::Version) => Err(by_us(Refusal::Version)),

@@ -1,15 +1,17 @@
 //! Frames: a length in four bytes, little endian, and that many bytes. After the handshake these begin with the group
 //! in eight bytes and the kind of what follows in one.
 //!
-//! A large frame stays a slice of the buffer that it was received in; a small one is copied, because whoever keeps an
-//! entry of it would keep the whole buffer, whose other bytes no limit counts.
+//! * A frame that claims to be long costs no more memory than twice what has arrived of it, and a mebibyte.
+//! * A large frame stays a slice of the buffer that it was received in; a small one is copied, because whoever keeps an
+//!   entry of it would keep the whole buffer, whose other bytes no limit counts.
 
 use std::io;
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use raft_core::wire;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio_util::codec::{Decoder, LengthDelimitedCodec};
+use tokio::time::timeout;
 
 use crate::cluster::GroupId;
 use crate::tcp::queue::Parcel;
@@ -20,13 +22,17 @@ const BUFFER_BYTES: usize = 64 * 1024;
 const SLICED_BYTES_MIN: usize = 8 * 1024;
 /// A buffer with less room than this is replaced.
 const ROOM_BYTES_MIN: usize = 4 * 1024;
+/// For a frame that claims to be longer, memory grows with what arrives.
+const TRUSTED_BYTES: usize = 1024 * 1024;
 const LENGTH_BYTES: usize = 4;
 
 /// Reads frames.
 #[derive(Debug)]
 pub(crate) struct FrameReader<R> {
     io: R,
-    codec: LengthDelimitedCodec,
+    frame_bytes_max: usize,
+    /// For the rest of a frame to go on arriving; `None` if whoever reads limits the time.
+    stall_timeout: Option<Duration>,
     buffer: BytesMut,
 }
 
@@ -37,19 +43,16 @@ pub(crate) enum FrameError {
     Closed,
     #[error("a frame above the limit")]
     Oversized,
+    #[error("silence within a frame")]
+    Stalled,
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     pub(crate) fn new(io: R, frame_bytes_max: usize) -> Self {
-        let codec = LengthDelimitedCodec::builder()
-            .little_endian()
-            .length_field_length(LENGTH_BYTES)
-            .max_frame_length(frame_bytes_max)
-            .new_codec();
         // Grows to its full size once the handshake is over.
-        Self { io, codec, buffer: BytesMut::new() }
+        Self { io, frame_bytes_max, stall_timeout: None, buffer: BytesMut::new() }
     }
 
     /// The connection, to write to it.
@@ -62,20 +65,52 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         self.io
     }
 
-    /// From now on frames may be this long.
-    pub(crate) fn set_limit(&mut self, frame_bytes_max: usize) {
-        self.codec.set_max_frame_length(frame_bytes_max);
+    /// From now on frames may be this long, and must not pause for longer.
+    pub(crate) fn set_limits(&mut self, frame_bytes_max: usize, stall_timeout: Duration) {
+        self.frame_bytes_max = frame_bytes_max;
+        self.stall_timeout = Some(stall_timeout);
+    }
+
+    /// How much memory it holds.
+    #[cfg(test)]
+    pub(crate) fn capacity(&self) -> usize {
+        self.buffer.capacity()
+    }
+
+    /// The length that the frame at the front claims to have, if that much is there.
+    fn claimed(&self) -> Result<Option<usize>, FrameError> {
+        let Some(length) = self.buffer.first_chunk() else { return Ok(None) };
+        let length = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);
+        if length > self.frame_bytes_max { Err(FrameError::Oversized) } else { Ok(Some(length)) }
     }
 
     /// The next frame, if it has been received already.
     pub(crate) fn buffered(&mut self) -> Result<Option<Bytes>, FrameError> {
-        // The codec has one error of its own: the length.
-        let frame = self.codec.decode(&mut self.buffer).map_err(|_| FrameError::Oversized)?;
-        let own = |frame: BytesMut| match frame.len() < SLICED_BYTES_MIN {
+        let Some(length) = self.claimed()? else { return Ok(None) };
+        if self.buffer.len() - LENGTH_BYTES < length {
+            return Ok(None);
+        }
+        self.buffer.advance(LENGTH_BYTES);
+        let frame = self.buffer.split_to(length);
+        Ok(Some(match length < SLICED_BYTES_MIN {
             true => Bytes::copy_from_slice(&frame),
             false => frame.freeze(),
+        }))
+    }
+
+    /// Makes room for what is to come: for all of a frame, unless it claims to be much longer than what has come of it.
+    fn make_room(&mut self) -> Result<(), FrameError> {
+        let received = self.buffer.len();
+        let missing = match self.claimed()? {
+            Some(length) => (LENGTH_BYTES + length - received).min(received.max(TRUSTED_BYTES)),
+            None => 0,
         };
-        Ok(frame.map(own))
+        let room = self.buffer.capacity() - received;
+        if room < missing.max(ROOM_BYTES_MIN) {
+            let least = if self.frame_bytes_max < BUFFER_BYTES { ROOM_BYTES_MIN } else { BUFFER_BYTES };
+            self.buffer.reserve(missing.max(least));
+        }
+        Ok(())
     }
 
     /// The next frame. Dropping the future loses nothing.
@@ -84,11 +119,14 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             if let Some(frame) = self.buffered()? {
                 return Ok(frame);
             }
-            if self.buffer.capacity() - self.buffer.len() < ROOM_BYTES_MIN {
-                let small = self.codec.max_frame_length() < BUFFER_BYTES;
-                self.buffer.reserve(if small { ROOM_BYTES_MIN } else { BUFFER_BYTES });
-            }
-            if self.io.read_buf(&mut self.buffer).await? == 0 {
+            self.make_room()?;
+            let is_begun = !self.buffer.is_empty();
+            let read = self.io.read_buf(&mut self.buffer);
+            let count = match self.stall_timeout.filter(|_| is_begun) {
+                Some(limit) => timeout(limit, read).await.map_err(|_| FrameError::Stalled)??,
+                None => read.await?,
+            };
+            if count == 0 {
                 return Err(FrameError::Closed);
             }
         }

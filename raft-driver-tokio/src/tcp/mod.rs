@@ -13,8 +13,32 @@
 //! * Nothing that a peer sends can panic a node, stall it or fill its memory: frames, handshakes, connections and
 //!   what was received and not yet taken in have limits.
 //!
-//! Peers are not authenticated: whoever reaches the port and knows the cluster's name can claim to be a member.
-//! Use it within a network that you trust.
+//! * Who sends what no node sends, or comes again and again though it is refused, is shut out for a while.
+//!
+//! # Refusals
+//!
+//! Whoever is refused is told the reason and nothing else. [`Tcp::refusals`] shows the last one on either side, the
+//! counters of [`TransportStats`](crate::transport::TransportStats) all of them, and the event `raft.tcp.refused` each
+//! once a minute. An address that is [shut out](TcpConfig::shut_out_max) is told nothing: its connections are closed.
+//!
+//! # Versions
+//!
+//! Both sides say which versions they speak, and take the highest in common: a release can be rolled out one node
+//! after the other as long as neighbouring releases share a version.
+//!
+//! # Addresses
+//!
+//! A member's address is resolved again for every connection ([`TcpConfig::resolver`]), and all that it resolves to is tried, IPv6
+//! and IPv4. A member that moves for good gets a new address by
+//! [`MembershipChange::SetAddress`](raft_core::MembershipChange::SetAddress).
+//!
+//! # Data directories
+//!
+//! With [`TcpConfig::known_peers`], the id of a node's data directory travels in the handshake, and peers remember it on
+//! their disks. A node that comes back empty under its old id has forgotten its votes: it is refused, by both sides. Remove it
+//! and add it under a new id.
+#![cfg_attr(feature = "tls", doc = "\n")]
+#![cfg_attr(feature = "tls", doc = include_str!("tls.md"))]
 
 mod accept;
 mod config;
@@ -28,6 +52,7 @@ mod penalty;
 mod pump;
 mod queue;
 mod receive;
+mod refusal;
 mod registry;
 mod resolve;
 mod secure;
@@ -51,8 +76,9 @@ use crate::cluster::GroupId;
 use crate::transport::{Inbox, Network, Started};
 
 pub use config::TcpConfig;
-pub use handshake::Refusal;
+use handshake::Versions;
 pub use hub::{GroupTaken, TcpGroup, TcpHub};
+pub use refusal::Refusal;
 pub use resolve::Resolver;
 pub use sender::TcpSender;
 use shared::Shared;
@@ -95,6 +121,7 @@ pub struct Tcp {
     listener: TcpListener,
     local: SocketAddr,
     config: TcpConfig,
+    versions: Versions,
     refusals: watch::Sender<Option<Refused>>,
 }
 
@@ -108,7 +135,14 @@ impl Tcp {
         let bind = |error| TcpError::Bind { address: address.to_owned(), error };
         let listener = TcpListener::bind(address).await.map_err(bind)?;
         let local = listener.local_addr().map_err(bind)?;
-        Ok(Self { listener, local, config, refusals: watch::Sender::new(None) })
+        let (versions, refusals) = (Versions::OURS, watch::Sender::new(None));
+        Ok(Self { listener, local, config, versions, refusals })
+    }
+
+    /// As an older or a newer release.
+    #[cfg(test)]
+    fn speaking(self, versions: Versions) -> Self {
+        Self { versions, ..self }
     }
 
     /// Where it listens.
@@ -132,8 +166,13 @@ impl Tcp {
     /// Outside a Tokio runtime.
     #[must_use]
     pub fn into_hub(self, node: &Config) -> TcpHub {
-        let Self { listener, local, config, refusals } = self;
-        let shared = Arc::new(Shared::new(node, local, config, refusals.clone()));
+        let Self { listener, local, config, versions, refusals } = self;
+        #[cfg(feature = "tls")]
+        if let Some(tls) = config.tls.as_ref().filter(|tls| tls.identity().node != node.id) {
+            let certified = tls.identity().node;
+            tracing::error!(id = %node.id, %certified, "raft.tls.another_node: peers will refuse this certificate");
+        }
+        let shared = Arc::new(Shared::new(node, local, config, versions, refusals.clone()));
         shared.spawn(shared.stop.clone(), accept::accept(Arc::clone(&shared), listener));
         TcpHub::new(shared, local, refusals)
     }
@@ -144,6 +183,15 @@ impl Network for Tcp {
 
     fn message_bytes_max(&self) -> u64 {
         self.config.message_bytes_max()
+    }
+
+    fn check(&self, node: &Config) -> Result<(), &'static str> {
+        #[cfg(feature = "tls")]
+        if self.config.tls.as_ref().is_some_and(|tls| tls.identity().node != node.id) {
+            return Err("the certificate is loaded for another node than the one that is started");
+        }
+        let _ = node;
+        Ok(())
     }
 
     fn send_letter(transport: &mut TcpSender, to: NodeId, letter: Bytes) -> bool {

@@ -52,6 +52,7 @@ pub(crate) async fn receive(
         let counts = &shared.counts;
         match &end {
             End::Frame(FrameError::Oversized) => counts.oversized.one(),
+            End::Frame(FrameError::Stalled) => counts.stalled.one(),
             End::Malformed(_) => counts.malformed.one(),
             End::Misaddressed { .. } => counts.misaddressed.one(),
             End::Frame(FrameError::Closed | FrameError::Io(_)) => return Err(end),

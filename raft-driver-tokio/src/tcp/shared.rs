@@ -11,6 +11,7 @@ use raft_core::{Config, NodeId};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -18,13 +19,18 @@ use crate::cluster::GroupId;
 use crate::storage::KnownPeers;
 use crate::tcp::dial::Dialer;
 use crate::tcp::door::Door;
-use crate::tcp::handshake::{Hello, Identity, Refusal, Timing, Versions};
+use crate::tcp::handshake::{Hello, Identity, Timing, Versions};
 use crate::tcp::peers::{Book, Peer};
 use crate::tcp::penalty::Offence;
 use crate::tcp::queue::Lane;
 use crate::tcp::registry::Registry;
-use crate::tcp::{Refused, TcpConfig};
+use crate::tcp::{Refusal, Refused, TcpConfig};
 use crate::transport::Counts;
+
+/// The same refusal is logged again after this time.
+const TOLD_AGAIN: Duration = Duration::from_secs(60);
+/// Refusals that are remembered as logged.
+const TOLD_MAX: usize = 256;
 
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -50,6 +56,8 @@ struct Gate {
     /// Who is connected to this node.
     inbound: BTreeMap<(NodeId, Lane), Inbound>,
     accepted: u64,
+    /// Refusals that were logged lately: who, whether that peer refused, and why.
+    told: BTreeMap<(NodeId, bool, Refusal), Instant>,
 }
 
 impl Gate {
@@ -57,6 +65,18 @@ impl Gate {
     fn spoken_from(&self, peer: NodeId) -> Option<&str> {
         let inbound = Lane::ALL.into_iter().find_map(|lane| self.inbound.get(&(peer, lane)))?;
         Some(&inbound.address)
+    }
+
+    /// Whether this refusal was not logged lately: peers try again and again.
+    fn is_news(&mut self, refusal: (NodeId, bool, Refusal), now: Instant) -> bool {
+        if self.told.get(&refusal).is_some_and(|at| now - *at < TOLD_AGAIN) {
+            return false;
+        }
+        if self.told.len() >= TOLD_MAX {
+            self.told.clear();
+        }
+        self.told.insert(refusal, now);
+        true
     }
 }
 
@@ -95,10 +115,11 @@ impl Shared {
         node: &Config,
         local: SocketAddr,
         config: TcpConfig,
+        versions: Versions,
         refusals: watch::Sender<Option<Refused>>,
     ) -> Self {
         let identity = Identity {
-            versions: Versions::OURS,
+            versions,
             cluster: config.cluster,
             bootstrap: config.bootstrap,
             timing: Timing::of(node),
@@ -189,17 +210,11 @@ impl Shared {
         }
     }
 
-    /// Whether a peer may connect. If so, an older connection of its own ends.
+    /// Takes the connection of a peer that is who it says, and belongs here, if there is room. An older one of its own
+    /// ends.
     pub(crate) fn admit(self: &Arc<Self>, hello: &Hello) -> Result<Admitted, Refusal> {
-        self.identity.fits(&hello.from)?;
-        if hello.to != self.identity.node {
-            return Err(Refusal::Target);
-        }
         let peer = hello.from.node;
         let mut gate = self.gate();
-        if peer == self.identity.node {
-            return Err(Refusal::OwnId);
-        }
         // A leader or candidate may be a member that this node has not heard of yet (§6).
         if !gate.book.is_member(peer) && gate.spoken_from(peer).is_none() {
             let mut strangers: Vec<_> = gate
@@ -241,12 +256,12 @@ impl Shared {
         if let Some(pause) = self.door.note(from.ip(), offence) {
             let address = from.to_string();
             tracing::warn!(id = %self.identity.node, address, ?pause, "raft.tcp.shut_out");
-            self.refused(Refused { peer, address, by_peer: false, refusal: Refusal::ShutOut }, false);
+            self.refused(Refused { peer, address, by_peer: false, refusal: Refusal::ShutOut });
         }
     }
 
-    /// Counts and tells a refusal. `log` is false where the same was told just before.
-    pub(crate) fn refused(&self, refused: Refused, log: bool) {
+    /// Counts and tells a refusal.
+    pub(crate) fn refused(&self, refused: Refused) {
         let counts = &self.counts;
         let count = match refused.refusal {
             _ if refused.by_peer => &counts.refused_by_peers,
@@ -266,8 +281,8 @@ impl Shared {
             Refusal::Unknown => &counts.refused_by_peers,
         };
         count.one();
-        if log {
-            let Refused { peer, address, by_peer, refusal } = &refused;
+        let Refused { peer, address, by_peer, refusal } = &refused;
+        if self.gate().is_news((*peer, *by_peer, *refusal), Instant::now()) {
             tracing::warn!(id = %self.identity.node, %peer, address, by_peer, %refusal, "raft.tcp.refused");
         }
         self.refusals.send_replace(Some(refused));

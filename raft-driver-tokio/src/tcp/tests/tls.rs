@@ -36,11 +36,6 @@ fn with(tls: Option<Tls>) -> TcpConfig {
     TcpConfig { tls, ..config() }
 }
 
-async fn told(side: &mut Side) -> (Refusal, bool) {
-    let told = within(side.refusals.wait_for(Option::is_some)).await.unwrap().clone().unwrap();
-    (told.refusal, told.by_peer)
-}
-
 /// What is told on either side when node 2 connects to node 1.
 async fn refused(connecting: Option<Tls>, listening: Option<Tls>) -> ((Refusal, bool), (Refusal, bool)) {
     let mut listening = side(with(listening)).await;
@@ -295,6 +290,9 @@ async fn a_configuration_of_two_clusters_is_refused() {
     let mut config = with(good(1, &Authority::new("ours")));
     config.cluster = ClusterId::new(78);
     assert!(matches!(Tcp::bind(LOOPBACK, config).await, Err(TcpError::Config(_))));
+    let tcp = Tcp::bind(LOOPBACK, with(good(1, &Authority::new("ours")))).await.unwrap();
+    assert!(tcp.check(&Config::new(node(1))).is_ok());
+    assert!(tcp.check(&Config::new(node(2))).is_err(), "nor of two nodes");
 }
 
 #[test]
