@@ -5,6 +5,7 @@
 //! * [`http`]: its front for clients, operators and whoever watches, the status page among it. It knows nothing of Tokio's
 //!   driver: a trait says what it needs of a node.
 //! * [`client`]: the commands `get`, `put`, `del`, `status`, `member`, `transfer` and `snapshot`; [`bench`]: load.
+//! * [`offline`]: backups, and a new cluster from what is left of another.
 //! * [`demo`]: three such processes, killed and restarted under load, every acknowledged write read back.
 //!
 //! Left out, because nothing here needs it: authentication of clients, HTTP over TLS, listing of keys, conditional writes.
@@ -17,6 +18,7 @@ mod failure;
 mod frozen;
 mod http;
 mod machine;
+mod offline;
 mod report;
 mod serve;
 mod stop;
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         Command::Member(options) => client::operator::member(options.command),
         Command::Transfer(options) => client::operator::transfer(&options),
         Command::Snapshot(options) => client::operator::snapshot(&options),
+        Command::Offline(options) => offline::run(options.command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,6 +1,7 @@
 //! The command line: what can be asked for, in words that teach.
 
 mod client;
+mod offline;
 mod serve;
 
 use clap::{Parser, Subcommand};
@@ -9,6 +10,7 @@ use raft_core::NodeId;
 pub(crate) use client::{
     Bench, Demo, Get, Load, Member, MemberCommand, Put, Reach, Remove, Snapshot, Status, Transfer,
 };
+pub(crate) use offline::{Backup, DataDir, Import, Offline, OfflineCommand, Rescue};
 pub(crate) use serve::{Peers, Serve};
 
 const EXAMPLES: &str = "\
@@ -65,6 +67,9 @@ pub(crate) enum Command {
     /// Have nodes take a snapshot now.
     #[command(after_help = client::EXIT_CODES)]
     Snapshot(Snapshot),
+    /// Look into data directories while no node runs on them, back one up, or begin a new cluster from what is left.
+    #[command(max_term_width = 110, after_help = offline::HELP)]
+    Offline(Offline),
     /// Put load on a cluster, and report throughput, latencies and errors.
     Bench(Bench),
     /// Run three nodes on loopback, kill and restart them under load, and check that nothing was lost.

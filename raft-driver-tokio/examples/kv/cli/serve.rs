@@ -173,7 +173,7 @@ impl Serve {
     }
 }
 
-fn parse_cluster(text: &str) -> Result<u128, String> {
+pub(super) fn parse_cluster(text: &str) -> Result<u128, String> {
     let parsed = match text.strip_prefix("0x") {
         Some(digits) => u128::from_str_radix(digits, 16),
         None => text.parse(),
