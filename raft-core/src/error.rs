@@ -65,7 +65,9 @@ pub enum StartError {
         last: LogId,
     },
     /// The log begins behind compacted entries, and there is no snapshot of them.
-    #[error("the log begins after {0}, and there is no snapshot of what came before; put it back, or remove this node from the cluster and add it under a new id")]
+    #[error(
+        "the log begins after {0}, and there is no snapshot of what came before; put it back, or remove this node from the cluster and add it under a new id"
+    )]
     MissingSnapshot(LogId),
     /// The snapshot cannot be what it says.
     #[error("snapshot: {0}")]

@@ -5,10 +5,10 @@
 
 #[path = "../examples/chaos/api.rs"]
 mod api;
-#[path = "../examples/chaos/clients.rs"]
-mod clients;
 #[path = "../examples/chaos/cli.rs"]
 mod cli;
+#[path = "../examples/chaos/clients.rs"]
+mod clients;
 #[path = "../examples/chaos/cluster.rs"]
 mod cluster;
 #[path = "../examples/chaos/disk.rs"]

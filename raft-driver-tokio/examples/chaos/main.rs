@@ -12,9 +12,9 @@
 #[cfg(target_os = "linux")]
 mod api;
 #[cfg(target_os = "linux")]
-mod clients;
-#[cfg(target_os = "linux")]
 mod cli;
+#[cfg(target_os = "linux")]
+mod clients;
 #[cfg(target_os = "linux")]
 mod cluster;
 #[cfg(target_os = "linux")]

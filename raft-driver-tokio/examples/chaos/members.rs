@@ -46,7 +46,8 @@ impl Body {
     /// Whether it is so already, as the leader sees it.
     fn holds(&self, view: &View) -> bool {
         let Some(leader) = &view.leader else { return false };
-        let member = |id: Id, voter| leader.members.iter().any(|member| (member.id, member.voter) == (id, voter));
+        let member =
+            |id: Id, voter| leader.members.iter().any(|member| (member.id, member.voter) == (id, voter));
         !leader.changing
             && self.voters.iter().all(|(id, _)| member(*id, true))
             && self.learners.iter().all(|(id, _)| member(*id, false))

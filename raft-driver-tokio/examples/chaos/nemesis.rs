@@ -142,13 +142,7 @@ impl Nemesis {
     }
 
     /// Fills disks, and sees to it that somebody needs room there: for a snapshot, or to start.
-    async fn full(
-        &self,
-        number: u64,
-        hit: &BTreeSet<Id>,
-        lasts: Duration,
-        draw: u64,
-    ) -> std::io::Result<()> {
+    async fn full(&self, number: u64, hit: &BTreeSet<Id>, lasts: Duration, draw: u64) -> std::io::Result<()> {
         let filled = self.cluster.fill_disks(number, hit).await;
         sleep(lasts / 3).await;
         if draw.is_multiple_of(3) {
