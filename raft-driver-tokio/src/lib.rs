@@ -189,6 +189,8 @@ mod session;
 pub mod storage;
 mod task;
 pub mod tcp;
+#[cfg(feature = "testing")]
+pub mod testing;
 pub mod transport;
 mod typed;
 mod worker;

@@ -19,7 +19,8 @@ pub trait LogStore: Send + 'static {
     const MAY_BLOCK: bool = true;
 
     /// What survived, asked once before the first write. Reads headers, not payloads; see
-    /// [`LogScan`](crate::LogScan).
+    /// [`LogScan`](crate::LogScan). All that it returns is durable: a node counts on it as on what was reported, also on
+    /// what a killed process had left in the operating system's caches, so sync that first.
     ///
     /// # Errors
     /// If what is stored is damaged anywhere but in a tail that was never reported durable.
