@@ -2,5 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod bad_logs;
+mod bad_machines;
 mod bad_snapshots;
 mod ours;
+mod sessions;

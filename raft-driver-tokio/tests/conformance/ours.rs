@@ -1,11 +1,18 @@
 //! What is shipped, through the checks.
 
-use raft_core::NodeId;
-use raft_driver_tokio::ClusterId;
+use std::io;
+use std::path::Path;
+
+use raft_core::host::LogStore;
+use raft_core::{LogId, LogRecovery, NodeId, Write};
 use raft_driver_tokio::storage::{
-    DurableLog, Identity, MemoryLog, MemorySnapshots, OpenError, SnapshotFiles,
+    DurableError, DurableLog, DurableReader, DurableStore, GroupLog, Identity, MemoryLog, MemorySnapshots,
+    OpenError, SnapshotFiles,
 };
-use raft_driver_tokio::testing::{Directory, LogCheck, SimulatedDisk, SnapshotCheck, Survives};
+use raft_driver_tokio::testing::{
+    Blocking, Directory, LogCheck, Promise, SimulatedDisk, SnapshotCheck, Survives,
+};
+use raft_driver_tokio::{ClusterId, GroupId};
 
 const IDENTITY: Identity = Identity { cluster: ClusterId::new(0x5eed), node: NodeId::new(3) };
 
@@ -52,4 +59,66 @@ fn the_snapshots_in_memory() {
 fn the_snapshots_in_files() {
     let check = SnapshotCheck::new().seeds(0..6).one_opener();
     println!("{}", check.run(|dir: &Directory| SnapshotFiles::open(dir.path(), IDENTITY)).unwrap());
+}
+
+fn open_group(dir: &Directory) -> Result<GroupLog, io::Error> {
+    let store = DurableStore::open(dir.path(), IDENTITY).map_err(io::Error::other)?;
+    store.log(GroupId::new(7)).map_err(io::Error::other)
+}
+
+#[test]
+fn the_log_of_a_group() {
+    let check = LogCheck::new().seeds(6..9).steps(20).one_opener();
+    println!("{}", check.run(open_group).unwrap());
+}
+
+#[test]
+fn the_log_of_a_group_by_its_futures() {
+    let check = LogCheck::new().seeds(9..12).steps(20).one_opener();
+    println!("{}", check.run(|dir: &Directory| Blocking::open(async || open_group(dir))).unwrap());
+}
+
+#[test]
+fn the_durable_log_in_a_process_that_is_killed() {
+    let check = LogCheck::new().steps(60).seeds(3..4);
+    let test = "ours::the_durable_log_in_a_process_that_is_killed";
+    println!("{}", check.run_killed(test, 10, |dir| DurableLog::open(dir, IDENTITY)).unwrap());
+}
+
+/// Says that a batch is durable when the one before it is.
+struct Late {
+    log: DurableLog,
+    held_back: Vec<Write>,
+}
+
+impl LogStore for Late {
+    type Reader = DurableReader;
+    type Error = DurableError;
+
+    fn recover(&mut self) -> Result<LogRecovery, DurableError> {
+        self.log.recover()
+    }
+
+    fn write(&mut self, batch: &[Write]) -> Result<(), DurableError> {
+        let held_back = std::mem::replace(&mut self.held_back, batch.to_vec());
+        self.log.write(&held_back)
+    }
+
+    fn compact(&mut self, _: LogId) -> Result<(), DurableError> {
+        Ok(())
+    }
+
+    fn reader(&self) -> DurableReader {
+        self.log.reader()
+    }
+}
+
+#[test]
+fn a_log_that_holds_writes_back_is_found_by_a_kill() {
+    let open = |dir: &Path| DurableLog::open(dir, IDENTITY).map(|log| Late { log, held_back: Vec::new() });
+    let test = "ours::a_log_that_holds_writes_back_is_found_by_a_kill";
+    let broken = LogCheck::new().steps(20).run_killed(test, 10, open).unwrap_err();
+    println!("{broken}");
+    let promises = [Promise::DurableOnReturn, Promise::HardStateKept, Promise::ResetDropsAll];
+    assert!(promises.contains(&broken.promise), "{broken}");
 }

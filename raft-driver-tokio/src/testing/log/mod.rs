@@ -1,6 +1,7 @@
 //! Checks a [`LogStore`] with generated histories and crashes.
 
 mod find;
+mod kill;
 mod model;
 mod run;
 mod step;

@@ -137,14 +137,15 @@ fn simpler_parts(part: &Part) -> Vec<Part> {
         Kind::HardState | Kind::Noop | Kind::Membership(_) => {}
         Kind::NoopAndCommands(count) => {
             kinds.push(Kind::Noop);
-            kinds.extend((count > 1).then(|| Kind::NoopAndCommands(count / 2)));
+            kinds.extend((count > 1).then_some(Kind::NoopAndCommands(count / 2)));
         }
         Kind::Reset { ahead, count } => {
             kinds.extend((count > 0).then_some(Kind::Reset { ahead, count: 0 }));
         }
         Kind::Commands { count, bytes, votes } => {
-            kinds.extend((count > 1).then(|| Kind::Commands { count: count / 2, bytes, votes }));
-            kinds.extend((count > 1).then(|| Kind::Commands { count: count - 1, bytes, votes }));
+            kinds.extend((count > 1).then_some(Kind::Commands { count: count / 2, bytes, votes }));
+            let fewer = Kind::Commands { count: count.saturating_sub(1), bytes, votes };
+            kinds.extend((count > 1).then_some(fewer));
             kinds.extend((bytes > 20).then_some(Kind::Commands { count, bytes: 20, votes }));
             kinds.extend(votes.then_some(Kind::Commands { count, bytes, votes: false }));
         }

@@ -87,6 +87,9 @@ pub(super) fn simpler(step: &Step) -> Vec<Step> {
     }
 }
 
+/// What a crash left, and what was found there.
+type AfterCrash<M> = (Crashed<M>, Option<Whole>);
+
 struct Runner<'a, M, S, O> {
     open: &'a O,
     one_opener: bool,
@@ -182,11 +185,7 @@ where
     }
 
     /// Finishes it. Until that has returned a crash may leave it or not.
-    fn finish(
-        &mut self,
-        writer: S::Writer,
-        whole: Whole,
-    ) -> Result<Vec<(Crashed<M>, Option<Whole>)>, Violation> {
+    fn finish(&mut self, writer: S::Writer, whole: Whole) -> Result<Vec<AfterCrash<M>>, Violation> {
         let id = whole.0.id;
         guarded("SnapshotWriter::finish", || writer.finish(&whole.0))?.map_err(|error| {
             Violation::new(Promise::AcceptsWhatIsLegal, format_args!("finish fails: {error}"))
@@ -366,11 +365,7 @@ where
         self.crashes(&model, &model).map(drop)
     }
 
-    fn crashes(
-        &mut self,
-        within: &Model,
-        after: &Model,
-    ) -> Result<Vec<(Crashed<M>, Option<Whole>)>, Violation> {
+    fn crashes(&mut self, within: &Model, after: &Model) -> Result<Vec<AfterCrash<M>>, Violation> {
         let seed = self.next_seed();
         let mut checked = Vec::new();
         for crash in self.medium.crashes(seed).expect("the medium works") {
@@ -419,11 +414,7 @@ where
         Ok((store, found))
     }
 
-    fn go_on_after(
-        &mut self,
-        mut found: Vec<(Crashed<M>, Option<Whole>)>,
-        crash: Option<u64>,
-    ) -> Result<(), Violation> {
+    fn go_on_after(&mut self, mut found: Vec<AfterCrash<M>>, crash: Option<u64>) -> Result<(), Violation> {
         let Some(pick) = crash else { return Ok(()) };
         if found.is_empty() {
             return self.reopen("the store is dropped and opened again");
