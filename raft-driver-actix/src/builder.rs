@@ -6,7 +6,7 @@ use std::sync::Arc;
 use actix::{Addr, AsyncContext, Context, Recipient};
 use raft_core::host::{Clients, LogStore, SnapshotStore, StateMachine};
 use raft_core::{Config, Event};
-use raft_driver_tokio::driver::{Assembled, SnapshotLane};
+use raft_driver_tokio::driver::{self, Assembled, SnapshotLane};
 use raft_driver_tokio::transport::{Closed, Inbox, Incoming, Network, Started};
 use raft_driver_tokio::{Recovered, StartError};
 use tokio::sync::mpsc;
@@ -142,7 +142,7 @@ impl Builder {
             machine,
             snapshots: Box::new(snapshots),
             transport: Box::new(transport),
-            clients: Clients::new(command_bytes_max),
+            clients: Clients::new(command_bytes_max).checking(driver::check::<S>),
             backlog: VecDeque::new(),
             backlog_max: self.mailbox_max,
         };

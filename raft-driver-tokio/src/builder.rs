@@ -15,7 +15,7 @@ use tracing::Instrument;
 
 use crate::apply::{self, Runner};
 use crate::cluster::GroupId;
-use crate::driver::{Assembled, Recovered, SnapshotLane};
+use crate::driver::{self, Assembled, Recovered, SnapshotLane};
 use crate::error::{Panicked, StartError, StopReason};
 use crate::forward::{Desk, Forwards};
 use crate::handle::{Freshness, Life, Raft, Shared};
@@ -212,7 +212,7 @@ impl Builder {
             machine,
             snapshots: snapshots.clone(),
             transport,
-            clients: Clients::new(command_bytes_max),
+            clients: Clients::new(command_bytes_max).checking(driver::check::<S>),
             forwards: Forwards::new(keep, command_bytes_max, letter_bytes_max),
             desk: Desk::default(),
             send_letter: N::send_letter,

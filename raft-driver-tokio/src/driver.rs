@@ -11,10 +11,11 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use raft_core::host::recording::{RecordedNode, RecorderOptions};
 use raft_core::host::{
     Committed, LaneError, LogReader, LogSpan, LogStore, MachineLane, Read, Rejection, SnapshotStore,
-    StateMachine, Writer, message_bytes_needed,
+    StateMachine, Unacceptable, Writer, message_bytes_needed,
 };
 use raft_core::{
     Config, Entries, Event, Instant, LogId, LogRecovery, LogTask, Membership, Node, NodeId, Notice, Recovery,
@@ -40,6 +41,14 @@ pub const STATE_MACHINE: &str = "state machine";
 /// If it panics. Whatever it borrowed must not be used again.
 pub fn guard<R>(part: &'static str, call: impl FnOnce() -> R) -> Result<R, Panicked> {
     catch_unwind(AssertUnwindSafe(call)).map_err(|payload| Panicked::new(part, &*payload))
+}
+
+/// What [`Clients`](raft_core::host::Clients) asks of each command before it is proposed: the machine's own check.
+///
+/// # Errors
+/// If the command could only make it fail, or the check panics on it.
+pub fn check<S: StateMachine>(command: &Bytes) -> Result<(), Unacceptable> {
+    guard(STATE_MACHINE, || S::check(command)).unwrap_or_else(|panicked| Err(Unacceptable::new(panicked)))
 }
 
 /// Drops what is users' own. Should it panic, that is only traced: the node's reason to stop was told already.

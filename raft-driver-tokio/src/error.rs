@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use raft_core::host::Rejection;
+use raft_core::host::{Rejection, Unacceptable};
 use raft_core::{AdminOutcome, AdminRefusal, Fatal, LogId, NodeId, WriteRefusal};
 
 /// A command that was committed and applied.
@@ -90,6 +90,14 @@ pub enum WriteError {
         /// The command.
         command: Bytes,
     },
+    /// Did not happen, and never can: the state machine could only fail on it, on every node.
+    #[error("no command of this state machine: {why}")]
+    Invalid {
+        /// What is wrong with it: see [`StateMachine::check`](raft_core::host::StateMachine::check).
+        why: Unacceptable,
+        /// The command.
+        command: Bytes,
+    },
     /// Did not happen: the node has stopped; [`Raft::stop_reason`](crate::Raft::stop_reason) says why.
     #[error("the node has stopped")]
     Stopped {
@@ -116,6 +124,7 @@ impl WriteError {
             Rejection::Busy => Self::Busy { command },
             Rejection::Superseded => Self::Superseded { command },
             Rejection::Refused(refusal) => Self::Refused { refusal, command },
+            Rejection::Invalid(why) => Self::Invalid { why, command },
             Rejection::Stopped => Self::Stopped { command },
             Rejection::Unknown => Self::Unknown,
             Rejection::ResponseLost(id) => Self::ResponseLost { id },
@@ -130,6 +139,7 @@ impl WriteError {
             | Self::Busy { .. }
             | Self::Superseded { .. }
             | Self::Refused { .. }
+            | Self::Invalid { .. }
             | Self::Stopped { .. } => Certainty::DidNotHappen,
             Self::Unknown => Certainty::Unknown,
             Self::ResponseLost { .. } => Certainty::Happened,
@@ -142,7 +152,7 @@ impl WriteError {
         match self {
             Self::NotLeader { leader, address, .. } => Advice::ask(*leader, address.as_ref()),
             Self::Busy { .. } | Self::Superseded { .. } => Advice::RetryLater,
-            Self::Refused { .. } | Self::Stopped { .. } => Advice::GiveUp,
+            Self::Refused { .. } | Self::Invalid { .. } | Self::Stopped { .. } => Advice::GiveUp,
             Self::Unknown => Advice::OutcomeUnknown,
             Self::ResponseLost { .. } => Advice::Done,
         }
@@ -156,6 +166,7 @@ impl WriteError {
             | Self::Busy { command }
             | Self::Superseded { command }
             | Self::Refused { command, .. }
+            | Self::Invalid { command, .. }
             | Self::Stopped { command } => Some(command),
             Self::Unknown | Self::ResponseLost { .. } => None,
         }
@@ -207,6 +218,7 @@ impl From<Rejection> for ReadError {
             // No read is refused for the other reasons; all that is known is that there is no answer.
             Rejection::Superseded
             | Rejection::Refused(_)
+            | Rejection::Invalid(_)
             | Rejection::Stopped
             | Rejection::Unknown
             | Rejection::ResponseLost(_) => Self::Stopped,

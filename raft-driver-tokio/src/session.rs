@@ -12,11 +12,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use raft_core::NodeId;
 use raft_core::host::{
     Application, ClientSession, Codec, Envelope, SessionId, SessionLimits, SessionRefusal, SessionResponse,
     Sessions, StateMachine, Typed,
 };
-use raft_core::{NodeId, WriteRefusal};
 use tokio::sync::Notify;
 
 use crate::error::{Applied, Certainty, WriteError};
@@ -120,9 +120,9 @@ pub enum SessionError {
         /// What the last one came to; `None` if it took too long.
         last: Option<Box<WriteError>>,
     },
-    /// Did not happen, and never can.
-    #[error("refused: {0}")]
-    Refused(WriteRefusal),
+    /// Did not happen, and never can: [`WriteError::Refused`] or [`WriteError::Invalid`].
+    #[error(transparent)]
+    Refused(Box<WriteError>),
     /// The machine answered what it never answers to a client that alone uses its session.
     #[error("the session is used by somebody else too")]
     Shared,
@@ -304,8 +304,10 @@ async fn persist<W: Route>(
         let mut known = None;
         match answer {
             Ok(Ok(applied)) => return Ok(Persisted { applied, before }),
-            Ok(Err(WriteError::Refused { refusal, .. })) if before == Certainty::DidNotHappen => {
-                return Err(SessionError::Refused(refusal));
+            Ok(Err(error @ (WriteError::Refused { .. } | WriteError::Invalid { .. })))
+                if before == Certainty::DidNotHappen =>
+            {
+                return Err(SessionError::Refused(Box::new(error)));
             }
             Ok(Err(error)) => {
                 if error.certainty() != Certainty::DidNotHappen {

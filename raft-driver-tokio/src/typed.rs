@@ -55,8 +55,8 @@ where
 {
     /// As [`write`](Self::write), of a command that the application has [validated](Application::validate).
     ///
-    /// `write` itself takes bytes as they are: only those that this application would decode may go there, since others stop
-    /// every node.
+    /// `write` itself takes bytes: they too are decoded and validated before anything is in the log
+    /// ([`WriteError::Invalid`]), by the leader.
     ///
     /// # Errors
     /// If the command is rejected or cannot be encoded, which is found before anything is proposed; else as for `write`.

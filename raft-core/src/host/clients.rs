@@ -11,7 +11,7 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use bytes::Bytes;
 
-use super::Waiters;
+use super::{Unacceptable, Waiters};
 use crate::action::{AdminOutcome, ReadOutcome, Response, WriteOutcome, WriteRefusal};
 use crate::entry::CommandPacker;
 use crate::event::{Event, ReadConsistency};
@@ -40,6 +40,8 @@ pub enum Rejection {
     Superseded,
     /// Did not happen, and never can.
     Refused(WriteRefusal),
+    /// Did not happen, and never can: it is no command of this state machine.
+    Invalid(Unacceptable),
     /// Did not happen: the node has stopped.
     Stopped,
     /// It may have happened, or may happen later.
@@ -121,6 +123,7 @@ pub struct Clients<W, R, A> {
     reads_untold: VecDeque<(u32, ReadConsistency)>,
     packer: CommandPacker,
     command_bytes_max: u64,
+    check: fn(&Bytes) -> Result<(), Unacceptable>,
 }
 
 impl<W: Writer, R: Reader, A: Operator> Clients<W, R, A> {
@@ -136,7 +139,16 @@ impl<W: Writer, R: Reader, A: Operator> Clients<W, R, A> {
             reads_untold: VecDeque::new(),
             packer: CommandPacker::default(),
             command_bytes_max,
+            check: |_| Ok(()),
         }
+    }
+
+    /// The same, proposing no command that this check refuses: the machine's
+    /// [`check`](super::StateMachine::check).
+    #[must_use]
+    pub fn checking(mut self, check: fn(&Bytes) -> Result<(), Unacceptable>) -> Self {
+        self.check = check;
+        self
     }
 
     /// How many writes and reads wait for the node.
@@ -165,6 +177,10 @@ impl<W: Writer, R: Reader, A: Operator> Clients<W, R, A> {
             let (bytes, bytes_max) = (writer.command().len() as u64, self.command_bytes_max);
             if bytes > bytes_max {
                 writer.reject(Rejection::Refused(WriteRefusal::TooLarge { bytes, bytes_max }));
+                continue;
+            }
+            if let Err(why) = (self.check)(writer.command()) {
+                writer.reject(Rejection::Invalid(why));
                 continue;
             }
             if writer.command().len() < BY_REFERENCE_BYTES {
@@ -390,6 +406,18 @@ pub(super) mod tests {
         let refusal = WriteRefusal::TooLarge { bytes: 5, bytes_max: 4 };
         assert_eq!(*told.borrow(), [(1, Told::Rejected(Rejection::Refused(refusal)))]);
         assert_eq!(proposed(clients.propose(&mut queue, 1)).0, Ticket::new(2));
+    }
+
+    #[test]
+    fn what_the_machine_could_only_fail_on_is_never_proposed() {
+        let told = Rc::default();
+        let check = |command: &Bytes| if command[0] == 1 { Err(Unacceptable::new("one")) } else { Ok(()) };
+        let mut clients = Probes::new(4).checking(check);
+        let mut queue: VecDeque<Probe> = (0..3).map(|name| Probe::new(name, &told)).collect();
+        let (_, commands) = proposed(clients.propose(&mut queue, u64::MAX));
+        assert_eq!(commands, [[0; 4].to_vec(), [2; 4].to_vec()]);
+        let invalid = Rejection::Invalid(Unacceptable::new("one"));
+        assert_eq!(*told.borrow(), [(1, Told::Rejected(invalid))]);
     }
 
     #[test]

@@ -13,7 +13,7 @@
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
-use raft_core::host::Rejection;
+use raft_core::host::{Rejection, Unacceptable};
 use raft_core::{LogId, LogIndex, NodeId, Term, WriteRefusal};
 
 const VERSION: u8 = 1;
@@ -33,6 +33,10 @@ const TOO_LARGE: u8 = 5;
 const LOG_FULL: u8 = 6;
 const STOPPED: u8 = 7;
 const UNKNOWN: u8 = 8;
+const INVALID: u8 = 9;
+
+/// What is said of it here: the reason itself does not travel.
+const INVALID_THERE: &str = "the leader refuses it";
 
 /// A letter that was understood.
 #[derive(Debug, PartialEq)]
@@ -127,6 +131,7 @@ fn put_outcome(out: &mut Vec<u8>, outcome: &Outcome) {
             Rejection::Busy => BUSY,
             Rejection::Superseded => SUPERSEDED,
             Rejection::Refused(_) => LOG_FULL,
+            Rejection::Invalid(_) => INVALID,
             Rejection::Stopped => STOPPED,
             _ => UNKNOWN,
         }),
@@ -181,6 +186,7 @@ fn get_outcome(letter: &mut Bytes) -> Option<Outcome> {
             Outcome::Rejected(Rejection::Refused(WriteRefusal::TooLarge { bytes, bytes_max }))
         }
         LOG_FULL => Outcome::Rejected(Rejection::Refused(WriteRefusal::LogFull)),
+        INVALID => Outcome::Rejected(Rejection::Invalid(Unacceptable::new(INVALID_THERE))),
         STOPPED => Outcome::Rejected(Rejection::Stopped),
         UNKNOWN => Outcome::Rejected(Rejection::Unknown),
         _ => return None,
@@ -198,6 +204,7 @@ mod tests {
             Rejection::Superseded,
             Rejection::Refused(too_large),
             Rejection::Refused(WriteRefusal::LogFull),
+            Rejection::Invalid(Unacceptable::new(INVALID_THERE)),
             Rejection::Stopped,
             Rejection::Unknown,
         ];

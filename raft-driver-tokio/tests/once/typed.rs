@@ -1,10 +1,13 @@
 //! Typed commands through the handle.
 
+use bytes::Bytes;
+use raft_core::Commands;
+use raft_core::host::Codec;
 use raft_driver_tokio::storage::{MemoryLog, MemorySnapshots};
 use raft_driver_tokio::transport::Channels;
-use raft_driver_tokio::{Builder, Certainty, ProposeError, Raft, StopReason, WriteError};
+use raft_driver_tokio::{Builder, Certainty, Postcard, ProposeError, Raft, WriteError};
 
-use crate::common::{BOUND, config, leader, members, node, within};
+use crate::common::{BOUND, config, members, node, within};
 use crate::tally::{Nothing, Plain, add};
 
 async fn start(log: &MemoryLog, snapshots: &MemorySnapshots) -> Raft<Plain> {
@@ -51,12 +54,22 @@ async fn a_small_state_is_kept_and_taken_from_snapshots_without_code() {
 }
 
 #[tokio::test]
-async fn a_command_that_cannot_be_decoded_stops_the_node() {
+async fn bytes_that_are_no_command_are_refused_before_they_stop_every_node() {
     let raft = start(&MemoryLog::default(), &MemorySnapshots::default()).await;
-    let raft = leader(&[raft]).await;
-    let error = within(raft.write(&b"\x07 no command"[..])).await.expect_err("it cannot be applied");
-    assert_ne!(error.certainty(), Certainty::DidNotHappen);
-    let reason = within(raft.stopped()).await;
-    assert!(matches!(reason, StopReason::Machine(_)), "{reason}");
-    assert!(reason.to_string().contains("cannot be decoded"), "{reason}");
+    let first = within(raft.propose(&add("a", 1))).await.expect("it leads");
+    let bad = Bytes::from_static(b"\x07 no command");
+    let error = within(raft.write(bad.clone())).await.expect_err("it could not be applied");
+    assert!(matches!(&error, WriteError::Invalid { command, .. } if *command == bad), "{error}");
+    assert_eq!(error.certainty(), Certainty::DidNotHappen);
+
+    // In a batch, the others are not harmed; and a rejected one is a bad one.
+    let good = Plain::command(&add("a", 2)).expect("valid");
+    let rejected = Postcard::encode(&add("a", 0)).expect("it has bytes");
+    let batch = [good.clone(), bad, rejected, good].iter().collect::<Commands>();
+    let results = within(raft.write_all(batch)).await;
+    let sums: Vec<Option<u64>> =
+        results.iter().map(|result| result.as_ref().ok().map(|applied| applied.response)).collect();
+    assert_eq!(sums, [Some(3), None, None, Some(5)]);
+    let last = results[3].as_ref().expect("it was applied").id;
+    assert_eq!(last.index.get(), first.id.index.get() + 2, "nothing else is in the log");
 }
