@@ -234,7 +234,7 @@ fn a_disk_that_is_only_read_is_said() {
 fn on_files_that_may_not_be_opened(dir: &Path) {
     for file in ["raft-identity", "raft-log", "raft-peers"] {
         let path = dir.join(file);
-        fs::set_permissions(&path, fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
         let error = DurableLog::open(dir, IDENTITY).unwrap_err();
         let is_denied = matches!(&error, OpenError::Io { source, path: at, .. }
             if source.kind() == std::io::ErrorKind::PermissionDenied && *at == path);

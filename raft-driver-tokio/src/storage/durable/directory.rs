@@ -88,9 +88,6 @@ pub(super) fn open(
     create_directory(dir)?;
     let mut marker = Marker::lock(dir)?;
     let log_path = dir.join(LOG_FILE);
-    if marker.content.is_empty() {
-        sync_ancestors(dir)?;
-    }
     let exists = log_path.try_exists().map_err(OpenError::io("look for", &log_path))?;
     if !exists {
         marker.check_unused(&identity, &log_path)?;
