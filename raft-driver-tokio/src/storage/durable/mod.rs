@@ -1,7 +1,7 @@
 //! Logs on a disk that survive `kill -9` and a loss of power, in one file of the embedded store [redb]: one, as a
 //! [`DurableLog`], or those of several groups, as a [`DurableStore`].
 //!
-//! * What [`write`](LogStore::write) returned for is read back, byte for byte, by every later start, or the start
+//! * What [`write`](raft_core::host::LogStore::write) returned for is read back, byte for byte, by every later start, or the start
 //!   fails with an error that says why. Nothing is cut silently.
 //! * A batch is part of one transaction and one fsync: hard state, truncation and entries become durable together.
 //!   Batches of several groups that wait share transaction and fsync.
@@ -41,7 +41,7 @@
 //! # What is checked when
 //!
 //! A start reads the whole file: redb verifies its checksums from the root to every page (0.2 to 0.4 s for 500 MB),
-//! and [`recover`](LogStore::recover) compares each block's own CRC-32. The first finds everything that is not as
+//! and [`recover`](raft_core::host::LogStore::recover) compares each block's own CRC-32. The first finds everything that is not as
 //! redb wrote it; the second costs no further IO, since redb reads a value's page to show its header, and vouches
 //! for the way into and out of redb. Entries are decoded only where a header does not say everything: memberships,
 //! and blocks of several terms.
