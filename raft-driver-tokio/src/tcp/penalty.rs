@@ -14,9 +14,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// The score at which an address is shut out.
-const SCORE_MAX: f64 = 32.0;
-/// What is forgiven each second: more than a few nodes do by connecting again to one that refuses them.
-const SINKS_BY: f64 = 4.0;
+const SCORE_MAX: f64 = 96.0;
+/// What is forgiven each second: more than two nodes do that are refused and connect again, on both connections, and
+/// each time that they are connected to.
+const SINKS_BY: f64 = 16.0;
 /// The first time that an address is shut out.
 const FIRST: Duration = Duration::from_secs(1);
 /// Addresses that are remembered.
@@ -35,7 +36,7 @@ impl Offence {
     fn weight(self) -> f64 {
         match self {
             Self::Refused => 1.0,
-            Self::Malformed => 8.0,
+            Self::Malformed => 24.0,
         }
     }
 }
@@ -162,9 +163,9 @@ mod tests {
         let mut penalties = Penalties::new(Duration::from_secs(30));
         for _ in 0..1000 {
             assert_eq!(penalties.note(address(1), Offence::Refused, now), None);
-            now += Duration::from_millis(250);
+            now += Duration::from_millis(63);
         }
-        assert_eq!(until_shut_out(&mut penalties, address(1), Offence::Refused, now).0, 32, "but a flood is");
+        assert_eq!(until_shut_out(&mut penalties, address(1), Offence::Refused, now).0, 96, "but a flood is");
     }
 
     #[test]
