@@ -68,10 +68,11 @@ impl Door {
     pub(crate) fn enter(self: &Arc<Self>, address: IpAddr) -> (Place, bool) {
         let mut inner = self.inner();
         let is_full = inner.waiting.len() >= self.handshakes_max;
-        if is_full && let Some(serial) = inner.least_deserving() {
-            if let Some((_, lost)) = inner.waiting.remove(&serial) {
-                lost.cancel();
-            }
+        if is_full
+            && let Some(serial) = inner.least_deserving()
+            && let Some((_, lost)) = inner.waiting.remove(&serial)
+        {
+            lost.cancel();
         }
         inner.entered += 1;
         let (serial, lost) = (inner.entered, CancellationToken::new());

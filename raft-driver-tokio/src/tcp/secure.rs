@@ -20,6 +20,7 @@ const TLS_RECORD: [u8; 2] = [22, 3];
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
+#[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "plain text alone knows no such thing"))]
 pub(crate) enum Insecure {
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -31,6 +32,7 @@ pub(crate) enum Insecure {
 }
 
 /// A connection that was accepted.
+#[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "plain text alone knows no such thing"))]
 pub(crate) enum Accepted {
     /// Ready for the handshake.
     Ready(Stream),
