@@ -152,8 +152,8 @@
 //! * **Back-pressure**: while the core has no room, commands wait in their callers.
 //! * **Failure**: the first error or panic of the log store or the state machine ends the node. Nothing is retried.
 //!   Everybody who waits gets an answer that says what is known, and [`Raft::stopped`] says why.
-//! * **Time-outs** of clients are the clients': every future may be dropped at any time. [`WriteError::certainty`]
-//!   says whether a failed write can be tried again safely.
+//! * **Time-outs** are the callers': [`Raft::within`] sets one, and every future may be dropped at any time.
+//!   [`WriteError::certainty`] says whether a failed write can be tried again safely, and `advice` of every error what to do.
 //!
 //! # What is here
 //!
@@ -164,11 +164,87 @@
 //! | [`tcp`] | the transport over TCP |
 //! | [`driver`] | parts for a driver of your own |
 //!
+//! # What operators see
+//!
+//! [`Raft::health`] says whether a node is alive and whether it serves; [`Raft::metrics`] is all of it as one value.
+//! [`Builder::record`] writes a node's life into files that `sim replay FILE` verifies and prints: see [`Recording`].
+//!
+//! **Events and spans** of `tracing`. `id` is the node's name. A node's task runs in the span `raft.node` (`id`, and
+//! `group` if there is one).
+//!
+//! | event | level | fields | |
+//! |---|---|---|---|
+//! | `raft.role` | info | `id` `role` `term` | the role or the term changed |
+//! | `raft.leader` | info | `id` `leader` `term` | the leader that the node knows changed |
+//! | `raft.membership` | info | `id` `index` | another configuration is in force |
+//! | `raft.snapshot` | info, warn | `id` `last` `taken_by`, `error` | a snapshot is complete; it could not be taken, read or written |
+//! | `raft.majority_missing` | warn | `id` `silent` | a leader steps down, or a change is undone, for lack of a majority |
+//! | `raft.change_timed_out` | warn | `id` `behind` | new voters did not catch up |
+//! | `raft.violation` | error | `id` `peer` `kind` | a message would have broken safety: look at that peer |
+//! | `raft.stopped` | info, error | `id` `reason` | the node stops, asked to or not |
+//! | `raft.read` | error | `panicked` | a reader's closure panicked |
+//! | `raft.drop` | error | `panicked` | a store or a state machine panicked when it was dropped |
+//! | `raft.letter_malformed` | warn | `from` | a forwarded write or its answer made no sense |
+//! | `raft.recording_gap` | warn | `id` `steps` | so many steps were not recorded: the disk is slow |
+//! | `raft.recording_failed` | error | `id` `error` | a recording cannot be written; tried again after a pause |
+//! | `raft.tcp.accept` | warn | `id` `error` | the system could not accept a connection |
+//! | `raft.tcp.connected` | info | `id` `peer` `lane` | a connection stands |
+//! | `raft.tcp.lost` | info | `id` `peer` `lane` `error` | it was lost |
+//! | `raft.tcp.unreachable` | info, debug | `id` `peer` `lane` `address` `error` | none could be made; info for the first time |
+//! | `raft.tcp.closed` | debug | `id` `peer` `reason` | one that a peer made ended |
+//! | `raft.tcp.refused` | warn | `id` `peer` `address` `by_peer` `refusal` | a handshake was refused |
+//! | `raft.tcp.directory` | error | `id` `peer` `error` | a peer came back with another data directory |
+//! | `raft.tcp.shut_out` | warn | `id` `address` `pause` | an address misbehaved too often |
+//! | `raft.tcp.stalled` | debug | `id` `from` | a handshake did not come to an end |
+//! | `raft.tcp.malformed` | warn | `id` `peer` or `from`, `error` | bytes that are no message |
+//! | `raft.tcp.unknown_group` | debug | `id` `peer` `group` | a message for a group that is not here |
+//! | `raft.tcp.bad_address` | error | `peer` `address` | a member's address is no text |
+//! | `raft.tcp.message_too_long` | error | `peer` `group` | a message is longer than a frame may be |
+//! | `raft.tls.renewed` | info | `id` | new certificate files are in use |
+//! | `raft.tls.another_node` | error | `id` `certified` | this node's certificate is another's: peers will refuse it |
+//! | `raft.tls.not_renewed` | warn | `id` `error` | new certificate files are of no use; the old ones stay |
+//!
+//! **Figures** for the `metrics` facade, with the feature `metrics`. All have the label `node`, and `group` if the
+//! [builder](Builder::group) was told of one. Install the recorder before nodes are started.
+//!
+//! | gauge | |
+//! |---|---|
+//! | `raft_is_leader` | 1 at the leader, else 0 |
+//! | `raft_has_leader` | 1 if the node knows a leader, else 0 |
+//! | `raft_term` | the current term |
+//! | `raft_last_index` | the last entry of the log |
+//! | `raft_commit_index` | the last entry known to be committed |
+//! | `raft_applied_index` | the last entry that the state machine holds |
+//! | `raft_snapshot_index` | the last entry that the newest snapshot replaces |
+//! | `raft_pending_writes` | writes that wait for their outcome |
+//! | `raft_pending_reads` | reads that wait to be served |
+//! | `raft_peer_lag_entries` | entries that a peer lacks (label `peer`), as the leader knows; as it last was, elsewhere |
+//!
+//! | counter, since the node's start | |
+//! |---|---|
+//! | `raft_elections_total` | elections begun by this node |
+//! | `raft_elections_won_total` | elections won by it |
+//! | `raft_leases_lost_total` | times that it stepped down without a majority |
+//! | `raft_violations_total` | messages that would have broken safety: should be zero for ever |
+//! | `raft_snapshots_installed_total` | snapshots installed from a leader |
+//! | `raft_messages_sent_total` | messages handed to the network |
+//! | `raft_messages_received_total` | messages received |
+//! | `raft_messages_dropped_total` | messages that had no room or no connection |
+//! | `raft_sent_bytes_total` | bytes handed to the network |
+//! | `raft_received_bytes_total` | bytes received |
+//! | `raft_disconnects_total` | connections to peers that were lost |
+//!
+//! | histogram, seconds | |
+//! |---|---|
+//! | `raft_write_seconds` | from a write's call to its outcome, or until its caller gave up |
+//! | `raft_read_seconds` | the same of reads |
+//!
 //! # Limits
 //!
 //! The limits of the protocol are those of [`raft_core::Config`], and hold here. Beyond them: requests that wait
-//! ([`Builder::queue_max`]), and those of [`TcpConfig`](tcp::TcpConfig). Without
-//! [TLS](tcp#tls), TCP is neither encrypted nor authenticated: use it within a network that you trust.
+//! ([`Builder::queue_max`]), the bytes of their commands ([`Builder::queue_bytes_max`]), and those of
+//! [`TcpConfig`](tcp::TcpConfig). Without [TLS](tcp#tls), TCP is neither encrypted nor authenticated: use it within a
+//! network that you trust.
 
 mod apply;
 mod builder;

@@ -55,9 +55,9 @@ async fn nothing_pending<S: raft_core::host::StateMachine>(raft: &Raft<S>) {
     gone.await.unwrap();
 }
 
-/// Gives a future its first poll, after which the node may have heard of it.
-fn begin<F: Future>(future: F) -> Pin<Box<F>> {
-    let mut future = Box::pin(future);
+/// Gives a future its first poll, after which the node has heard of it: however many there are, none yields to others.
+fn begin<F: Future>(future: F) -> Pin<Box<impl Future<Output = F::Output>>> {
+    let mut future = Box::pin(tokio::task::unconstrained(future));
     assert!(future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     future
 }
@@ -271,7 +271,10 @@ async fn a_stale_read_is_as_fresh_as_was_proved_or_refused() {
     assert!(matches!(strict, Err(ReadError::TimedOut | ReadError::NotLeader { .. })), "{strict:?}");
     let whatever = follower.read_stale(Duration::MAX, |journal| journal.commands.len());
     assert_eq!(within(whatever).await, Ok(1));
-    assert!(!follower.health(SOON).await.is_ready());
+    // Until the proof is older than the limit: only time does that.
+    tokio::time::sleep(SOON).await;
+    let health = follower.health(SOON).await;
+    assert!(!health.is_ready(), "{health:?}");
 
     cluster.network.heal();
     assert_eq!(within(follower.read(|journal| journal.commands.len())).await, Ok(2));
@@ -341,4 +344,39 @@ async fn members_come_and_go_one_by_one() {
     let membership = nodes[0].wait(BOUND).membership(|membership| membership.is_settled()).await.unwrap();
     assert_eq!(membership.voters, [node(1), node(3), node(4)].into());
     within(nodes[0].write("a")).await.unwrap();
+}
+
+/// The names of events and spans in a source file.
+fn names(source: &str) -> impl Iterator<Item = &str> {
+    let quoted = source.split('"').skip(1).step_by(2);
+    let name = |text: &&str| {
+        text.strip_prefix("raft.").is_some_and(|rest| {
+            !rest.is_empty()
+                && rest.chars().all(|letter| letter.is_ascii_lowercase() || "._".contains(letter))
+        })
+    };
+    quoted.filter(name)
+}
+
+#[test]
+fn the_documentation_lists_every_event() {
+    let source = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let documentation = std::fs::read_to_string(source.join("lib.rs")).unwrap();
+    let (mut directories, mut seen) = (vec![source], 0);
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            // Whatever stands between quotes of a line: no name spans lines.
+            for name in text.lines().filter(|line| !line.trim_start().starts_with("//")).flat_map(names) {
+                assert!(documentation.contains(&format!("`{name}`")), "{name} of {}", path.display());
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 20, "events have names: {seen}");
 }

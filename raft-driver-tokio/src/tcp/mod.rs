@@ -170,7 +170,7 @@ impl Tcp {
         #[cfg(feature = "tls")]
         if let Some(tls) = config.tls.as_ref().filter(|tls| tls.identity().node != node.id) {
             let certified = tls.identity().node;
-            tracing::error!(id = %node.id, %certified, "raft.tls.another_node: peers will refuse this certificate");
+            tracing::error!(id = %node.id, %certified, "raft.tls.another_node");
         }
         let shared = Arc::new(Shared::new(node, local, config, versions, refusals.clone()));
         shared.spawn(shared.stop.clone(), accept::accept(Arc::clone(&shared), listener));
