@@ -9,4 +9,5 @@ mod bad_input;
 mod cluster;
 mod demo;
 mod members;
+mod offline;
 mod support;

@@ -1,0 +1,94 @@
+//! What is done while no node runs: a cluster that lost its majority is rescued, refused while it is not needed, and a
+//! backup begins a new one.
+
+use crate::support::{Cluster, Node, Refused, free_address, run, until};
+
+fn refused(arguments: &[&str]) -> Refused {
+    Refused::of(&run(arguments))
+}
+
+/// The last entry that a data directory holds.
+fn last(id: &str, data: &str) -> String {
+    let output = run(&["offline", "inspect", "--id", id, "--data", data]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("last entry")).expect("an end");
+    line.trim().split(' ').next().unwrap().to_owned()
+}
+
+#[test]
+fn a_cluster_that_lost_its_majority_begins_anew_and_a_backup_of_it_too() {
+    let mut cluster = Cluster::started(3);
+    for key in 0..30 {
+        cluster.put(&format!("k{key}"), &format!("v{key}"));
+    }
+    cluster.equal();
+    let data: Vec<String> = cluster.nodes.iter().map(|node| node.data.to_str().unwrap().to_owned()).collect();
+    let (new, raft) = (format!("{}-new", data[0]), free_address());
+    let rescue = |more: &[&str]| {
+        let fixed =
+            ["offline", "rescue", "--id", "1", "--data", &data[0], "--new-data", &new, "--raft", &raft];
+        refused(&[&fixed[..], more].concat())
+    };
+    let both: [&str; 6] = ["--lost", "2", "--lost", "3", "--new-cluster", "2"];
+
+    // While it runs, while others answer, and while they are enough.
+    rescue(&both).says(4, &["in use"]);
+    cluster.nodes[0].kill();
+    rescue(&both).says(11, &["answers at its address"]);
+    cluster.nodes[1].kill();
+    cluster.nodes[2].kill();
+    let other = format!("2={}", last("2", &data[1]));
+    rescue(&["--lost", "3", "--other", &other, "--new-cluster", "2"]).says(11, &["not needed"]);
+    rescue(&["--lost", "3", "--new-cluster", "2"]).says(11, &["what about"]);
+    rescue(&["--lost", "2", "--lost", "3", "--new-cluster", "1"]).says(2, &["another name"]);
+    refused(&["offline", "inspect", "--id", "1", "--data", "nowhere"]).says(3, &["is no directory"]);
+    let done = rescue(&both);
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    rescue(&both).says(11, &["not empty"]);
+
+    let again = |id: usize, raft: &str, data: &str, cluster: &str| {
+        let node = Node::new(id, raft.to_owned(), free_address(), data.into());
+        node.with(&["--join", "--cluster", cluster])
+    };
+    cluster.nodes = vec![again(1, &raft, &new, "2")];
+    cluster.start();
+    for key in 0..30 {
+        assert_eq!(cluster.get(&format!("k{key}")), Some(format!("v{key}")));
+    }
+    cluster.put("k30", "v30");
+    let taken = until("a snapshot", || Some(cluster.ask("POST", "/snapshot", b"")));
+    assert_eq!(taken.status, 200, "{}", taken.text());
+    cluster.nodes[0].kill();
+
+    // Two nodes of a third cluster, from a backup of the second.
+    let file = format!("{}.backup", data[0]);
+    let backup = ["offline", "backup", "--id", "1", "--cluster", "2", "--data", &new, "--to", &file];
+    assert_eq!(refused(&backup).code, Some(0));
+    refused(&backup).says(3, &["exists"]);
+    let members: Vec<(usize, String)> = (1..=2).map(|id| (id, free_address())).collect();
+    cluster.nodes = members
+        .iter()
+        .map(|(id, address)| {
+            let (id_text, data) = (id.to_string(), format!("{}-third", data[*id]));
+            let peers = members.iter().flat_map(|(id, raft)| ["--peer".to_owned(), format!("{id}={raft}")]);
+            let import = ["offline", "import", &file, "--id", &id_text, "--cluster", "3", "--data", &data];
+            let import: Vec<String> = import.map(str::to_owned).into_iter().chain(peers).collect();
+            let imported = refused(&import.iter().map(String::as_str).collect::<Vec<_>>());
+            assert_eq!(imported.code, Some(0), "{}", imported.stderr);
+            again(*id, address, &data, "3")
+        })
+        .collect();
+    cluster.start();
+    cluster.leader();
+    // Clients are not told where the others are: whoever leads is asked.
+    let leader = cluster.leader();
+    cluster.nodes = vec![cluster.nodes.remove(leader), cluster.nodes.remove(0)];
+    for key in 0..31 {
+        let address = cluster.nodes[0].http.clone();
+        let answer = until("a read", || {
+            crate::support::Answer::get(&address, &format!("/kv/k{key}"))
+                .filter(|answer| answer.status == 200)
+        });
+        assert_eq!(answer.text(), format!("v{key}"));
+    }
+}
