@@ -50,7 +50,7 @@ struct Run {
     #[arg(long, value_name = "N", default_value = "5", value_parser = clap::value_parser!(u64).range(3..=9))]
     servers: u64,
     /// Clients, each with one operation at a time.
-    #[arg(long, value_name = "N", default_value = "12", value_parser = clap::value_parser!(u32).range(1..=256))]
+    #[arg(long, value_name = "N", default_value = "16", value_parser = clap::value_parser!(u32).range(1..=256))]
     clients: u32,
     /// Operations a second that all clients together try, when nothing is broken.
     #[arg(long, value_name = "N", default_value = "800", value_parser = clap::value_parser!(u32).range(1..=100_000))]

@@ -194,8 +194,13 @@ fn fault(card: u8, rng: &mut Rng, packets: bool, partitions: &mut u64) -> Option
             // One and the other in turn, so that a short run sees both.
             *partitions += 1;
             let who = few(rng);
-            let both_ways =
-                [Cut::Isolate(who), Cut::IsolateFromAll(who), Cut::Isolate(Who::Majority), Cut::Bridge];
+            let both_ways = [
+                Cut::Isolate(who),
+                Cut::Isolate(Who::Leader),
+                Cut::IsolateFromAll(who),
+                Cut::Isolate(Who::Majority),
+                Cut::Bridge,
+            ];
             let one_way = [Cut::Mute(who), Cut::Deaf(who), Cut::Scattered];
             let index = rng.bits() as usize;
             Fault::Partition(match *partitions % 2 {

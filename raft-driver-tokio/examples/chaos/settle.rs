@@ -28,7 +28,8 @@ use crate::watch::View;
 const RECOVERY_LIMIT: Duration = Duration::from_secs(30);
 /// How long servers may take to agree, and changes of the members to end.
 const AGREEMENT_LIMIT: Duration = Duration::from_secs(60);
-const READ_LIMIT: Duration = Duration::from_secs(20);
+/// For one answer, and for all together, when a key is read at the end.
+const READ_LIMITS: [Duration; 2] = [Duration::from_secs(3), Duration::from_secs(20)];
 const READERS: usize = 16;
 /// The number that faults of the end itself carry.
 const LAST: u64 = u64::MAX;
@@ -156,7 +157,7 @@ impl Settle {
             readers.spawn(async move {
                 let mut caller = Caller::default();
                 while let Some(key) = keys.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let read = load.perform(&mut caller, READER, key.clone(), Op::Get, READ_LIMIT).await;
+                    let read = load.perform(&mut caller, READER, key.clone(), Op::Get, READ_LIMITS).await;
                     if sender.send(read).is_err() {
                         return;
                     }

@@ -11,6 +11,7 @@ use std::fmt;
 
 use raft_sim::history::{Call, Opinion, RegisterHistory, Spec, Verdict, check};
 
+use crate::clients::READER;
 use crate::history::{Op, Outcome, Record};
 
 /// Steps that the search of one key may take. A history that is right needs a few for each call.
@@ -219,7 +220,10 @@ impl fmt::Display for Record {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let s = |ns: u64| ns as f64 / 1e9;
         write!(f, "{:.6} s to {:.6} s  ", s(self.invoked_ns), s(self.returned_ns))?;
-        write!(f, "client {}  ", self.client)?;
+        match self.client {
+            READER => f.write_str("at the end  ")?,
+            client => write!(f, "client {client}  ")?,
+        }
         match self.op {
             Op::Put(value) => write!(f, "put {value} {}: ", self.key)?,
             Op::Get => write!(f, "get {}: ", self.key)?,
