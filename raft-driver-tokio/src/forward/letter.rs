@@ -114,14 +114,11 @@ fn put_outcome(out: &mut Vec<u8>, outcome: &Outcome) {
             out.put_u64_le(id.term.get());
             out.put_u64_le(id.index.get());
         }
-        Outcome::NotLeader(Some(leader))
-        | Outcome::Rejected(Rejection::NotLeader { leader: Some(leader), .. }) => {
+        Outcome::NotLeader(Some(leader)) => {
             out.put_u8(NOT_LEADER);
             out.put_u64_le(leader.get());
         }
-        Outcome::NotLeader(None) | Outcome::Rejected(Rejection::NotLeader { leader: None, .. }) => {
-            out.put_u8(NO_LEADER);
-        }
+        Outcome::NotLeader(None) => out.put_u8(NO_LEADER),
         Outcome::Rejected(Rejection::Refused(WriteRefusal::TooLarge { bytes, bytes_max })) => {
             out.put_u8(TOO_LARGE);
             out.put_u64_le(*bytes);
@@ -133,7 +130,8 @@ fn put_outcome(out: &mut Vec<u8>, outcome: &Outcome) {
             Rejection::Refused(_) => LOG_FULL,
             Rejection::Invalid(_) => INVALID,
             Rejection::Stopped => STOPPED,
-            _ => UNKNOWN,
+            Rejection::NotLeader { .. } => NO_LEADER,
+            Rejection::Unknown | Rejection::ResponseLost(_) => UNKNOWN,
         }),
     }
 }

@@ -163,6 +163,10 @@ impl<R> Forwards<R> {
                 (Outcome::Committed(id), Some(kept)) => claim(Committed { id, writer: write }, kept),
                 (Outcome::Committed(id), None) => write.committed(id),
                 (Outcome::NotLeader(leader), _) => write.reject(Rejection::not_leader(leader, membership)),
+                // That node has stopped, not this one: another will lead.
+                (Outcome::Rejected(Rejection::Stopped), _) => {
+                    write.reject(Rejection::not_leader(None, membership));
+                }
                 (Outcome::Rejected(rejection), _) => write.reject(rejection),
             }
         }
@@ -355,7 +359,7 @@ mod tests {
             &mut queue,
             Some(NodeId::new(3)),
             &Rejection::not_leader(Some(NodeId::new(3)), &members()),
-            |..| panic!("passed on twice"),
+            |_, _| panic!("passed on twice"),
         );
         let mut back = Vec::new();
         desk.send(|to, letter| {
@@ -380,10 +384,10 @@ mod tests {
         let mut asking = forwards();
         let mut queue = Queue::new();
         let mut answer = write(&mut queue, "nowhere");
-        asking.pass(&mut queue, Some(NodeId::new(1)), &Rejection::Busy, |..| false);
+        asking.pass(&mut queue, Some(NodeId::new(1)), &Rejection::Busy, |_, _| false);
         assert_eq!((asking.len(), rejected(&mut answer)), (0, Rejection::Busy));
         let mut answer = write(&mut queue, "nobody");
-        asking.pass(&mut queue, None, &Rejection::Busy, |..| panic!("to nobody"));
+        asking.pass(&mut queue, None, &Rejection::Busy, |_, _| panic!("to nobody"));
         assert_eq!(rejected(&mut answer), Rejection::Busy);
     }
 
@@ -392,7 +396,7 @@ mod tests {
         let (mut asking, mut queue, mut desk) = (forwards(), Queue::new(), Desk::default());
         let command = Bytes::from(vec![0; MEMBER_BYTES_MAX / 2]);
         let letter = letter::writes(1, 0, FORWARD_LIMIT, [&command, &command, &command].into_iter());
-        let mut told = |desk: &mut Desk| {
+        let told = |desk: &mut Desk| {
             let mut letters = Vec::new();
             desk.send(|_, letter| {
                 letters.push(letter::read(letter));
