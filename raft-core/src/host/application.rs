@@ -5,7 +5,7 @@ use core::error::Error;
 use super::frozen::{FrozenState, RestoreError, SnapshotSource};
 use crate::ids::LogId;
 
-/// What a user writes who thinks in commands and not in bytes. Deterministic, as [`StateMachine`] says.
+/// What a user writes who thinks in commands and not in bytes. Deterministic, as [`StateMachine`](super::StateMachine) says.
 ///
 /// ```
 /// use std::collections::BTreeMap;
@@ -86,7 +86,7 @@ pub trait Application: Send + 'static {
     /// response says so.
     fn apply(&mut self, command: Self::Command, at: LogId) -> Result<Self::Response, Self::Error>;
 
-    /// As [`StateMachine::recover`].
+    /// As [`StateMachine::recover`](super::StateMachine::recover).
     ///
     /// # Errors
     /// If its own storage cannot be read.
@@ -100,13 +100,13 @@ pub trait Freeze: Application {
     /// Its state at one point.
     type Snapshot: FrozenState;
 
-    /// As [`StateMachine::snapshot`].
+    /// As [`StateMachine::snapshot`](super::StateMachine::snapshot).
     ///
     /// # Errors
     /// If it cannot be frozen; it goes on as it was.
     fn freeze(&mut self) -> Result<Self::Snapshot, Self::Error>;
 
-    /// As [`StateMachine::restore`].
+    /// As [`StateMachine::restore`](super::StateMachine::restore).
     ///
     /// # Errors
     /// If the snapshot cannot be read, or is none of this application's, or its state cannot be kept.
