@@ -5,6 +5,8 @@
 
 #[path = "../examples/kv/bench/mod.rs"]
 mod bench;
+#[path = "../examples/kv/certs.rs"]
+mod certs;
 #[path = "../examples/kv/cli/mod.rs"]
 mod cli;
 #[path = "../examples/kv/client/mod.rs"]
@@ -19,6 +21,8 @@ mod frozen;
 mod http;
 #[path = "../examples/kv/machine.rs"]
 mod machine;
+#[path = "../examples/kv/once.rs"]
+mod once;
 #[path = "../examples/kv/report.rs"]
 mod report;
 #[path = "../examples/kv/serve/mod.rs"]

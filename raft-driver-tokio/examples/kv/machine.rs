@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use imbl::OrdMap;
-use raft_core::host::{RestoreError, SnapshotSource, StateMachine};
+use raft_core::host::{RestoreError, SnapshotSource, StateMachine, TRAILER_BYTES_MAX};
 use raft_core::{Entries, EntryRef, LogIndex, NodeId};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -22,8 +22,9 @@ use crate::frozen::{Frozen, Thawed};
 pub(crate) const KEY_BYTES_MAX: usize = 1024;
 /// Longest value in bytes.
 pub(crate) const VALUE_BYTES_MAX: usize = 1024 * 1024;
-/// Longest command in bytes.
-pub(crate) const COMMAND_BYTES_MAX: usize = HEADER_BYTES + KEY_BYTES_MAX + VALUE_BYTES_MAX;
+/// Longest command in bytes, with what is written behind it (see [`once`](crate::once)).
+pub(crate) const COMMAND_BYTES_MAX: usize =
+    HEADER_BYTES + KEY_BYTES_MAX + VALUE_BYTES_MAX + TRAILER_BYTES_MAX;
 
 /// What kind it is, and how long the key is.
 const HEADER_BYTES: usize = 3;
@@ -51,7 +52,7 @@ pub(crate) fn set_http(node: NodeId, address: &str) -> Bytes {
 
 fn header(kind: u8, key: &[u8], value_bytes: usize) -> BytesMut {
     let key_bytes = u16::try_from(key.len()).expect("keys are checked against KEY_BYTES_MAX before");
-    let mut command = BytesMut::with_capacity(HEADER_BYTES + key.len() + value_bytes);
+    let mut command = BytesMut::with_capacity(HEADER_BYTES + key.len() + value_bytes + TRAILER_BYTES_MAX);
     command.put_u8(kind);
     command.put_u16_le(key_bytes);
     command.put_slice(key);

@@ -1,6 +1,7 @@
 //! A replicated key-value store over HTTP that survives `kill -9`: what a program on `raft-driver-tokio` looks like.
 //!
-//! * [`machine`] with [`frozen`]: the state machine, and its state as bytes. This is what a user writes.
+//! * [`machine`] with [`frozen`]: the state machine, and its state as bytes. This is what a user writes. [`once`] puts
+//!   sessions in front of it.
 //! * [`serve`]: a node with a durable log, snapshots in files and a TCP transport, from start to shutdown.
 //! * [`http`]: its front for clients, operators and whoever watches, the status page among it. It knows nothing of Tokio's
 //!   driver: a trait says what it needs of a node.
@@ -11,6 +12,7 @@
 //! Left out, because nothing here needs it: authentication of clients, HTTP over TLS, listing of keys, conditional writes.
 
 mod bench;
+mod certs;
 mod cli;
 mod client;
 mod demo;
@@ -19,6 +21,7 @@ mod frozen;
 mod http;
 mod machine;
 mod offline;
+mod once;
 mod report;
 mod serve;
 mod stop;
@@ -34,6 +37,7 @@ fn main() -> ExitCode {
         Command::Serve(options) => serve::run(*options),
         Command::Bench(options) => bench::run(&options),
         Command::Demo(options) => demo::run(&options),
+        Command::Certs(options) => certs::run(&options),
         Command::Get(options) => client::commands::get(&options),
         Command::Put(options) => client::commands::put(options),
         Command::Del(options) => client::commands::remove(&options),

@@ -6,8 +6,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod bad_input;
+mod client;
 mod cluster;
 mod demo;
 mod members;
 mod offline;
 mod support;
+mod watch;

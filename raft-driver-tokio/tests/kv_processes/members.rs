@@ -18,7 +18,7 @@ fn small(nodes: usize) -> Cluster {
 
 impl Cluster {
     /// A node that waits to be added. Not yet one of those that the cluster asks.
-    fn newcomer(&self, id: usize) -> Node {
+    pub(crate) fn newcomer(&self, id: usize) -> Node {
         let data = self.nodes[0].data.with_file_name(format!("node-{id}"));
         let mut node = Node::new(id, free_address(), free_address(), data).with(&["--join"]).with(&SMALL);
         node.start();

@@ -140,9 +140,23 @@ impl Node {
 
     /// SIGTERM; returns how it ended.
     pub(crate) fn terminate(&mut self) -> ExitStatus {
-        let process = self.process.take().expect("it runs");
-        terminate(&process);
-        ended(process).status
+        self.signal();
+        self.ended()
+    }
+
+    /// SIGTERM, and no more.
+    pub(crate) fn signal(&self) {
+        terminate(self.process.as_ref().expect("it runs"));
+    }
+
+    /// Waits for it to end by itself.
+    pub(crate) fn ended(&mut self) -> ExitStatus {
+        ended(self.process.take().expect("it runs")).status
+    }
+
+    /// What it has printed.
+    pub(crate) fn printed(&self) -> String {
+        fs::read_to_string(self.data.with_extension("out")).unwrap_or_default()
     }
 
     pub(crate) fn runs(&mut self) -> bool {
@@ -257,12 +271,22 @@ impl Cluster {
         })
     }
 
+    /// For `--endpoints`.
+    pub(crate) fn endpoints(&self) -> String {
+        self.nodes.iter().map(|node| node.http.as_str()).collect::<Vec<_>>().join(",")
+    }
+
     /// Sends a request to whoever leads, for as long as the answer is 307 or 503.
     pub(crate) fn ask(&self, method: &str, path: &str, body: &[u8]) -> Answer {
+        self.ask_with(method, path, &[], body)
+    }
+
+    /// The same, with headers.
+    pub(crate) fn ask_with(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
         until("an answer", || {
             let mut address = self.nodes[fastrand::usize(..self.nodes.len())].http.clone();
             for _ in 0..3 {
-                let answer = Answer::to(method, &address, path, body)?;
+                let answer = Answer::with(method, &address, path, headers, body)?;
                 match (answer.status, &answer.location) {
                     (307, Some(location)) => {
                         address =
@@ -326,6 +350,17 @@ impl Answer {
 
     /// Follows nothing. `None` if there is no answer.
     pub(crate) fn to(method: &str, address: &str, path: &str, body: &[u8]) -> Option<Self> {
+        Self::with(method, address, path, &[], body)
+    }
+
+    /// The same, with headers.
+    pub(crate) fn with(
+        method: &str,
+        address: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Option<Self> {
         let agent: ureq::Agent = ureq::Agent::config_builder()
             .proxy(None)
             .max_redirects(0)
@@ -334,6 +369,7 @@ impl Answer {
             .build()
             .into();
         let request = ureq::http::Request::builder().method(method).uri(format!("http://{address}{path}"));
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         let answer = match method {
             "PUT" | "POST" | "PATCH" => agent.run(request.body(body).unwrap()),
             _ => agent.run(request.body(()).unwrap()),

@@ -19,6 +19,7 @@ use tokio::time::{sleep, sleep_until};
 
 use crate::bench::report::{Figures, Report};
 use crate::cli::{Bench, Load};
+use crate::client::session::Session;
 use crate::client::{Ask, Client, Failed, Until};
 use crate::demo::Cluster;
 use crate::failure::{Failure, Kind};
@@ -122,6 +123,7 @@ async fn bench(load: &Load, endpoints: &[String], limit: Duration) -> Result<Rep
 async fn work(shared: Arc<Shared>, client: Arc<Client>, number: usize) -> Figures {
     let load = &shared.load;
     let mut figures = Figures::new();
+    let mut session = load.sessions.then(Session::default);
     loop {
         let turn = shared.begun.fetch_add(1, Ordering::Relaxed);
         if load.count.is_some_and(|count| turn >= count) {
@@ -152,7 +154,11 @@ async fn work(shared: Arc<Shared>, client: Arc<Client>, number: usize) -> Figure
             let first = load.spread_reads.then(|| number.wrapping_add(turn as usize));
             client.send_from(first, &Ask::new(Method::GET, path), until).await
         } else {
-            client.send(&Ask::new(Method::PUT, path).body(shared.value()), until).await
+            let ask = Ask::new(Method::PUT, path).body(shared.value());
+            match &mut session {
+                Some(session) => session.write(&client, ask, until).await,
+                None => client.send(&ask, until).await,
+            }
         };
         shared.done.fetch_add(1, Ordering::Relaxed);
         match answered {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use raft_core::NodeId;
 
-use crate::cli::{parse_address, parse_id};
+use crate::cli::{parse_address, parse_cluster, parse_id};
 
 pub(super) const EXIT_CODES: &str = "\
 Exit codes:
@@ -209,4 +209,17 @@ pub(crate) struct Demo {
     /// Leave the temporary directory with data and the nodes' output where it is.
     #[arg(long)]
     pub(crate) keep: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Certs {
+    /// Where to put ca.pem, ca.key, and node-N.pem and node-N.key for each node. Nothing is overwritten.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// For nodes 1 to this.
+    #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) nodes: u16,
+    /// The --cluster of these nodes.
+    #[arg(long, value_name = "ID", default_value = "1", value_parser = parse_cluster)]
+    pub(crate) cluster: u128,
 }

@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use raft_core::NodeId;
 
 pub(crate) use client::{
-    Bench, Demo, Get, Load, Member, MemberCommand, Put, Reach, Remove, Snapshot, Status, Transfer,
+    Bench, Certs, Demo, Get, Load, Member, MemberCommand, Put, Reach, Remove, Snapshot, Status, Transfer,
 };
 pub(crate) use offline::{Backup, DataDir, Import, Offline, OfflineCommand, Rescue};
 pub(crate) use serve::{Peers, Serve};
@@ -70,6 +70,8 @@ pub(crate) enum Command {
     /// Look into data directories while no node runs on them, back one up, or begin a new cluster from what is left.
     #[command(max_term_width = 110, after_help = offline::HELP)]
     Offline(Offline),
+    /// Make certificates for trying TLS between the nodes.
+    Certs(Certs),
     /// Put load on a cluster, and report throughput, latencies and errors.
     Bench(Bench),
     /// Run three nodes on loopback, kill and restart them under load, and check that nothing was lost.
@@ -96,6 +98,15 @@ pub(crate) fn parse_address(text: &str) -> Result<String, String> {
         Ok(1..) if named => Ok(text.to_owned()),
         _ => Err(format!("'{text}' is not HOST:PORT with a port from 1 to 65535")),
     }
+}
+
+/// A cluster's number.
+pub(crate) fn parse_cluster(text: &str) -> Result<u128, String> {
+    let parsed = match text.strip_prefix("0x") {
+        Some(digits) => u128::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|error| format!("'{text}' is not a cluster id: {error}"))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use clap::Args;
 use raft_core::NodeId;
 
-use crate::cli::{parse_address, parse_id};
+use crate::cli::{parse_address, parse_cluster, parse_id};
 use crate::failure::{Failure, Kind};
 
 pub(super) const HELP: &str = "\
@@ -18,6 +18,10 @@ HTTP (versions 1.1 and 2; plain, without authentication):
                     200 {\"index\":N,\"existed\":B} once committed and applied
   GET /kv/{key}     linearizable, at any member; 200 with the value, or 404
   DELETE /kv/{key}  200 {\"index\":N,\"existed\":B}
+  POST /sessions    200 {\"session\":S}: a write sent with the headers raft-session: S and raft-sequence: 1
+                    (2 for the next, and so on) may be repeated until it is answered, and happens once
+                    all the same. One write after the other; 410 when S was forgotten (10,000 newer ones)
+  DELETE /sessions/S  closes it
   Keys are percent-decoded, 1 to 1024 bytes.
   POST /members     {\"id\":4,\"raft\":\"HOST:PORT\",\"http\":\"HOST:PORT\",\"learner\":false}
                     adds a node (started with --join), or makes a voter a learner or the reverse
@@ -78,6 +82,17 @@ pub(crate) struct Serve {
     /// Choose one at random where two clusters could meet.
     #[arg(long, value_name = "ID", default_value = "1", value_parser = parse_cluster)]
     pub(crate) cluster: u128,
+    /// Encrypt --raft and have other nodes show who they are: certificates (PEM) of the authorities that are trusted.
+    /// With the other two, and on every node. HTTP stays plain.
+    #[arg(long, value_name = "PEM", requires = "tls_cert", requires = "tls_key")]
+    pub(crate) tls_ca: Option<PathBuf>,
+    /// This node's certificate, with the DNS name node-N.CLUSTER.raft (CLUSTER in 32 hexadecimal digits), good for both
+    /// sides of a connection. `kv certs` makes some for trying. Renewed files are used without a restart.
+    #[arg(long, value_name = "PEM", requires = "tls_ca")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// The key of that certificate.
+    #[arg(long, value_name = "PEM", requires = "tls_ca")]
+    pub(crate) tls_key: Option<PathBuf>,
     /// Listen beyond this host although nothing protects it: whoever reaches --http may read and change everything,
     /// and without TLS whoever reaches --raft too.
     #[arg(long)]
@@ -140,7 +155,7 @@ pub(crate) struct Peers {
 impl Serve {
     /// Whether other nodes have to show who they are.
     pub(crate) const fn has_tls(&self) -> bool {
-        false
+        self.tls_ca.is_some()
     }
 
     /// The list of peers, once the arguments are known to agree with each other.
@@ -171,14 +186,6 @@ impl Serve {
         }
         Ok(Peers { members, http })
     }
-}
-
-pub(super) fn parse_cluster(text: &str) -> Result<u128, String> {
-    let parsed = match text.strip_prefix("0x") {
-        Some(digits) => u128::from_str_radix(digits, 16),
-        None => text.parse(),
-    };
-    parsed.map_err(|error| format!("'{text}' is not a cluster id: {error}"))
 }
 
 fn parse_ms(text: &str) -> Result<Duration, String> {

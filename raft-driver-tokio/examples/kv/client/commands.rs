@@ -7,6 +7,7 @@ use bytes::Bytes;
 use hyper::{Method, StatusCode};
 
 use crate::cli::{Get, Put, Reach, Remove};
+use crate::client::session::Session;
 use crate::client::{Ask, Client, Failed, Until, told};
 use crate::failure::{Failure, Kind};
 use crate::machine::VALUE_BYTES_MAX;
@@ -33,16 +34,16 @@ pub(crate) fn put(options: Put) -> Result<(), Failure> {
         }
         (None, None) => value_of(std::io::stdin().lock())?,
     };
-    write(&options.reach, &Ask::new(Method::PUT, path_of(&options.key)?).body(value))
+    write(&options.reach, Ask::new(Method::PUT, path_of(&options.key)?).body(value))
 }
 
 /// `kv del`.
 pub(crate) fn remove(options: &Remove) -> Result<(), Failure> {
-    write(&options.reach, &Ask::new(Method::DELETE, path_of(&options.key)?))
+    write(&options.reach, Ask::new(Method::DELETE, path_of(&options.key)?))
 }
 
-fn write(reach: &Reach, ask: &Ask) -> Result<(), Failure> {
-    let answered = with(reach, async |client, until| client.send(ask, until).await)?;
+fn write(reach: &Reach, ask: Ask) -> Result<(), Failure> {
+    let answered = with(reach, async |client, until| Session::default().write(client, ask, until).await)?;
     match answered.map_err(not_done)? {
         (StatusCode::OK, body) => {
             print(&body)?;

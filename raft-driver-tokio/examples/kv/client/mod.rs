@@ -7,6 +7,7 @@
 pub(crate) mod commands;
 mod connection;
 pub(crate) mod operator;
+pub(crate) mod session;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -128,12 +129,6 @@ impl Client {
         })
     }
 
-    /// Sets `key`, once at most.
-    pub(crate) async fn put(&self, key: &str, value: Bytes, until: Until<'_>) -> Fate {
-        let ask = Ask::new(Method::PUT, format!("/kv/{key}")).body(value);
-        fate(self.send(&ask, until).await)
-    }
-
     /// Reads `key` linearizably; a read may be repeated whatever became of it.
     pub(crate) async fn get(&self, key: &str, limit: Duration) -> Result<Option<Bytes>, String> {
         match self.send(&Ask::new(Method::GET, format!("/kv/{key}")), Until::limit(limit)).await {
@@ -168,14 +163,24 @@ impl Client {
         self.send_from(None, ask, until).await
     }
 
-    /// Asks this node first, or whoever led last. After a failure the next node is tried, and after each there is a
-    /// pause.
+    /// Asks this node first, or whoever led last.
     pub(crate) async fn send_from(
         &self,
         first: Option<usize>,
         ask: &Ask,
         until: Until<'_>,
     ) -> Result<(StatusCode, Bytes), Failed> {
+        self.exchange(first, ask, until).await.0
+    }
+
+    /// The same, and whether an attempt before the answer may have been performed too. After a failure the next node is
+    /// tried, and after each there is a pause.
+    async fn exchange(
+        &self,
+        first: Option<usize>,
+        ask: &Ask,
+        until: Until<'_>,
+    ) -> (Result<(StatusCode, Bytes), Failed>, bool) {
         let mut at = first;
         let mut unknown = None;
         loop {
@@ -187,8 +192,8 @@ impl Client {
             let limit = if ask.repeatable { REPEAT_LIMIT } else { ANSWER_LIMIT };
             let limit = limit.min(until.deadline.saturating_duration_since(Instant::now()));
             let (to, pause, why) = match node.ask(ask, limit).await {
-                Attempt::Answered(status, body) => return Ok((status, body)),
-                Attempt::Unknown(why) if !ask.repeatable => return Err(Failed::Unknown(why)),
+                Attempt::Answered(status, body) => return (Ok((status, body)), unknown.is_some()),
+                Attempt::Unknown(why) if !ask.repeatable => return (Err(Failed::Unknown(why)), true),
                 // Two nodes that each take the other for the leader must not make this spin.
                 Attempt::Elsewhere(leader) => {
                     self.count("redirected");
@@ -205,7 +210,8 @@ impl Client {
                 }
             };
             if until.over() {
-                return Err(unknown.map_or(Failed::NotDone(why), Failed::Unknown));
+                let doubtful = unknown.is_some();
+                return (Err(unknown.map_or(Failed::NotDone(why), Failed::Unknown)), doubtful);
             }
             sleep(pause).await;
             let to = to.unwrap_or_else(|| (place + 1) % self.len());

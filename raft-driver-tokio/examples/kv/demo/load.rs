@@ -10,9 +10,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use hyper::Method;
 use tokio::task::JoinSet;
 
-use crate::client::{Client, Fate, Until};
+use crate::client::session::Session;
+use crate::client::{Ask, Client, Fate, Until, fate};
 
 /// How long a client goes on trying to have one write accepted.
 const WRITE_LIMIT: Duration = Duration::from_secs(30);
@@ -236,7 +238,7 @@ struct Writer {
 impl Writer {
     async fn run(self, progress: impl Fn(u64)) -> Vec<(String, Serial, Fate, Instant, Duration)> {
         let Self { stage, client, control, number, first } = self;
-        let mut writes = Vec::new();
+        let (mut writes, mut session) = (Vec::new(), Session::default());
         for round in 0_u32.. {
             if control.stop.load(Ordering::Relaxed) {
                 break;
@@ -250,9 +252,9 @@ impl Writer {
             let serial = first + u64::from(write);
             let value = value(&key, serial, stage.value_bytes);
             let began = Instant::now();
-            let written = client
-                .put(&key, value, Until { deadline: began + WRITE_LIMIT, stop: Some(&control.stop) })
-                .await;
+            let until = Until { deadline: began + WRITE_LIMIT, stop: Some(&control.stop) };
+            let ask = Ask::new(Method::PUT, format!("/kv/{key}")).body(value);
+            let written = fate(session.write(&client, ask, until).await);
             if written == Fate::Acknowledged {
                 control.acknowledged.fetch_add(1, Ordering::Relaxed);
             }

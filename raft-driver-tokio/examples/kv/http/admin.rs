@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use hyper::{StatusCode, Uri};
+use raft_core::host::Envelope;
 use raft_core::{AdminRefusal, MembershipChange, NodeId};
 use raft_driver_tokio::{AdminError, WriteError};
 use serde::Deserialize;
@@ -82,6 +83,18 @@ impl Change {
     /// What is in progress is given up.
     pub(crate) const fn cancel() -> Self {
         Self { membership: MembershipChange::Cancel, http: BTreeMap::new() }
+    }
+
+    /// Who leaves, if that is all.
+    fn leaves(&self) -> Option<NodeId> {
+        match &self.membership {
+            MembershipChange::Update { voters, learners, remove, .. }
+                if voters.is_empty() && learners.is_empty() && remove.len() == 1 =>
+            {
+                remove.first().copied()
+            }
+            _ => None,
+        }
     }
 
     /// Reads the body of `POST /members`.
@@ -158,7 +171,7 @@ impl<N: Node> Front<N> {
         // New members may only have heard of the log, not of the list that this node was started with.
         let all = self.http.iter().filter(|(id, _)| !known.contains_key(id)).chain(&change.http);
         for (id, address) in all.filter(|(id, address)| known.get(id) != Some(address)) {
-            match self.node.write(machine::set_http(*id, address)).await {
+            match self.node.write(Envelope::Plain.seal(machine::set_http(*id, address))).await {
                 Ok(_) => {}
                 Err(WriteError::NotLeader { leader, .. }) => return self.elsewhere(leader, uri),
                 Err(error) => {
@@ -167,8 +180,10 @@ impl<N: Node> Front<N> {
                 }
             }
         }
+        let leaves = change.leaves();
         match self.node.change_membership(change.membership).await {
             Ok(()) | Err(AdminError::Refused(AdminRefusal::NoChange)) => done(),
+            Err(AdminError::Refused(AdminRefusal::UnknownNode(id))) if leaves == Some(id) => done(),
             Err(error) => self.not_done(error, uri),
         }
     }

@@ -173,6 +173,7 @@ mod tests {
 
     use http_body_util::Full;
     use hyper::Request;
+    use raft_core::host::Envelope;
     use raft_core::{Config, NodeId};
     use raft_driver_tokio::storage::{MemoryLog, MemorySnapshots};
     use raft_driver_tokio::tcp::{Tcp, TcpConfig};
@@ -182,15 +183,15 @@ mod tests {
     use super::*;
     use crate::http::IN_FLIGHT_BYTES_MAX;
     use crate::http::node::TokioNode;
-    use crate::machine::{COMMAND_BYTES_MAX, Machine, VALUE_BYTES_MAX, begin_put};
+    use crate::machine::{COMMAND_BYTES_MAX, VALUE_BYTES_MAX, begin_put};
+    use crate::once::{Replicated, replicated};
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
     /// One node that leads, and its front.
-    async fn front(request_limit: Duration) -> (Arc<Front<TokioNode>>, Raft<Machine>) {
+    async fn front(request_limit: Duration) -> (Arc<Front<TokioNode>>, Raft<Replicated>) {
         let tcp = Tcp::bind("127.0.0.1:0", TcpConfig::new(ClusterId::new(1))).await.unwrap();
-        let machine = Machine::default();
-        let glance = machine.glance();
+        let (machine, glance) = replicated();
         let id = NodeId::new(1);
         let mut config = Config::new(id);
         config.command_bytes_max = COMMAND_BYTES_MAX as u64;
@@ -214,7 +215,7 @@ mod tests {
         let (front, raft) = front(PATIENCE).await;
         let mut command = begin_put(b"k", VALUE_BYTES_MAX);
         command.resize(command.len() + VALUE_BYTES_MAX, 7);
-        let command = command.freeze();
+        let command = Envelope::Plain.seal(command.freeze());
         tokio::time::timeout(PATIENCE, async {
             while raft.write(command.clone()).await.is_err() {
                 tokio::time::sleep(Duration::from_millis(10)).await;

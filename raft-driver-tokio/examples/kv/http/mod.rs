@@ -27,6 +27,7 @@ use hyper::header::{ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue};
 use hyper::{Request, StatusCode, Uri};
 use metrics_exporter_prometheus::PrometheusHandle;
 use raft_core::NodeId;
+use raft_core::host::{Envelope, SessionLimits};
 use raft_driver_tokio::ReadError;
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -37,7 +38,7 @@ use crate::http::answer::{Answer, Known, Problem, json, typed};
 use crate::http::disk::Disk;
 use crate::http::elections::Elections;
 use crate::http::node::Node;
-use crate::http::route::{Route, read_admin, read_put, route, same_site};
+use crate::http::route::{Route, envelope, read_admin, read_put, route, same_site};
 use crate::http::status::{Beside, StatusView, reached};
 use crate::machine::{self, Addresses, Glance, VALUE_BYTES_MAX};
 
@@ -158,11 +159,22 @@ impl<N: Node> Front<N> {
         let uri = &parts.uri;
         match route {
             Route::Get(key) => self.get(key, uri).await,
-            Route::Put(key) => match in_time(deadline, read_put(&key, body)).await {
-                Ok(command) => self.write(command, uri).await,
+            Route::Put(key) => {
+                // First the body: whoever sends a long one hears of a wrong header all the same.
+                let command = in_time(deadline, read_put(&key, body)).await;
+                match command.and_then(|command| Ok((envelope(&parts.headers)?, command))) {
+                    Ok((envelope, command)) => self.write(envelope, command, uri).await,
+                    Err(problem) => problem.answer(),
+                }
+            }
+            Route::Delete(key) => match envelope(&parts.headers) {
+                Ok(envelope) => self.write(envelope, machine::delete(&key), uri).await,
                 Err(problem) => problem.answer(),
             },
-            Route::Delete(key) => self.write(machine::delete(&key), uri).await,
+            Route::OpenSession => {
+                self.write(Envelope::Open(SessionLimits::default()), Bytes::new(), uri).await
+            }
+            Route::CloseSession(id) => self.write(Envelope::Close(id), Bytes::new(), uri).await,
             Route::Page => {
                 typed(StatusCode::OK, Bytes::from_static(PAGE.as_bytes()), "text/html; charset=utf-8")
             }

@@ -1,19 +1,24 @@
 //! What the HTTP front needs of a node, so that it serves whatever drives one.
 
 use bytes::Bytes;
+use raft_core::host::SessionResponse;
 use raft_core::{MembershipChange, NodeId};
 use raft_driver_tokio::{AdminError, Applied, Metrics, Raft, ReadError, WriteError};
 use tokio::sync::watch;
 
-use crate::machine::{Machine, Outcome};
+use crate::machine::Outcome;
+use crate::once::Replicated;
 
 /// A node that holds the map.
 pub(crate) trait Node: Send + Sync + 'static {
     /// Its name.
     fn id(&self) -> NodeId;
 
-    /// Proposes a command; answered once it is committed and applied here.
-    fn write(&self, command: Bytes) -> impl Future<Output = Result<Applied<Outcome>, WriteError>> + Send;
+    /// Proposes a sealed command; answered once it is committed and applied here.
+    fn write(
+        &self,
+        sealed: Bytes,
+    ) -> impl Future<Output = Result<Applied<SessionResponse<Outcome>>, WriteError>> + Send;
 
     /// Reads the value of a key, linearizably.
     fn get(&self, key: Vec<u8>) -> impl Future<Output = Result<Option<Bytes>, ReadError>> + Send;
@@ -39,12 +44,12 @@ pub(crate) trait Node: Send + Sync + 'static {
 
 /// A node on Tokio.
 pub(crate) struct TokioNode {
-    raft: Raft<Machine>,
+    raft: Raft<Replicated>,
     metrics: watch::Receiver<Metrics>,
 }
 
 impl TokioNode {
-    pub(crate) fn new(raft: Raft<Machine>) -> Self {
+    pub(crate) fn new(raft: Raft<Replicated>) -> Self {
         Self { metrics: raft.metrics(), raft }
     }
 }
@@ -54,12 +59,12 @@ impl Node for TokioNode {
         self.raft.id()
     }
 
-    async fn write(&self, command: Bytes) -> Result<Applied<Outcome>, WriteError> {
-        self.raft.write(command).await
+    async fn write(&self, sealed: Bytes) -> Result<Applied<SessionResponse<Outcome>>, WriteError> {
+        self.raft.write(sealed).await
     }
 
     async fn get(&self, key: Vec<u8>) -> Result<Option<Bytes>, ReadError> {
-        self.raft.read(move |machine: &Machine| machine.get(&key)).await
+        self.raft.read(move |replicated: &Replicated| replicated.machine().get(&key)).await
     }
 
     async fn observe(&self) -> Option<Metrics> {

@@ -10,6 +10,7 @@ use hyper::header::{HOST, HeaderMap, ORIGIN};
 use hyper::http::uri::Authority;
 use hyper::{Method, StatusCode, Uri};
 use raft_core::NodeId;
+use raft_core::host::{Envelope, SessionId};
 
 use crate::http::answer::{Known, Problem};
 use crate::machine::{self, KEY_BYTES_MAX, VALUE_BYTES_MAX};
@@ -24,6 +25,8 @@ pub(crate) enum Route {
     Get(Vec<u8>),
     Put(Vec<u8>),
     Delete(Vec<u8>),
+    OpenSession,
+    CloseSession(SessionId),
     Page,
     Status,
     Health,
@@ -40,9 +43,9 @@ pub(crate) enum Route {
 }
 
 impl Route {
-    /// Whether it is to set or remove a key.
+    /// Whether it goes through the log for a client.
     pub(crate) const fn is_write(&self) -> bool {
-        matches!(self, Self::Put(_) | Self::Delete(_))
+        matches!(self, Self::Put(_) | Self::Delete(_) | Self::OpenSession | Self::CloseSession(_))
     }
 
     /// Whether an operator asks for something to be done.
@@ -64,6 +67,7 @@ impl Route {
             Self::Get(_) => "get",
             Self::Put(_) => "put",
             Self::Delete(_) => "delete",
+            Self::OpenSession | Self::CloseSession(_) => "sessions",
             Self::Page => "page",
             Self::Status => "status",
             Self::Health => "healthz",
@@ -81,6 +85,7 @@ pub(crate) fn route(method: &Method, uri: &Uri) -> Result<Route, Problem> {
     let path = uri.path();
     let key = path.strip_prefix("/kv/");
     let member = path.strip_prefix("/members/").filter(|rest| *rest != "cancel");
+    let session = path.strip_prefix("/sessions/");
     // Anything but a key is here with the methods that it takes.
     let takes: &[(Method, Route)] = match path {
         "/" => &[(Method::GET, Route::Page)],
@@ -88,11 +93,12 @@ pub(crate) fn route(method: &Method, uri: &Uri) -> Result<Route, Problem> {
         "/healthz" => &[(Method::GET, Route::Health)],
         "/readyz" => &[(Method::GET, Route::Ready)],
         "/metrics" => &[(Method::GET, Route::Metrics)],
+        "/sessions" => &[(Method::POST, Route::OpenSession)],
         "/members" => &[(Method::POST, Route::AddMember), (Method::PATCH, Route::ChangeMembers)],
         "/members/cancel" => &[(Method::POST, Route::CancelChange)],
         "/transfer" => &[(Method::POST, Route::Transfer)],
         "/snapshot" => &[(Method::POST, Route::Snapshot)],
-        _ if key.is_some() || member.is_some() => &[],
+        _ if key.is_some() || member.is_some() || session.is_some() => &[],
         _ => {
             let message = format!("there is nothing at {}", clipped(path));
             return Err(Problem::new(StatusCode::NOT_FOUND, "no_such_address", message, ADDRESSES));
@@ -122,6 +128,17 @@ pub(crate) fn route(method: &Method, uri: &Uri) -> Result<Route, Problem> {
             _ => Err(Problem::method("DELETE")),
         };
     }
+    if let Some(session) = session {
+        let Ok(id) = session.parse() else {
+            let message = format!("'{}' is not the number of a session", clipped(session));
+            let next = "name what POST /sessions answered";
+            return Err(Problem::bad_request("bad_session", message, next));
+        };
+        return match *method {
+            Method::DELETE => Ok(Route::CloseSession(SessionId::new(id))),
+            _ => Err(Problem::method("DELETE")),
+        };
+    }
     let found = takes.iter().find(|(takes, _)| takes == method);
     found.map(|(_, route)| route.clone()).ok_or_else(|| {
         Problem::method(match path {
@@ -132,7 +149,38 @@ pub(crate) fn route(method: &Method, uri: &Uri) -> Result<Route, Problem> {
     })
 }
 
-const ADDRESSES: &str = "ask for /, /kv/{key}, /status, /healthz, /readyz or /metrics; operators: /members, \
+/// What a write says of its session, if it has one.
+pub(crate) fn envelope(headers: &HeaderMap) -> Result<Envelope, Problem> {
+    let number = |name: &str| {
+        let Some(value) = headers.get(name) else { return Ok(None) };
+        let parsed = value.to_str().ok().and_then(|value| value.parse::<u64>().ok());
+        parsed.map(Some).ok_or_else(|| bad_envelope(&format!("{name} is not a number")))
+    };
+    match (number(SESSION)?, number(SEQUENCE)?, number(NEEDED_FROM)?) {
+        (None, None, None) => Ok(Envelope::Plain),
+        (Some(session), Some(sequence @ 1..), needed_from) => Ok(Envelope::Once {
+            session: SessionId::new(session),
+            sequence,
+            needed_from: needed_from.unwrap_or(sequence),
+        }),
+        _ => Err(bad_envelope("a session without a number of the write, or the reverse")),
+    }
+}
+
+fn bad_envelope(message: &str) -> Problem {
+    let next = "send raft-session as POST /sessions answered it, and raft-sequence: 1 for its first write, 2 for the \
+                next, the same again for one that is repeated; or none of them";
+    Problem::bad_request("bad_session", message, next).known(Known::DidNotHappen)
+}
+
+/// Headers of a write that is to happen once.
+pub(crate) const SESSION: &str = "raft-session";
+/// Which of the session's writes it is, from 1 on.
+pub(crate) const SEQUENCE: &str = "raft-sequence";
+/// The lowest of its numbers whose answer the client may still ask for; this one if it is left out.
+pub(crate) const NEEDED_FROM: &str = "raft-needed-from";
+
+const ADDRESSES: &str = "ask for /, /kv/{key}, /sessions, /status, /healthz, /readyz or /metrics; operators: /members, \
                          /members/{id}, /members/cancel, /transfer, /snapshot";
 
 /// What is repeated of an address that was not understood.
@@ -246,6 +294,8 @@ mod tests {
             (Method::GET, "/healthz", Route::Health),
             (Method::GET, "/readyz", Route::Ready),
             (Method::GET, "/metrics", Route::Metrics),
+            (Method::POST, "/sessions", Route::OpenSession),
+            (Method::DELETE, "/sessions/9", Route::CloseSession(SessionId::new(9))),
             (Method::POST, "/members", Route::AddMember),
             (Method::PATCH, "/members", Route::ChangeMembers),
             (Method::DELETE, "/members/7", Route::RemoveMember(NodeId::new(7))),
@@ -285,6 +335,37 @@ mod tests {
             let refused = route(&method, &path.parse().unwrap()).unwrap_err();
             assert_eq!(refused.status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
             assert_eq!(refused.answer().headers()[hyper::header::ALLOW], allow, "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn a_session_is_named_in_full_or_not_at_all() {
+        let read = |pairs: &[(&'static str, &'static str)]| {
+            let pair = |(name, value): &(&'static str, &'static str)| {
+                (name.parse().unwrap(), value.parse().unwrap())
+            };
+            let headers: HeaderMap = pairs.iter().map(pair).collect();
+            envelope(&headers).map_err(|problem| problem.error)
+        };
+        assert_eq!(read(&[]), Ok(Envelope::Plain));
+        let session = SessionId::new(7);
+        assert_eq!(
+            read(&[(SESSION, "7"), (SEQUENCE, "3")]),
+            Ok(Envelope::Once { session, sequence: 3, needed_from: 3 })
+        );
+        assert_eq!(
+            read(&[(SESSION, "7"), (SEQUENCE, "3"), (NEEDED_FROM, "2")]),
+            Ok(Envelope::Once { session, sequence: 3, needed_from: 2 })
+        );
+        for bad in [
+            &[(SESSION, "7")][..],
+            &[(SEQUENCE, "3")],
+            &[(NEEDED_FROM, "3")],
+            &[(SESSION, "7"), (SEQUENCE, "0")],
+            &[(SESSION, "x"), (SEQUENCE, "1")],
+            &[(SESSION, "7"), (SEQUENCE, "-1")],
+        ] {
+            assert_eq!(read(bad), Err("bad_session"), "{bad:?}");
         }
     }
 

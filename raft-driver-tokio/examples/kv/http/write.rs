@@ -3,8 +3,10 @@
 use bytes::Bytes;
 use hyper::{StatusCode, Uri};
 use raft_core::WriteRefusal;
+use raft_core::host::{Envelope, SessionLimits, SessionRefusal, SessionResponse};
 use raft_driver_tokio::{Applied, WriteError};
 use serde::Serialize;
+use serde_json::json;
 
 use crate::http::Front;
 use crate::http::answer::{Answer, Known, Problem, json};
@@ -23,11 +25,9 @@ struct Done {
 
 impl<N: Node> Front<N> {
     /// Proposes a command.
-    pub(super) async fn write(&self, command: Bytes, uri: &Uri) -> Answer {
-        let error = match self.node.write(command).await {
-            Ok(Applied { id, response: Outcome { existed } }) => {
-                return json(StatusCode::OK, &Done { index: id.index.get(), existed });
-            }
+    pub(super) async fn write(&self, envelope: Envelope, command: Bytes, uri: &Uri) -> Answer {
+        let error = match self.node.write(envelope.seal(command)).await {
+            Ok(applied) => return answered(envelope, &applied),
             Err(error) => error,
         };
         let failed = StatusCode::INTERNAL_SERVER_ERROR;
@@ -52,4 +52,40 @@ impl<N: Node> Front<N> {
             error => Problem::unavailable("not_now", format!("the write did not happen: {error}")).answer(),
         }
     }
+}
+
+/// What the machine said.
+fn answered(envelope: Envelope, applied: &Applied<SessionResponse<Outcome>>) -> Answer {
+    let index = applied.id.index.get();
+    let refusal = match applied.response {
+        SessionResponse::Applied(Outcome { existed }) => {
+            return json(StatusCode::OK, &Done { index, existed });
+        }
+        SessionResponse::Opened(session) => {
+            let window = SessionLimits::default().window();
+            return json(StatusCode::OK, &json!({ "session": session.get(), "window": window }));
+        }
+        SessionResponse::Closed => return json(StatusCode::OK, &json!({ "closed": true })),
+        SessionResponse::Refused(refusal) => refusal,
+    };
+    let (status, error, next) = match refusal {
+        // Gone is what it was to be.
+        SessionRefusal::Expired if matches!(envelope, Envelope::Close(_)) => {
+            return json(StatusCode::OK, &json!({ "closed": true }));
+        }
+        SessionRefusal::Expired => (
+            StatusCode::GONE,
+            "session_expired",
+            "POST /sessions for another; if this was a repetition, read the key to find out what became of the write",
+        ),
+        SessionRefusal::Acknowledged => {
+            (StatusCode::CONFLICT, "sequence_given_up", "give each write a number above all before")
+        }
+        SessionRefusal::TooFarAhead => (
+            StatusCode::CONFLICT,
+            "sequence_too_far",
+            "send raft-needed-from: the lowest number whose answer is still awaited",
+        ),
+    };
+    Problem::new(status, error, refusal, next).known(Known::DidNotHappen).answer()
 }

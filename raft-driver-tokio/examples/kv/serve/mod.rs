@@ -15,18 +15,20 @@ use std::time::Duration;
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use raft_core::{AdminRefusal, Config, LogIndex, SnapshotPolicy};
-use raft_driver_tokio::tcp::{Tcp, TcpConfig, TcpError};
+use raft_driver_tokio::storage::DurableLog;
+use raft_driver_tokio::tcp::{Tcp, TcpConfig, TcpError, Tls};
 use raft_driver_tokio::{AdminError, BootstrapDigest, Builder, ClusterId, Raft, Recovered, StopReason};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{Peers, Serve};
-use crate::failure::{Failure, Kind};
+use crate::failure::{Failure, Kind, chain};
 use crate::http::disk::Disk;
 use crate::http::listen::accept;
 use crate::http::node::TokioNode;
 use crate::http::{Front, health};
-use crate::machine::{COMMAND_BYTES_MAX, Machine};
+use crate::machine::COMMAND_BYTES_MAX;
+use crate::once::{Replicated, replicated};
 use crate::report::line;
 use crate::serve::refusals::refused_by_majority;
 use crate::stop::{Signals, stdin_closed};
@@ -64,16 +66,18 @@ async fn serve(options: Serve, peers: Peers) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
     let closed = stdin_closed(options.until_stdin_closes)?;
     exposure::check(&options).await?;
+    tls(&options)?;
 
     let http = TcpListener::bind(&options.http)
         .await
         .map_err(|error| no_address("--http", &options.http, &error))?;
-    let tcp = bind(&options, &peers).await?;
-    let refusals = tcp.refusals();
+    // Found out before the data is touched, and let go again: what it listens with depends on the data.
+    free(&options.raft).await?;
     let (log, snapshots) = stores::open(&options)?;
+    let tcp = bind(&options, &peers, &log).await?;
+    let refusals = tcp.refusals();
 
-    let machine = Machine::default();
-    let glance = machine.glance();
+    let (machine, glance) = replicated();
     let cannot_start = |error| stores::cannot_start(&options, &error);
     let recovered = Recovered::ask(log, snapshots, machine).await.map_err(cannot_start)?;
     // Before a peer hears from this node. Later members are the log's own matter.
@@ -145,9 +149,31 @@ async fn serve(options: Serve, peers: Peers) -> Result<(), Failure> {
     }
 }
 
+/// That an address of the other nodes' can be listened on.
+async fn free(address: &str) -> Result<(), Failure> {
+    let listener = TcpListener::bind(address).await;
+    listener.map(drop).map_err(|error| no_address("--raft", address, &error))
+}
+
+/// What protects the connections to other nodes, if anything does.
+fn tls(options: &Serve) -> Result<Option<Tls>, Failure> {
+    let (Some(ca), Some(certificate), Some(key)) = (&options.tls_ca, &options.tls_cert, &options.tls_key)
+    else {
+        return Ok(None);
+    };
+    let tls = Tls::from_files(stores::identity(options), ca, certificate, key);
+    tls.map(Some).map_err(|error| {
+        let advice = "name files of this node and cluster; `kv certs` makes some for trying";
+        Failure::new(Kind::Arguments, chain(&error), advice)
+    })
+}
+
 /// Listens for the other nodes.
-async fn bind(options: &Serve, peers: &Peers) -> Result<Tcp, Failure> {
+async fn bind(options: &Serve, peers: &Peers, log: &DurableLog) -> Result<Tcp, Failure> {
     let mut transport = TcpConfig::new(ClusterId::new(options.cluster));
+    transport.tls = tls(options)?;
+    // A disk that was wiped under an id that others know is noticed.
+    transport.known_peers = Some(log.peers());
     transport.bootstrap = (!options.join).then(|| BootstrapDigest::of(&peers.members));
     // Where this node listens may be a wildcard; where it is reached is on the list.
     let own = peers.members.get(&options.id);
@@ -179,7 +205,7 @@ fn recorder() -> Result<PrometheusHandle, Failure> {
 }
 
 /// Tells the front what it shows beside the node's own account, until the node stops.
-async fn watch(raft: Raft<Machine>, front: Arc<Front<TokioNode>>) {
+async fn watch(raft: Raft<Replicated>, front: Arc<Front<TokioNode>>) {
     let mut metrics = raft.metrics();
     let mut upkeep = tokio::time::interval(UPKEEP);
     loop {
@@ -197,7 +223,7 @@ async fn watch(raft: Raft<Machine>, front: Arc<Front<TokioNode>>) {
 }
 
 /// Whoever leads lets another one lead first. One that is alone, or cannot be reached, just ends.
-async fn hand_over(raft: &Raft<Machine>) {
+async fn hand_over(raft: &Raft<Replicated>) {
     match tokio::time::timeout(HAND_OVER_LIMIT, raft.step_down()).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::info!(%error, "no hand-over"),
@@ -217,7 +243,7 @@ fn config(options: &Serve) -> Config {
 }
 
 /// Gives a pristine node the members of the command line.
-async fn bootstrap(raft: &Raft<Machine>, peers: &Peers) -> Result<(), Failure> {
+async fn bootstrap(raft: &Raft<Replicated>, peers: &Peers) -> Result<(), Failure> {
     match raft.bootstrap(peers.members.clone()).await {
         // The second: a leader was faster, who began with the same list, and the members may be others by now.
         Ok(()) | Err(AdminError::Refused(AdminRefusal::NotPristine)) => Ok(()),

@@ -11,14 +11,14 @@ use tokio::sync::watch;
 
 use crate::cli::{Peers, Serve};
 use crate::failure::{Failure, Kind};
-use crate::machine::Machine;
+use crate::once::Replicated;
 
 /// How long a refusal counts: several times the longest pause between two attempts to connect.
 const REFUSAL_FRESH: Duration = Duration::from_secs(15);
 
 /// Resolves when so many peers refuse this node that it can never be part of a majority.
 pub(super) async fn refused_by_majority(
-    raft: &Raft<Machine>,
+    raft: &Raft<Replicated>,
     mut refusals: watch::Receiver<Option<Refused>>,
     options: &Serve,
     peers: &Peers,
@@ -48,6 +48,17 @@ pub(super) async fn refused_by_majority(
                     options.data.display()
                 ),
                 Refusal::Cluster => "give every node of the cluster the same --cluster".to_owned(),
+                Refusal::Directory => {
+                    "this directory is not the one that the node had before: start it on that one; if it is lost, \
+                     remove the node from the cluster and add one of a new id"
+                        .to_owned()
+                }
+                Refusal::Tls => "give every node --tls-ca, --tls-cert and --tls-key, or none".to_owned(),
+                Refusal::Untrusted | Refusal::Expired | Refusal::Name | Refusal::Certificate => {
+                    "give every node a certificate of its own id by one authority that all trust, and see that it has \
+                     not expired; `kv certs` makes some for trying"
+                        .to_owned()
+                }
                 Refusal::Version => "run the same version on all nodes".to_owned(),
                 Refusal::Lease => "give every node the same --election-ms".to_owned(),
                 _ => {

@@ -11,13 +11,18 @@ use raft_driver_tokio::{ClusterId, StartError};
 use crate::cli::Serve;
 use crate::failure::{Failure, Kind, chain};
 
+/// Whose data it is.
+pub(super) fn identity(options: &Serve) -> Identity {
+    Identity { cluster: ClusterId::new(options.cluster), node: options.id }
+}
+
 /// Where snapshots are.
 pub(super) fn snapshots_in(options: &Serve) -> PathBuf {
     options.data.join("snapshots")
 }
 
 pub(super) fn open(options: &Serve) -> Result<(DurableLog, SnapshotFiles), Failure> {
-    let identity = Identity { cluster: ClusterId::new(options.cluster), node: options.id };
+    let identity = identity(options);
     let kind = |in_use| if in_use { Kind::DataInUse } else { Kind::Data };
     // What to do is in the error's own words.
     let log = DurableLog::open(&options.data, identity)
