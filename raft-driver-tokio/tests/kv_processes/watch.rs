@@ -19,6 +19,7 @@ fn readiness_turns_with_the_majority_and_health_does_not() {
     });
     assert!(refused.json()["next"].is_string(), "{refused:?}");
     assert_eq!(ask(&cluster, 2, "/healthz").unwrap().status, 200);
+    until("it to know no leader", || cluster.nodes[2].status().filter(|status| status["leader"].is_null()));
     cluster.nodes[0].start();
     until("it to be ready again", || ask(&cluster, 2, "/readyz").filter(|answer| answer.status == 200));
     // Both learned of each leader, and keep it.

@@ -1,6 +1,6 @@
 //! One node as a client sees it: a shared HTTP/2 connection, and what one exchange came to.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -55,22 +55,31 @@ impl Ask {
     }
 }
 
-/// What an answer above 400 says of the request.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Told {
-    outcome: Option<String>,
+/// What a refusal says of a request that was to change something.
+pub(super) fn outcome(body: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Known {
+        outcome: Option<String>,
+    }
+    serde_json::from_slice::<Known>(body).ok()?.outcome
 }
 
 pub(super) struct Connection {
     pub(super) address: String,
     /// Locked while a connection is made or cloned, not while it is used.
-    sender: Mutex<Option<SendRequest<Full<Bytes>>>>,
+    link: Mutex<Link>,
+}
+
+#[derive(Default)]
+struct Link {
+    sender: Option<SendRequest<Full<Bytes>>>,
+    /// When the last attempt to connect failed, and why.
+    failed: Option<(Instant, String)>,
 }
 
 impl Connection {
     pub(super) fn new(address: String) -> Self {
-        Self { address, sender: Mutex::new(None) }
+        Self { address, link: Mutex::default() }
     }
 
     /// Asks once.
@@ -116,8 +125,7 @@ impl Connection {
                 Attempt::NotNow(told(parts.status, &body))
             }
             status if status.is_server_error() => {
-                let known = serde_json::from_slice::<Told>(&body).unwrap_or_default().outcome;
-                match known.as_deref() {
+                match outcome(&body).as_deref() {
                     Some("did_not_happen" | "committed") => Attempt::Answered(status, body),
                     _ => Attempt::Unknown(told(status, &body)),
                 }
@@ -128,25 +136,35 @@ impl Connection {
 
     /// The connection to this node, made anew if there is none.
     async fn connect(&self, limit: Duration) -> Result<SendRequest<Full<Bytes>>, String> {
-        let mut place = self.sender.lock().await;
-        if let Some(sender) = place.as_ref().filter(|sender| !sender.is_closed()) {
+        let began = Instant::now();
+        let mut link = self.link.lock().await;
+        if let Some(sender) = link.sender.as_ref().filter(|sender| !sender.is_closed()) {
             return Ok(sender.clone());
         }
-        *place = None;
+        // Whoever waited while somebody else found out need not find out again.
+        if let Some((_, why)) = link.failed.as_ref().filter(|(at, _)| *at >= began) {
+            return Err(why.clone());
+        }
         let connect = async {
             let stream = TcpStream::connect(&self.address).await.map_err(|error| error.to_string())?;
             stream.set_nodelay(true).map_err(|error| error.to_string())?;
             let io = TokioIo::new(stream);
             http2::Builder::new(TokioExecutor::new()).handshake(io).await.map_err(|error| error.to_string())
         };
-        let failed = |why: &str| format!("{}: {why}", self.address);
-        let (sender, connection) = timeout(CONNECT_LIMIT.min(limit), connect)
-            .await
-            .map_err(|_| failed("no connection in time"))?
-            .map_err(|why| failed(&why))?;
-        // Ends when the last sender is dropped or the node closes it; whoever waits on it is told.
-        tokio::spawn(connection);
-        Ok(place.insert(sender).clone())
+        let made = timeout(CONNECT_LIMIT.min(limit), connect).await;
+        match made.unwrap_or_else(|_| Err("no connection in time".to_owned())) {
+            Ok((sender, connection)) => {
+                // Ends when the last sender is dropped or the node closes it; whoever waits on it is told.
+                tokio::spawn(connection);
+                *link = Link { sender: Some(sender.clone()), failed: None };
+                Ok(sender)
+            }
+            Err(why) => {
+                let why = format!("{}: {why}", self.address);
+                *link = Link { sender: None, failed: Some((Instant::now(), why.clone())) };
+                Err(why)
+            }
+        }
     }
 }
 

@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::sleep;
 
 pub(crate) use crate::client::connection::{Ask, told};
-use crate::client::connection::{Attempt, Connection};
+use crate::client::connection::{Attempt, Connection, outcome};
 
 /// Longer than the server takes at most, so that its own answer is heard.
 const ANSWER_LIMIT: Duration = Duration::from_secs(12);
@@ -235,8 +235,7 @@ impl Client {
 pub(crate) fn fate(answer: Result<(StatusCode, Bytes), Failed>) -> Fate {
     match answer {
         Ok((StatusCode::OK, _)) => Fate::Acknowledged,
-        // Nothing else that is answered with 500 says what is known: it is committed, and the response was lost.
-        Ok((StatusCode::INTERNAL_SERVER_ERROR, _)) => Fate::Acknowledged,
+        Ok((_, body)) if outcome(&body).as_deref() == Some("committed") => Fate::Acknowledged,
         Ok((status, body)) => Fate::NotWritten(told(status, &body)),
         Err(Failed::Unknown(why)) => Fate::Unknown(why),
         Err(Failed::NotDone(why)) => Fate::NotWritten(why),

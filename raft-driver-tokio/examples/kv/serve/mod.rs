@@ -40,6 +40,10 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// How often what was measured is put together.
 const UPKEEP: Duration = Duration::from_secs(5);
 
+/// Times are counted by these bounds, in seconds: figures of several nodes can be added up.
+const BUCKETS_S: [f64; 14] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
 /// Runs a node until it is asked to stop or cannot go on.
 pub(crate) fn run(options: Serve) -> Result<(), Failure> {
     let peers = options.peers()?;
@@ -198,8 +202,8 @@ async fn bind(options: &Serve, peers: &Peers, log: &DurableLog) -> Result<Tcp, F
 
 /// Keeps everything that is measured in this process, for `GET /metrics`.
 fn recorder() -> Result<PrometheusHandle, Failure> {
-    let recorder = PrometheusBuilder::new().install_recorder();
-    let recorder = recorder.map_err(|error| Failure::other(format!("no metrics: {error}")))?;
+    let recorder = PrometheusBuilder::new().set_buckets(&BUCKETS_S);
+    let recorder = recorder.and_then(PrometheusBuilder::install_recorder).map_err(|error| Failure::other(format!("no metrics: {error}")))?;
     health::describe();
     Ok(recorder)
 }
