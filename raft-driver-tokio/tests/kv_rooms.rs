@@ -21,6 +21,8 @@ mod frozen;
 mod http;
 #[path = "../examples/kv/machine.rs"]
 mod machine;
+#[path = "../examples/kv/offline.rs"]
+mod offline;
 #[path = "../examples/kv/once.rs"]
 mod once;
 #[path = "../examples/kv/report.rs"]

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use imbl::OrdMap;
-use raft_core::host::{RestoreError, SnapshotSource, StateMachine, TRAILER_BYTES_MAX};
+use raft_core::host::{RestoreError, SnapshotSource, StateMachine, TRAILER_BYTES_MAX, Unacceptable};
 use raft_core::{Entries, EntryRef, LogIndex, NodeId};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -255,6 +255,10 @@ impl StateMachine for Machine {
         *self = restored;
         Ok(())
     }
+
+    fn check(command: &Bytes) -> Result<(), Unacceptable> {
+        decode(command).map(drop).map_err(Unacceptable::new)
+    }
 }
 
 #[cfg(test)]
@@ -310,6 +314,7 @@ mod tests {
     fn what_is_no_command_is_an_error_and_never_skipped() {
         for bad in [&b""[..], b"\x01\x00", b"\x01\x05\x00key", b"\x02\x01\x00kv", b"\x09\x01\x00k"] {
             let command = Bytes::copy_from_slice(bad);
+            assert!(Machine::check(&command).is_err(), "it must not even come that far");
             let error = Machine::default().apply(&entries(7, &[command]), &mut Vec::new()).unwrap_err();
             assert_eq!(error.index, LogIndex::new(7), "{error}");
         }

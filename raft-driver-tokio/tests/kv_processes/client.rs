@@ -40,7 +40,10 @@ fn the_client_follows_the_leader_and_says_how_it_ended() {
     assert_eq!(status.lines().count(), 4, "{status}");
     assert!(status.contains("leader") && status.contains("follower"), "{status}");
     for line in done(kv(&cluster, &["status", "--json"])).lines() {
-        assert_eq!(serde_json::from_str::<serde_json::Value>(line).unwrap()["members"].as_array().unwrap().len(), 3);
+        assert_eq!(
+            serde_json::from_str::<serde_json::Value>(line).unwrap()["members"].as_array().unwrap().len(),
+            3
+        );
     }
     assert!(done(one(&["member", "list"])).contains(&cluster.nodes[2].raft));
     assert!(done(one(&["snapshot"])).contains("node 3: "));
@@ -82,9 +85,8 @@ fn a_repeated_write_happens_once() {
     // Nor by a leader that came later.
     let leader = cluster.leader();
     cluster.nodes[leader].kill();
-    let again = until("a new leader", || {
-        Some(put(&cluster, "1", "mine")).filter(|answer| answer.status < 500)
-    });
+    let again =
+        until("a new leader", || Some(put(&cluster, "1", "mine")).filter(|answer| answer.status < 500));
     assert_eq!((again.status, &again.json()["existed"]), (200, &false.into()), "{again:?}");
     assert_eq!(cluster.get("k").as_deref(), Some("another's"));
     cluster.nodes[leader].start();
@@ -112,14 +114,13 @@ fn members_come_and_go_one_by_one() {
     let mut cluster = Cluster::started(3);
     cluster.put("k", "v");
     let fourth = cluster.newcomer(4);
-    let body = format!(
-        "{{\"id\":4,\"raft\":\"{}\",\"http\":\"{}\",\"learner\":true}}",
-        fourth.raft, fourth.http
-    );
+    let body =
+        format!("{{\"id\":4,\"raft\":\"{}\",\"http\":\"{}\",\"learner\":true}}", fourth.raft, fourth.http);
     until("a learner", || {
         matches!(cluster.ask("POST", "/members", body.as_bytes()).status, 200).then_some(())
     });
-    let kind = |list: &str| list.lines().find(|line| line.starts_with('4')).map(|line| line.contains("voter"));
+    let kind =
+        |list: &str| list.lines().find(|line| line.starts_with('4')).map(|line| line.contains("voter"));
     assert_eq!(kind(&done(kv(&cluster, &["member", "list"]))), Some(false));
     done(kv(&cluster, &["member", "add", "4", "--limit-s", "60"]));
     assert_eq!(kind(&done(kv(&cluster, &["member", "list"]))), Some(true));
@@ -142,7 +143,8 @@ fn members_come_and_go_one_by_one() {
 #[test]
 fn a_bench_reports_what_it_did() {
     let cluster = Cluster::started(3);
-    let arguments = ["bench", "--count", "300", "--clients", "8", "--reads", "50", "--spread-reads", "--json"];
+    let arguments =
+        ["bench", "--count", "300", "--clients", "8", "--reads", "50", "--spread-reads", "--json"];
     let report = done(kv(&cluster, &[&arguments[..], &["--sessions", "--limit-s", "60"]].concat()));
     let report: serde_json::Value = serde_json::from_str(&report).unwrap();
     let count = |side: &str| report[side]["count"].as_u64().unwrap();

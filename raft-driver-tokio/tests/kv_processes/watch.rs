@@ -14,9 +14,8 @@ fn readiness_turns_with_the_majority_and_health_does_not() {
     }
     cluster.nodes[0].kill();
     cluster.nodes[1].kill();
-    let refused = until("the last to be unready", || {
-        ask(&cluster, 2, "/readyz").filter(|answer| answer.status == 503)
-    });
+    let refused =
+        until("the last to be unready", || ask(&cluster, 2, "/readyz").filter(|answer| answer.status == 503));
     assert!(refused.json()["next"].is_string(), "{refused:?}");
     assert_eq!(ask(&cluster, 2, "/healthz").unwrap().status, 200);
     until("it to know no leader", || cluster.nodes[2].status().filter(|status| status["leader"].is_null()));
@@ -54,7 +53,8 @@ fn metrics_are_what_prometheus_reads() {
 
 /// Puts that came before there was a leader.
 fn puts_refused(samples: &std::collections::BTreeMap<&str, f64>) -> f64 {
-    let put = |name: &&&str| name.starts_with("kv_http_requests_total{route=\"put\"") && !name.contains("\"200\"");
+    let put =
+        |name: &&&str| name.starts_with("kv_http_requests_total{route=\"put\"") && !name.contains("\"200\"");
     samples.keys().filter(put).map(|name| samples[name]).sum()
 }
 
@@ -71,7 +71,9 @@ fn the_page_needs_nothing_from_elsewhere_and_pages_of_others_change_nothing() {
         assert!(!text.contains(foreign), "{foreign}");
     }
     let origin = [("origin", "http://elsewhere.example")];
-    for (method, path) in [("POST", "/transfer"), ("POST", "/snapshot"), ("PUT", "/kv/k"), ("DELETE", "/members/1")] {
+    for (method, path) in
+        [("POST", "/transfer"), ("POST", "/snapshot"), ("PUT", "/kv/k"), ("DELETE", "/members/1")]
+    {
         let refused = Answer::with(method, http, path, &origin, b"").unwrap();
         assert_eq!((refused.status, &refused.json()["error"]), (403, &"foreign_origin".into()), "{path}");
     }
@@ -83,8 +85,12 @@ fn the_page_needs_nothing_from_elsewhere_and_pages_of_others_change_nothing() {
 fn nobody_listens_beyond_this_host_unprotected() {
     let node = Cluster::new(1).nodes.remove(0);
     let everywhere = |address: &str| address.replace("127.0.0.1", "0.0.0.0");
-    node.set("--raft", &everywhere(&node.raft)).refused().says(2, &["--raft 0.0.0.0", "--insecure", "kv certs"]);
-    node.set("--http", &everywhere(&node.http)).refused().says(2, &["--http 0.0.0.0", "--insecure", "plain HTTP"]);
+    node.set("--raft", &everywhere(&node.raft))
+        .refused()
+        .says(2, &["--raft 0.0.0.0", "--insecure", "kv certs"]);
+    node.set("--http", &everywhere(&node.http))
+        .refused()
+        .says(2, &["--http 0.0.0.0", "--insecure", "plain HTTP"]);
     node.with(&["--tls-ca", "ca.pem"]).refused().says(2, &["--tls-cert"]);
     let all = ["--tls-ca", "nowhere.pem", "--tls-cert", "nowhere.pem", "--tls-key", "nowhere.key"];
     node.with(&all).refused().says(2, &["nowhere.pem", "what to do", "kv certs"]);
@@ -100,7 +106,8 @@ fn nodes_with_certificates_take_nobody_without() {
     assert!(made.status.success(), "{made:?}");
     let protected = |at: usize, cluster: &Cluster| {
         let file = |name: &str| format!("{out}/{name}");
-        let (certificate, key) = (file(&format!("node-{}.pem", at + 1)), file(&format!("node-{}.key", at + 1)));
+        let (certificate, key) =
+            (file(&format!("node-{}.pem", at + 1)), file(&format!("node-{}.key", at + 1)));
         cluster.nodes[at].with(&["--tls-ca", &file("ca.pem"), "--tls-cert", &certificate, "--tls-key", &key])
     };
     for at in 0..2 {
@@ -113,7 +120,7 @@ fn nodes_with_certificates_take_nobody_without() {
     let third = protected(2, &cluster);
     let (certificate, key) = (format!("{out}/node-1.pem"), format!("{out}/node-1.key"));
     let refused = third.set("--tls-cert", &certificate).set("--tls-key", &key).refused();
-    refused.says(2, &["node-1.pem", "what to do"]);
+    refused.says(2, &["DNS name", "node-3.", "what to do"]);
     cluster.nodes[2] = third;
     cluster.nodes[2].start();
     cluster.put("k", "w");
@@ -130,7 +137,8 @@ fn a_second_signal_ends_a_node_at_once() {
     slow.write_all(b"PUT /kv/slow HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nabc").unwrap();
     until("it to be heard", || {
         let text = Answer::get(&http, "/metrics")?.text();
-        let held = text.lines().find_map(|line| line.strip_prefix("kv_requests_bytes "))?.parse::<f64>().ok()?;
+        let held =
+            text.lines().find_map(|line| line.strip_prefix("kv_requests_bytes "))?.parse::<f64>().ok()?;
         (held >= 2.0 * 16_384.0).then_some(())
     });
     cluster.nodes[0].signal();

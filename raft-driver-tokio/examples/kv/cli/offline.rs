@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use raft_core::{LogId, LogIndex, NodeId, Term};
 
-use crate::cli::parse_cluster;
-use crate::cli::{parse_address, parse_id};
+use crate::cli::{parse_address, parse_cluster, parse_id};
 
 pub(super) const HELP: &str = "\
 Look first:

@@ -124,12 +124,10 @@ impl Connection {
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::REQUEST_TIMEOUT => {
                 Attempt::NotNow(told(parts.status, &body))
             }
-            status if status.is_server_error() => {
-                match outcome(&body).as_deref() {
-                    Some("did_not_happen" | "committed") => Attempt::Answered(status, body),
-                    _ => Attempt::Unknown(told(status, &body)),
-                }
-            }
+            status if status.is_server_error() => match outcome(&body).as_deref() {
+                Some("did_not_happen" | "committed") => Attempt::Answered(status, body),
+                _ => Attempt::Unknown(told(status, &body)),
+            },
             status => Attempt::Answered(status, body),
         }
     }

@@ -203,7 +203,9 @@ async fn bind(options: &Serve, peers: &Peers, log: &DurableLog) -> Result<Tcp, F
 /// Keeps everything that is measured in this process, for `GET /metrics`.
 fn recorder() -> Result<PrometheusHandle, Failure> {
     let recorder = PrometheusBuilder::new().set_buckets(&BUCKETS_S);
-    let recorder = recorder.and_then(PrometheusBuilder::install_recorder).map_err(|error| Failure::other(format!("no metrics: {error}")))?;
+    let recorder = recorder
+        .and_then(PrometheusBuilder::install_recorder)
+        .map_err(|error| Failure::other(format!("no metrics: {error}")))?;
     health::describe();
     Ok(recorder)
 }
