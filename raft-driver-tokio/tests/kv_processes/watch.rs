@@ -47,6 +47,9 @@ fn metrics_are_what_prometheus_reads() {
     let puts = samples["kv_http_request_seconds_count{route=\"put\"}"];
     assert_eq!(puts, 5.0 + puts_refused(&samples), "{text}");
     assert_eq!(samples["kv_keys"], 1.0, "{text}");
+    // What the driver exports is there too.
+    let term = samples.iter().find(|(name, _)| name.starts_with("raft_term"));
+    assert!(term.is_some_and(|(_, term)| *term >= 2.0), "{text}");
     assert!(samples["kv_storage_bytes{part=\"log\"}"] > 0.0, "{text}");
     assert!(text.contains("# TYPE kv_http_requests_total counter"), "{text}");
 }

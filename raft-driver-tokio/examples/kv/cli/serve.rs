@@ -97,6 +97,10 @@ pub(crate) struct Serve {
     /// and without TLS whoever reaches --raft too.
     #[arg(long)]
     pub(crate) insecure: bool,
+    /// Record what the node does into this directory, at most 512 MiB, for `sim replay` to step through after an
+    /// incident. The files hold what clients wrote.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) record: Option<PathBuf>,
     /// Interval of the leader's heartbeats.
     #[arg(long, value_name = "MS", default_value = "100", value_parser = parse_ms)]
     pub(crate) heartbeat_ms: Duration,

@@ -49,6 +49,11 @@ impl<N: Node> Front<N> {
                 let problem = Problem::new(StatusCode::INSUFFICIENT_STORAGE, "log_full", refusal, next);
                 problem.known(Known::DidNotHappen).answer()
             }
+            WriteError::Invalid { why, .. } => {
+                Problem::bad_request("invalid", why, "send what this server understands")
+                    .known(Known::DidNotHappen)
+                    .answer()
+            }
             error => Problem::unavailable("not_now", format!("the write did not happen: {error}")).answer(),
         }
     }

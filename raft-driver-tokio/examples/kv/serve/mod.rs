@@ -17,7 +17,9 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use raft_core::{AdminRefusal, Config, LogIndex, SnapshotPolicy};
 use raft_driver_tokio::storage::DurableLog;
 use raft_driver_tokio::tcp::{Tcp, TcpConfig, TcpError, Tls};
-use raft_driver_tokio::{AdminError, BootstrapDigest, Builder, ClusterId, Raft, Recovered, StopReason};
+use raft_driver_tokio::{
+    AdminError, BootstrapDigest, Builder, ClusterId, Raft, Recording, Recovered, StopReason,
+};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -91,10 +93,16 @@ async fn serve(options: Serve, peers: Peers) -> Result<(), Failure> {
         stores::same_members(&options, &began.nodes, &peers.members)?;
     }
     let pristine = recovered.membership().is_none();
-    let raft = Builder::new(config(&options)).start_recovered(recovered, tcp).map_err(cannot_start)?;
+    // Before the node: it looks for one when it starts.
+    let recorder = recorder()?;
+    let mut builder = Builder::new(config(&options));
+    if let Some(directory) = &options.record {
+        builder = builder.record(Recording::new(directory));
+    }
+    let raft = builder.start_recovered(recovered, tcp).map_err(cannot_start)?;
     let mut front = Front::new(TokioNode::new(raft.clone()), glance, peers.http.clone());
     front.disk = Some(Arc::new(Disk::new(options.data.clone(), stores::snapshots_in(&options))));
-    front.recorder = Some(recorder()?);
+    front.recorder = Some(recorder);
     let front = Arc::new(front);
     tokio::spawn(watch(raft.clone(), Arc::clone(&front)));
     let clients = CancellationToken::new();
