@@ -99,6 +99,8 @@ promises! {
     OneResponse: "StateMachine::apply", "one response for each command among them, none for other entries";
     /// A command that cannot be decoded was skipped.
     RefusesBadCommands: "StateMachine::apply", "an error if a command cannot be decoded; never skip one";
+    /// A command that must not be in the log gets there, or one that may is kept out.
+    ChecksCommands: "StateMachine::check", "an error if `apply` could only fail on the command, before it is in the log";
     /// A snapshot changed the state.
     SnapshotHarmless: "StateMachine::snapshot", "freezes the state; the machine itself goes on as it was";
     /// A snapshot is not the state of its point.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 
 use bytes::Bytes;
-use raft_core::host::{FrozenState, RestoreError, SnapshotSource, StateMachine};
+use raft_core::host::{FrozenState, RestoreError, SnapshotSource, StateMachine, Unacceptable};
 use raft_core::{Entries, EntryRef, LogId, LogIndex, Term};
 use raft_driver_tokio::testing::{MachineCheck, Promise, SimulatedDisk};
 
@@ -224,6 +224,41 @@ impl StateMachine for Machine {
     fn recover(&mut self) -> io::Result<LogId> {
         Ok(if self.disk.is_some() { self.applied } else { LogId::ZERO })
     }
+
+    fn check(command: &Bytes) -> Result<(), Unacceptable> {
+        if command.len() == 2 { Ok(()) } else { Err(Unacceptable::new("two bytes make a command")) }
+    }
+}
+
+/// The same, but it lets everything into the log.
+struct Unchecked(Machine);
+
+impl StateMachine for Unchecked {
+    type Response = (u64, Option<u8>);
+    type Snapshot = Frozen;
+    type Error = io::Error;
+
+    fn apply(&mut self, entries: &Entries, responses: &mut Vec<Self::Response>) -> io::Result<()> {
+        self.0.apply(entries, responses)
+    }
+
+    fn snapshot(&mut self) -> io::Result<Frozen> {
+        self.0.snapshot()
+    }
+
+    fn restore(&mut self, source: &mut SnapshotSource<'_>) -> Result<(), RestoreError<io::Error>> {
+        self.0.restore(source)
+    }
+}
+
+#[test]
+fn a_machine_that_lets_everything_into_the_log_is_found() {
+    let check = MachineCheck::new(|random| vec![random as u8, 0]).bad_commands(|_| "longer");
+    let broken = check.run(|| Unchecked(Machine::new(Bug::None))).unwrap_err();
+    assert_eq!(broken.promise, Promise::ChecksCommands, "{broken}");
+    let check = MachineCheck::new(|random| vec![0; 2 + random as usize % 2]);
+    let broken = check.run(|| Machine::new(Bug::None)).unwrap_err();
+    assert_eq!(broken.promise, Promise::ChecksCommands, "{broken}");
 }
 
 fn verdict(bug: Bug, is_durable: bool, has_view: bool) -> Option<(Promise, usize)> {

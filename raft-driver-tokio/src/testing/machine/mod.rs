@@ -100,7 +100,8 @@ impl<S: StateMachine<Response: PartialEq + Debug>> MachineCheck<S> {
         Self { entries, ..self }
     }
 
-    /// Also checks that such commands, each made from a random number, are refused with an error.
+    /// Also checks that such commands, each made from a random number, are kept out of the log by
+    /// [`check`](StateMachine::check), and refused by [`apply`](StateMachine::apply).
     pub fn bad_commands<B: Into<Bytes>>(self, command: impl Fn(u64) -> B + 'static) -> Self {
         Self { bad_command: Some(Box::new(move |random| command(random).into())), ..self }
     }

@@ -2,7 +2,8 @@
 
 use std::fmt::{Debug, Display};
 
-use raft_core::host::StateMachine;
+use bytes::Bytes;
+use raft_core::host::{StateMachine, Unacceptable};
 use raft_core::{Commands, Entries, EntryRef, LogId, LogIndex, Term};
 
 use super::MachineCheck;
@@ -175,6 +176,12 @@ where
         self.views.push(self.view(&machine)?);
         for at in 0..self.log.len() {
             let entry = self.log[at].clone();
+            if let Some(EntryRef::Command(_, command)) = entry.iter().next() {
+                checked::<S>(&command.to_bytes())?.map_err(|error| {
+                    let what = format!("{} is not let into the log: {error}", describe(&entry));
+                    Violation::new(Promise::ChecksCommands, what)
+                })?;
+            }
             let response = self.call(&mut machine, &entry)?.pop();
             self.responses.push(response);
             self.views.push(self.view(&machine)?);
@@ -203,6 +210,7 @@ where
         let Some(bad) = &self.check.bad_command else { return Ok(()) };
         for _ in 0..10 {
             let command = bad(self.random.u64(..));
+            let is_kept_out = checked::<S>(&command)?.is_err();
             let (_medium, mut machine) = self.fresh()?;
             if !self.log.is_empty() {
                 self.call(&mut machine, &joined(&self.log.clone()))?;
@@ -214,6 +222,9 @@ where
             let result = guarded("StateMachine::apply", || machine.apply(&entries, &mut responses))?;
             ensure(result.is_err(), Promise::RefusesBadCommands, || {
                 format!("{} is applied, and answered with {responses:?}", describe(&entries))
+            })?;
+            ensure(is_kept_out, Promise::ChecksCommands, || {
+                format!("{} is let into the log, where it stops every node", describe(&entries))
             })?;
         }
         Ok(())
@@ -286,6 +297,10 @@ where
         })?;
         Ok(count)
     }
+}
+
+fn checked<S: StateMachine>(command: &Bytes) -> Result<Result<(), Unacceptable>, Violation> {
+    guarded("StateMachine::check", || S::check(command))
 }
 
 fn words(entries: &Entries) -> String {
