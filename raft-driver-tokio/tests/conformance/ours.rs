@@ -39,12 +39,12 @@ fn the_log_in_memory() {
 
 #[test]
 fn the_durable_log_on_a_disk_that_loses_what_was_not_synced() {
-    println!("{}", LogCheck::new().seeds(0..2).run(open_on_disk).unwrap());
+    println!("{}", LogCheck::new().seeds(0..2).steps(30).run(open_on_disk).unwrap());
 }
 
 #[test]
 fn the_durable_log_in_a_directory() {
-    let check = LogCheck::new().seeds(0..6).steps(25).one_opener();
+    let check = LogCheck::new().seeds(0..3).steps(15).one_opener();
     println!("{}", check.run(|dir: &Directory| DurableLog::open(dir.path(), IDENTITY)).unwrap());
 }
 
@@ -57,7 +57,7 @@ fn the_snapshots_in_memory() {
 
 #[test]
 fn the_snapshots_in_files() {
-    let check = SnapshotCheck::new().seeds(0..6).one_opener();
+    let check = SnapshotCheck::new().seeds(0..3).one_opener();
     println!("{}", check.run(|dir: &Directory| SnapshotFiles::open(dir.path(), IDENTITY)).unwrap());
 }
 
@@ -68,13 +68,13 @@ fn open_group(dir: &Directory) -> Result<GroupLog, io::Error> {
 
 #[test]
 fn the_log_of_a_group() {
-    let check = LogCheck::new().seeds(6..9).steps(20).one_opener();
+    let check = LogCheck::new().seeds(6..8).steps(12).one_opener();
     println!("{}", check.run(open_group).unwrap());
 }
 
 #[test]
 fn the_log_of_a_group_by_its_futures() {
-    let check = LogCheck::new().seeds(9..12).steps(20).one_opener();
+    let check = LogCheck::new().seeds(9..11).steps(12).one_opener();
     println!("{}", check.run(|dir: &Directory| Blocking::open(async || open_group(dir))).unwrap());
 }
 
