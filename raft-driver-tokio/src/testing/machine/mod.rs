@@ -19,6 +19,9 @@ use run::run;
 
 const ATTEMPTS_MAX: u32 = 300;
 
+type MakeCommand = Box<dyn Fn(u64) -> Bytes>;
+type View<S> = Box<dyn Fn(&S) -> String>;
+
 /// Checks a [`StateMachine`]. See the [module's head](super) for what is checked and what is not.
 ///
 /// ```
@@ -59,9 +62,9 @@ const ATTEMPTS_MAX: u32 = 300;
 pub struct MachineCheck<S> {
     seeds: Range<u64>,
     entries: usize,
-    command: Box<dyn Fn(u64) -> Bytes>,
-    bad_command: Option<Box<dyn Fn(u64) -> Bytes>>,
-    view: Option<Box<dyn Fn(&S) -> String>>,
+    command: MakeCommand,
+    bad_command: Option<MakeCommand>,
+    view: Option<View<S>>,
     equal_snapshots: bool,
     notices_damage: bool,
 }

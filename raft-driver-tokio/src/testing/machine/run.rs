@@ -246,9 +246,8 @@ where
         }
         let restored_at = self.random.usize(1..=self.log.len());
         let (_source, mut other) = self.fresh()?;
-        for entry in self.log[..restored_at].to_vec() {
-            self.call(&mut other, &entry)?;
-        }
+        let before = joined(&self.log[..restored_at]);
+        self.call(&mut other, &before)?;
         let bytes = self.frozen_bytes(&mut other)?;
         let (medium, mut machine) = self.fresh()?;
         self.restore(&mut machine, restored_at, &bytes)?;

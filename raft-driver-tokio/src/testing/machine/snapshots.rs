@@ -41,7 +41,8 @@ where
         // Two at once, which are read while more is applied.
         let mut later = [self.freeze(&mut machine)?, self.freeze(&mut machine)?];
         let mut bytes = [Vec::new(), Vec::new()];
-        for entry in self.log[at..].to_vec() {
+        for later_at in at..self.log.len() {
+            let entry = self.log[later_at].clone();
             self.apply(&mut machine, &entry, Promise::SnapshotHarmless, who)?;
             for (frozen, bytes) in later.iter_mut().zip(&mut bytes) {
                 bytes.extend(next_chunk(frozen)?.unwrap_or_default());
