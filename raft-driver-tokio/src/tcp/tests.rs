@@ -153,9 +153,10 @@ async fn accepted(peer: &TcpListener) -> (TcpStream, TcpStream, Hello) {
             Lane::Control => control = Some(stream),
             Lane::Bulk => bulk = Some(stream),
         }
-        if control.is_some() && bulk.is_some() {
-            return (control.unwrap(), bulk.unwrap(), said);
-        }
+        (control, bulk) = match (control, bulk) {
+            (Some(control), Some(bulk)) => return (control, bulk, said),
+            some => some,
+        };
     }
 }
 
