@@ -45,7 +45,6 @@ impl<S: StateMachine> Raft<S> {
     /// # Ok(())
     /// # }
     /// ```
-    #[must_use]
     pub fn wait(&self, limit: Duration) -> Wait {
         let (metrics, life) = (self.metrics(), self.shared.life.clone());
         Wait { metrics, limit, ended: Box::new(move || life.borrow().reason.clone()) }
