@@ -18,10 +18,11 @@ const EVERY: Duration = Duration::from_millis(100);
 /// What is pending, of writes and of reads.
 type Pending = (usize, usize);
 
-/// Name, description, and how to look it up.
-type Figure<F> = (&'static str, &'static str, F);
+/// Name, description, and what it is now.
+type GaugeOf = (&'static str, &'static str, fn(&Status, Pending) -> f64);
+type CounterOf = (&'static str, &'static str, fn(&Status, &TransportStats) -> u64);
 
-const GAUGES: [Figure<fn(&Status, Pending) -> f64>; 9] = [
+const GAUGES: [GaugeOf; 9] = [
     ("raft_is_leader", "1 at the leader, else 0", |status, _| flag(status.role == RoleKind::Leader)),
     ("raft_has_leader", "1 if the node knows a leader, else 0", |status, _| flag(status.leader.is_some())),
     ("raft_term", "The current term", |status, _| float(status.term.get())),
@@ -37,7 +38,7 @@ const GAUGES: [Figure<fn(&Status, Pending) -> f64>; 9] = [
     ("raft_pending_reads", "Reads that wait to be served", |_, pending| float(pending.1 as u64)),
 ];
 
-const COUNTERS: [Figure<fn(&Status, &TransportStats) -> u64>; 11] = [
+const COUNTERS: [CounterOf; 11] = [
     ("raft_elections_total", "Elections begun by this node", |status, _| status.counters.campaigns),
     ("raft_elections_won_total", "Elections won by this node", |status, _| status.counters.elections_won),
     ("raft_leases_lost_total", "Times that it stepped down without a majority", |status, _| {
