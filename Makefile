@@ -6,7 +6,7 @@ CI_SEEDS ?= 2300
 NODES ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test ci fmt lint doc sim sim-ci campaign explore mutants chaos chaos-ci bench no-std wasm embed
+.PHONY: help groups run test ci fmt lint doc sim sim-ci campaign explore mutants chaos chaos-ci bench no-std wasm embed
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1 /' | awk '{cmd=$$1" "$$2; $$1="";$$2=""; printf "  %-14s%s\n", cmd, $$0}'
@@ -76,6 +76,9 @@ chaos-ci: ## A minute of it
 bench: ## Measure: the core's hot path (fails beyond raft-core/benches/figures.txt), the durable log store against a plain file
 	$(CARGO) bench -p raft-core --bench hot_path
 	$(CARGO) bench -p raft-driver-tokio --bench durable
+
+groups: ## Measure what 1,000 idle groups cost in each of three processes; GROUPS_MODES="shared separate" and GROUP_COUNT=n choose
+	$(CARGO) bench -p raft-driver-tokio --bench groups -- $(or $(GROUPS_MODES),shared) $(GROUP_COUNT)
 
 embed: ## Three servers on plain threads and channels, with nothing but the core and std
 	$(CARGO) run -p raft-core --example embed

@@ -14,7 +14,7 @@ use std::error::Error;
 use std::fs;
 use std::io::{BufRead, BufReader, Write, stdin};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use raft_core::host::{RestoreError, SnapshotSource, StateMachine, WholeState};
@@ -119,10 +119,13 @@ fn measure(mode: &str, groups: u64) -> Result<(), Failure> {
         processes.iter_mut().map(|process| process.ask("look").and_then(numbers)).collect()
     };
     let before = ask(&mut processes)?;
+    let since = Instant::now();
     std::thread::sleep(MEASURED);
     let after = ask(&mut processes)?;
+    // On a machine that is busy with something else, an answer may take its time.
+    let seconds = since.elapsed().as_secs_f64();
     for (id, (before, after)) in (1..).zip(before.iter().zip(&after)) {
-        let rate = |at: usize| (after[at] - before[at]) as f64 / MEASURED.as_secs_f64();
+        let rate = |at: usize| (after[at] - before[at]) as f64 / seconds;
         println!(
             "| {mode} | {id} | {:.1} % | {:.1} MiB | {:.1} MiB | {:.0} | {:.0} | {:.0} |",
             // Clock ticks: a hundredth of a second each, on every Linux.

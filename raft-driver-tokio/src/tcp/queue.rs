@@ -128,7 +128,7 @@ impl Outbox {
         let is_full = waiting.messages.len() >= config.queue_messages_max
             || waiting.bytes > config.queue_bytes_max
             || (*all_bytes > config.queue_peer_bytes_max && !waiting.messages.is_empty());
-        let is_slow = waiting.messages.front().is_some_and(|(since, _)| now - *since > patience);
+        let is_slow = waiting.messages.front().is_some_and(|(since, _)| now - *since >= patience);
         if is_full || (is_slow && waiting.messages.iter().any(|(_, queued)| same_payload(queued, &parcel))) {
             return false;
         }
@@ -218,5 +218,90 @@ impl Outbox {
         state.bytes -= waiting.bytes;
         state.turns.retain(|other| *other != group);
         state.taken.retain(|other| *other != group);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::ClusterId;
+    use raft_core::{Commands, Entries, LogId, LogIndex, NodeId, Term};
+
+    const PATIENT: Duration = Duration::MAX;
+
+    fn append(prev: u64, bytes: usize) -> Parcel {
+        let (prev, first) = (LogIndex::new(prev), LogIndex::new(prev + 1));
+        let entries = match bytes {
+            0 => Entries::empty(),
+            _ => Entries::commands(
+                LogId::new(Term::new(1), first),
+                &[vec![7; bytes]].iter().collect::<Commands>(),
+            ),
+        };
+        let body = Body::AppendEntries {
+            prev: LogId::new(Term::new(1), prev),
+            entries,
+            commit: LogIndex::ZERO,
+            round: 1,
+        };
+        Parcel::Message(Message { from: NodeId::new(1), to: NodeId::new(2), term: Term::new(1), body })
+    }
+
+    fn config() -> TcpConfig {
+        TcpConfig::new(ClusterId::new(1))
+    }
+
+    fn taken(outbox: &Outbox, bytes_max: u64) -> Vec<u64> {
+        let mut batch = Vec::new();
+        outbox.take(bytes_max, &mut batch);
+        batch.into_iter().map(|(group, _)| group.get()).collect()
+    }
+
+    #[test]
+    fn groups_take_turns_whoever_came_first() {
+        let outbox = Outbox::default();
+        let (many, few) = (GroupId::new(1), GroupId::new(2));
+        for at in 0..4 {
+            assert!(outbox.push(many, append(at, SHARE_BYTES as usize), &config(), PATIENT));
+        }
+        assert!(outbox.push(few, append(0, 10), &config(), PATIENT));
+        assert_eq!(taken(&outbox, 2 * SHARE_BYTES), [1, 2, 1]);
+        outbox.written();
+        assert_eq!(taken(&outbox, u64::MAX), [1, 1]);
+        outbox.written();
+        assert_eq!(taken(&outbox, u64::MAX), [0; 0]);
+        assert_eq!(outbox.state().bytes, 0);
+    }
+
+    #[test]
+    fn one_group_cannot_lock_out_another() {
+        let config = TcpConfig { queue_bytes_max: 2_000, queue_peer_bytes_max: 3_000, ..config() };
+        let outbox = Outbox::default();
+        let push = |group, at| outbox.push(GroupId::new(group), append(at, 1_000), &config, PATIENT);
+        assert_eq!([push(1, 0), push(1, 1), push(1, 2)], [true, true, false], "its own budget");
+        assert_eq!([push(2, 0), push(2, 1)], [true, false], "the budget of all");
+        assert_eq!([push(3, 0), push(3, 1)], [true, false], "one message in any case");
+        assert_eq!(taken(&outbox, u64::MAX).len(), 4);
+        outbox.remove(GroupId::new(1));
+        outbox.written();
+        assert_eq!(outbox.state().bytes, 0);
+    }
+
+    #[test]
+    fn what_waits_is_not_queued_behind_itself() {
+        let (outbox, group) = (Outbox::default(), GroupId::new(1));
+        let push = |parcel, patience| outbox.push(group, parcel, &config(), patience);
+        assert!(push(append(4, 100), PATIENT));
+        assert!(push(append(4, 100), PATIENT), "as long as it has not waited for long");
+        assert!(!push(append(4, 200), Duration::ZERO));
+        assert!(push(append(5, 100), Duration::ZERO), "something else");
+        assert!(push(append(4, 0), Duration::ZERO), "a question");
+        assert_eq!(taken(&outbox, u64::MAX).len(), 4);
+        assert!(!push(append(4, 100), Duration::ZERO), "it is being written");
+        assert!(outbox.waited(group, Instant::now()).is_some());
+        outbox.written();
+        assert!(push(append(4, 100), Duration::ZERO), "written, and perhaps lost");
+        assert_eq!(outbox.clear(), 1);
+        assert!(outbox.waited(group, Instant::now()).is_none());
     }
 }
