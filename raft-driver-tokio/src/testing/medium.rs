@@ -13,7 +13,7 @@ pub trait Medium: Sized {
     ///
     /// # Errors
     /// If there is none to be had: the check ends.
-    fn create() -> io::Result<Self>;
+    fn new_empty() -> io::Result<Self>;
 
     /// What crashes would have left, at this moment and at earlier ones since the last call: a choice of them, which
     /// depends on `seed`. None if no crash harms it.
@@ -67,12 +67,12 @@ impl AsRef<Path> for Directory {
 }
 
 impl Medium for Directory {
-    fn create() -> io::Result<Self> {
+    fn new_empty() -> io::Result<Self> {
         tempfile::Builder::new().prefix("raft-check-").tempdir().map(Self)
     }
 
     fn crashes(&self, _seed: u64) -> io::Result<Vec<Crashed<Self>>> {
-        let copy = Self::create()?;
+        let copy = Self::new_empty()?;
         copy_files(self.path(), copy.path())?;
         // A store may work on in the background: what was there at one moment is what two copies agree on.
         const ATTEMPTS_MAX: u32 = 100;
@@ -139,7 +139,7 @@ fn read_files(dir: &Path) -> io::Result<Vec<(PathBuf, Option<Vec<u8>>)>> {
 pub struct Survives<T>(pub T);
 
 impl<T: Default> Medium for Survives<T> {
-    fn create() -> io::Result<Self> {
+    fn new_empty() -> io::Result<Self> {
         Ok(Self(T::default()))
     }
 
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_directory_is_copied_with_what_is_below() {
-        let directory = Directory::create().unwrap();
+        let directory = Directory::new_empty().unwrap();
         fs::create_dir(directory.path().join("a")).unwrap();
         fs::write(directory.path().join("a/b"), b"content").unwrap();
         let [crashed] = &directory.crashes(1).unwrap()[..] else { panic!("one copy") };

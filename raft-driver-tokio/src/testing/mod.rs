@@ -8,7 +8,7 @@
 //! ```
 //! use std::{io, sync::Arc};
 //! use raft_driver_tokio::storage::{DurableLog, Identity, OpenError};
-//! use raft_driver_tokio::testing::{LogCheck, Medium, SimulatedDisk};
+//! use raft_driver_tokio::testing::{LogCheck, SimulatedDisk};
 //!
 //! // Your store in place of this one.
 //! let identity = Identity { cluster: raft_driver_tokio::ClusterId::new(7), node: raft_core::NodeId::new(1) };

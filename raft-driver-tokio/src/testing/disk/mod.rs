@@ -46,7 +46,7 @@ struct State {
 /// ```
 /// use raft_driver_tokio::testing::{Medium, SimulatedDisk};
 ///
-/// let disk = SimulatedDisk::create()?;
+/// let disk = SimulatedDisk::new_empty()?;
 /// let file = disk.create("votes")?;
 /// disk.sync_names()?;
 /// file.append(b"synced")?;
@@ -180,7 +180,7 @@ impl State {
 }
 
 impl Medium for SimulatedDisk {
-    fn create() -> io::Result<Self> {
+    fn new_empty() -> io::Result<Self> {
         Ok(Self::default())
     }
 

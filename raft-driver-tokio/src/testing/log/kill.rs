@@ -135,7 +135,7 @@ impl LogCheck {
             }
             std::process::exit(0);
         }
-        let dir = Directory::create().expect("a directory can be made");
+        let dir = Directory::new_empty().expect("a directory can be made");
         let seed = self.seeds.start;
         let mut parent = Parent { check: self, test, dir, log: Log::default(), number: 0, lost: None };
         let mut random = fastrand::Rng::with_seed(seed);

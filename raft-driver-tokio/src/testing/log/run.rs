@@ -49,7 +49,7 @@ where
     let mut runner = Runner {
         open,
         one_opener,
-        medium: M::create().expect("a medium can be made"),
+        medium: M::new_empty().expect("a medium can be made"),
         store: None,
         log: Log::default(),
         past: Vec::new(),

@@ -76,7 +76,7 @@ where
     // --- parts that the checks share -----------------------------------------------------------------------------
 
     pub(super) fn fresh(&self) -> Result<(M, S), Violation> {
-        let medium = M::create().expect("a medium can be made");
+        let medium = M::new_empty().expect("a medium can be made");
         let machine = self.open(&medium)?;
         Ok((medium, machine))
     }
