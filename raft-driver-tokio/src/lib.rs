@@ -162,6 +162,7 @@
 //! | [`storage`] | stores for logs and snapshots |
 //! | [`transport`] | [`Channels`](transport::Channels) within a process, and what a transport of your own must offer |
 //! | [`tcp`] | the transport over TCP |
+//! | [`groups`] | many Raft groups in one process |
 //! | [`driver`] | parts for a driver of your own |
 //!
 //! # What operators see

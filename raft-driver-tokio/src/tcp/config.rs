@@ -46,7 +46,7 @@ pub struct TcpConfig {
     /// Connections that are in their handshake. When one more comes, the oldest of the address that has most of them is
     /// closed. Default 64.
     pub handshakes_max: usize,
-    /// Peers connected that are not members, as far as this node knows; more are refused. A member has one connection.
+    /// Peers connected that are not members, as far as this node knows; more are refused. A member has two connections.
     /// Default 64.
     pub strangers_max: usize,
     /// For a connection to come about. Default 2 s.
