@@ -17,6 +17,8 @@ use crate::links::{CLIENTS, Id, Links};
 use crate::network::Addresses;
 
 const BRIDGE: &str = "chaos0";
+/// Where `ip` keeps the names of namespaces.
+const NAMES: &str = "/run/netns";
 /// Ports are free: the namespace is the server's own.
 const RAFT_PORT: u16 = 7100;
 const HTTP_PORT: u16 = 8100;
@@ -83,6 +85,9 @@ fn set_firewall(to: Id, rules: &str) -> io::Result<()> {
 
 impl Namespaces {
     pub(crate) async fn new(links: Arc<Links>) -> io::Result<Self> {
+        // Their names are files that outlive them: these go with this process's own mounts.
+        std::fs::create_dir_all(NAMES)?;
+        rustix::mount::mount("chaos", NAMES, "tmpfs", rustix::mount::MountFlags::empty(), None)?;
         ip("link set lo up")?;
         ip(&format!("link add {BRIDGE} type bridge"))?;
         ip(&format!("addr add {}/16 dev {BRIDGE}", host(CLIENTS)))?;

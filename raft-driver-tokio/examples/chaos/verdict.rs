@@ -15,7 +15,7 @@ use crate::clients::READER;
 use crate::history::{Op, Outcome, Record};
 
 /// Steps that the search of one key may take. A history that is right needs a few for each call.
-const STEPS_MAX: u64 = 50_000_000;
+const STEPS_MAX: u64 = 5_000_000;
 
 /// Something that must not be.
 #[derive(Clone, Debug, PartialEq, Eq)]
