@@ -36,11 +36,11 @@ const MEASURED: Duration = Duration::from_secs(20);
 fn main() -> Result<(), Failure> {
     // Cargo adds one of its own.
     let arguments: Vec<_> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    if let [role, mode, id, groups] = &arguments[..] {
-        if role == "process" {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            return runtime.block_on(process(mode, id.parse()?, groups.parse()?));
-        }
+    if let [role, mode, id, groups] = &arguments[..]
+        && role == "process"
+    {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        return runtime.block_on(process(mode, id.parse()?, groups.parse()?));
     }
     let count = arguments.iter().find_map(|argument| argument.parse().ok()).unwrap_or(1000);
     let mut modes: Vec<_> = arguments.iter().filter(|argument| argument.parse::<u64>().is_err()).collect();

@@ -30,16 +30,16 @@ fn config(id: u64) -> Config {
 
 /// Passes on at most 4 MiB a second of each connection: a payload takes a second, a heartbeat no time.
 async fn slow_link(to: SocketAddr) -> SocketAddr {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.set_recv_buffer_size(64 * 1024).unwrap();
-    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    let listener = socket.listen(16).unwrap();
-    let address = listener.local_addr().unwrap();
+    let socket = TcpSocket::new_v4().expect("a free port");
+    socket.set_recv_buffer_size(64 * 1024).expect("a free port");
+    socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+    let listener = socket.listen(16).expect("a free port");
+    let address = listener.local_addr().expect("a free port");
     tokio::spawn(async move {
         while let Ok((mut near, _)) = listener.accept().await {
             tokio::spawn(async move {
                 let Ok(mut far) = TcpStream::connect(to).await else { return };
-                far.set_nodelay(true).unwrap();
+                far.set_nodelay(true).expect("a socket");
                 let (mut from_near, mut to_near) = near.split();
                 let (mut from_far, mut to_far) = far.split();
                 let forward = async {

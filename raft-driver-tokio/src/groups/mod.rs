@@ -1,8 +1,8 @@
 //! Many Raft groups in one process: one store, one set of connections, groups that come and go.
 //!
 //! A group is a cluster of its own, with its own log, leader and members; a process that takes part in many of them has
-//! the same [`NodeId`](raft_core::NodeId) in all. [`Groups`] starts, finds, stops and removes them, and each is used through its own
-//! [`Raft`] handle, as a single one would be.
+//! the same [`NodeId`](raft_core::NodeId) in all. [`Groups`] starts, finds, stops and removes them, and each is used
+//! through its own [`Raft`] handle, as a single one would be.
 //!
 //! * Groups share a store (one file, one fsync for all that waits) and the connections between two processes (what groups
 //!   have to say at the same moment leaves in one write); nothing else. The failure of one stops only that one.
