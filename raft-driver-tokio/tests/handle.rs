@@ -1,5 +1,7 @@
 //! What a handle promises: limits, freed places, forwarding, stale reads, waits, health, an orderly end.
 
+#![allow(clippy::unwrap_used, reason = "a test says by failing what it expected")]
+
 mod common;
 
 use std::future::Future;

@@ -1,5 +1,7 @@
 //! Whole nodes over TCP that prove who they are, that move, and that lose their disk.
 
+#![allow(clippy::unwrap_used, reason = "a test says by failing what it expected")]
+
 #[cfg(feature = "tls")]
 #[path = "common/authority.rs"]
 mod authority;

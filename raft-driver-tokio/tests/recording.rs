@@ -1,5 +1,7 @@
 //! Nodes that are recorded: every file replays, what goes wrong with the files never reaches the node.
 
+#![allow(clippy::unwrap_used, reason = "a test says by failing what it expected")]
+
 mod common;
 
 use std::collections::BTreeMap;

@@ -44,17 +44,20 @@ enum Bug {
     IgnoresFailedSync,
 }
 
+/// Snapshots that are whole, and what is known of them.
+type Complete = Arc<Mutex<BTreeMap<SnapshotId, (Arc<SnapshotMeta>, Bytes)>>>;
+
 struct Files {
     bug: Bug,
     disk: SimulatedDisk,
-    complete: Arc<Mutex<BTreeMap<SnapshotId, (Arc<SnapshotMeta>, Bytes)>>>,
+    complete: Complete,
     parts: Arc<Mutex<BTreeMap<SnapshotId, Bytes>>>,
 }
 
 struct Writer {
     bug: Bug,
     disk: SimulatedDisk,
-    complete: Arc<Mutex<BTreeMap<SnapshotId, (Arc<SnapshotMeta>, Bytes)>>>,
+    complete: Complete,
     parts: Arc<Mutex<BTreeMap<SnapshotId, Bytes>>>,
     id: SnapshotId,
     part: String,

@@ -7,6 +7,8 @@
 //! * A value that is read is shared with the map.
 //! * Nothing here knows what drives the node: see [`node`].
 
+#![allow(clippy::result_large_err, reason = "a refusal is an answer, made once a request at most")]
+
 pub(crate) mod admin;
 pub(crate) mod answer;
 pub(crate) mod disk;

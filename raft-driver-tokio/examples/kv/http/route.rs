@@ -3,6 +3,8 @@
 //! * Nothing is guessed: what is not understood is refused, since it could name another key.
 //! * A value is copied once, into its command, as it arrives.
 
+#![allow(clippy::result_large_err, reason = "a refusal is an answer, made once a request at most")]
+
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
