@@ -256,6 +256,9 @@ mod tests {
     async fn half_open_leaves_one_end_unaware() {
         let links = Arc::new(Links::new());
         let (mut client, mut server) = connected(&links).await;
+        // Once something has passed, the connection hears of what concerns it.
+        client.write_all(b"here").await.unwrap();
+        assert_eq!(read(&mut server).await.unwrap(), b"here");
         links.shake(Shake::HalfOpen(1, CLIENTS, PATIENCE * 2));
         assert_eq!(read(&mut server).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
         client.write_all(b"into the void").await.unwrap();
