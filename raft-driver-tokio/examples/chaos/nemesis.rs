@@ -114,13 +114,13 @@ impl Nemesis {
             }
             Fault::Transfer => {
                 begin(format!("by {leader:?}"));
-                self.operate(leader, Operator::Transfer, transfer(draw, &ids, leader)).await;
+                self.operate(self.at(leader), Operator::Transfer, transfer(draw, &ids, leader)).await;
                 Ok(())
             }
             Fault::Snapshot => {
                 let id = victims(Who::Any(1)).first().copied();
                 begin(format!("by {id:?}"));
-                self.operate(id, Operator::Snapshot, String::new()).await;
+                self.operate(self.at(id), Operator::Snapshot, String::new()).await;
                 Ok(())
             }
             Fault::Members(change) => {
@@ -149,7 +149,9 @@ impl Nemesis {
             self.cluster.bounce(hit).await;
         } else {
             for id in hit {
-                self.operate(Some(*id), Operator::Snapshot, String::new()).await;
+                // Past the network, which may be broken too.
+                let direct = self.cluster.listens().await.get(id).cloned();
+                self.operate(direct, Operator::Snapshot, String::new()).await;
             }
         }
         sleep(lasts * 2 / 3).await;
@@ -174,8 +176,12 @@ impl Nemesis {
         Ok(())
     }
 
-    async fn operate(&self, server: Option<Id>, what: Operator, body: String) {
-        let address = server.and_then(|id| self.cluster.http().borrow().get(&id).cloned());
+    /// Where clients reach a server.
+    fn at(&self, server: Option<Id>) -> Option<String> {
+        server.and_then(|id| self.cluster.http().borrow().get(&id).cloned())
+    }
+
+    async fn operate(&self, address: Option<String>, what: Operator, body: String) {
         let Some(address) = address else { return };
         let told = match Caller::default().operate(&address, what, body, OPERATOR_LIMIT).await {
             Ok(answer) => Answer::told(&answer),
