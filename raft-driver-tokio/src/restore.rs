@@ -1,14 +1,17 @@
 //! A new cluster from what is left: of one that lost its majority for good, or from a backup. Offline.
 //!
-//! * Nothing is changed where the state comes from; what is made goes into empty stores, of a node of a cluster with a
-//!   **new name**. A server of the old cluster that comes back after all is refused by the new one's transport.
+//! * What is made goes into empty stores, of a node of a cluster with a **new name**. A server of the old cluster that comes
+//!   back after all is refused by the new one's transport.
+//! * No entry is changed where the state comes from. A start is counted there, and snapshots that are damaged or not needed
+//!   are removed, as at any start: copy the directory first if its disk is in doubt. And never start a node on it again:
+//!   with others that come back it could be a majority of the old cluster, beside the new one.
 //! * [`rescue`] takes what one server holds, its log's end included. What the old cluster had committed and this server
 //!   never received is lost: that is what losing a majority means. What it had received and nobody had committed becomes
 //!   part of the new cluster.
 //! * It refuses while it is not needed: as long as those members that still answer could be a majority, and as long as
 //!   another survivor is known to hold a longer log.
 //! * [`import`] begins with a [`BackupFile`]; every founder of the new cluster imports the same one.
-//! * What goes wrong in the middle leaves stores that were begun: delete them, and try again.
+//! * What goes wrong in the middle leaves stores that no node can be started on: delete them, and try again.
 //!
 //! ```no_run
 //! use std::collections::{BTreeMap, BTreeSet};
@@ -269,8 +272,8 @@ fn examine(held: &Held, evidence: &Evidence) -> Result<(), RestoreError> {
 
 /// Makes `founder` the only server of a new cluster that holds what `survivor` holds, reached at `address`. Blocking.
 ///
-/// Returns the last entry. Start a node on the new stores, under the new cluster's name and the id that they were opened
-/// with; add others with empty stores.
+/// Returns the last entry. Open the founder's stores for the survivor's node id and the new cluster's name, and start a node
+/// on them; add others with empty stores.
 ///
 /// # Errors
 /// If it is not needed, another server should be rescued, or a store fails.
@@ -311,7 +314,9 @@ where
         let left = refounding.rest().map_or(0, |(from, through)| through.since(from) + 1);
         progress(Progress::Log(entries - left, entries));
     }
-    Ok(refounding.last())
+    let last = refounding.last();
+    founder.write(refounding.finish())?;
+    Ok(last)
 }
 
 /// Makes `founder` one of the first `members` of a new cluster that begins with a backup. Each of them imports the same
@@ -332,5 +337,7 @@ pub fn import<L: LogStore, P: SnapshotStore>(
     let read = |offset| backup.read(offset, COPY_BYTES).map_err(RestoreError::store("read the backup"));
     founder.copy_snapshot(&refounding.snapshot(backup.meta()), read, &mut progress)?;
     founder.write(refounding.begin())?;
-    Ok(refounding.last())
+    let last = refounding.last();
+    founder.write(refounding.finish())?;
+    Ok(last)
 }

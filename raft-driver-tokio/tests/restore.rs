@@ -8,15 +8,19 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use raft_core::host::{LogReader, LogStore, SnapshotStore};
-use raft_core::{Config, EntryRef, LogId, LogIndex, MembershipChange, NodeId, SnapshotPolicy, Term};
+use raft_core::host::{LogReader, LogStore, Refounding, SnapshotStore, SnapshotWriter};
+use raft_core::{
+    Config, EntryRef, LogId, LogIndex, Membership, MembershipChange, NodeId, SnapshotId, SnapshotMeta,
+    SnapshotPolicy, Term,
+};
 use raft_driver_tokio::restore::{Evidence, Progress, RestoreError, Stores, answering, import, rescue};
 use raft_driver_tokio::storage::{BackupFile, DurableLog, Identity, SnapshotFileError, SnapshotFiles};
 use raft_driver_tokio::transport::Channels;
-use raft_driver_tokio::{Builder, ClusterId, Raft};
+use raft_driver_tokio::{Builder, ClusterId, Raft, StartError};
 
 use common::{Journal, config, leader, members, node, within, write};
 
@@ -297,4 +301,59 @@ async fn a_backup_is_taken_beside_a_running_node_and_begins_a_new_cluster() {
     let entries = files.log.reader().read(found.base.index.next(), found.last.index, u64::MAX).unwrap();
     let configurations = entries.iter().filter(|entry| matches!(entry, EntryRef::Membership(..))).count();
     assert_eq!(configurations, 0, "the new members are in the snapshot already");
+}
+
+/// What a crash leaves of a rescue is no cluster that lacks entries: it is none.
+#[tokio::test]
+async fn a_rescue_that_was_cut_short_cannot_be_started() {
+    let root = tempfile::tempdir().unwrap();
+    veterans(root.path(), 7).await;
+    let mut survivor = open(&root.path().join("1"), OLD, 1);
+    let mut founder = open(&root.path().join("new"), NEW, 1);
+    let found = survivor.log.recover().unwrap();
+    let mut refounding = Refounding::plan(&found, None, members([1])).unwrap();
+    founder.log.write(&[refounding.begin()]).unwrap();
+    let (from, _) = refounding.rest().unwrap();
+    let part = survivor.log.reader().read(from, LogIndex::new(3), u64::MAX).unwrap();
+    founder.log.write(&[refounding.copy(&part).unwrap()]).unwrap();
+    drop(founder);
+    let Stores { log, snapshots } = open(&root.path().join("new"), NEW, 1);
+    let network = Channels::default();
+    let started = Builder::new(config(1)).start(log, snapshots, Journal::default(), network.endpoint());
+    let error = within(started).await.unwrap_err();
+    assert!(matches!(error, StartError::Node(raft_core::StartError::HardStateBehindLog { .. })), "{error}");
+}
+
+/// A crash between naming a backup and removing its other name leaves two names of one file.
+#[test]
+fn a_backup_is_not_written_over_by_the_name_that_a_crash_left() {
+    let root = tempfile::tempdir().unwrap();
+    let identity = Identity { cluster: OLD, node: node(1) };
+    let snapshots = SnapshotFiles::open(root.path().join("snapshots"), identity).unwrap();
+    let take = |index: u64, text: &str| {
+        let last = LogId::new(Term::new(1), LogIndex::new(index));
+        let id = SnapshotId { last, taken_by: node(1), seq: index };
+        let mut writer = snapshots.begin(id).unwrap();
+        writer.write(text.as_bytes()).unwrap();
+        let written = writer.written();
+        let membership = Arc::new(Membership::of_voters(members([1])));
+        let meta = SnapshotMeta {
+            id,
+            membership,
+            membership_index: LogIndex::FIRST,
+            size_bytes: written.size_bytes,
+            digest: written.digest,
+            terms: Arc::new([]),
+        };
+        writer.finish(&meta).unwrap();
+    };
+    take(5, "first");
+    let (file, kept) = (root.path().join("backup"), root.path().join("backup.1"));
+    snapshots.export(&file).unwrap();
+    fs::hard_link(&file, root.path().join("backup.part")).unwrap();
+    fs::rename(&file, &kept).unwrap();
+    take(9, "second");
+    snapshots.export(&file).unwrap();
+    let held = |path: &Path| BackupFile::open(path).unwrap().read(0, 100).unwrap();
+    assert_eq!((held(&kept), held(&file)), (Bytes::from("first"), Bytes::from("second")));
 }

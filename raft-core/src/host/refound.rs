@@ -3,6 +3,7 @@
 //!
 //! * Every configuration that the copy knows, in the snapshot and in the log, is the new one: at no prefix of its log can
 //!   members of the old cluster form a majority again.
+//! * A copy that was cut short cannot be started: the term is written last, and a log or a snapshot beyond it is refused.
 //! * Its term is above every term that the server knew, and no vote is given in it (§5.1).
 //! * What the server held and nobody had committed becomes part of the new cluster's log.
 //! * The new cluster needs a name of its own, which its transport compares: servers of the old one must not reach it.
@@ -47,7 +48,7 @@ pub enum RefoundError {
 }
 
 /// Copies what a server holds into the stores of a new cluster's first server: the snapshot if there is one, then
-/// [`begin`](Self::begin), then [`copy`](Self::copy) for the entries of [`rest`](Self::rest).
+/// [`begin`](Self::begin), then [`copy`](Self::copy) for the entries of [`rest`](Self::rest), then [`finish`](Self::finish).
 #[derive(Clone, Debug)]
 pub struct Refounding {
     members: Arc<Membership>,
@@ -107,8 +108,17 @@ impl Refounding {
     /// The first write to the new log.
     pub fn begin(&mut self) -> Write {
         let reset_to = (self.base != LogId::ZERO).then_some(self.base);
+        Write { id: self.mint(), hard_state: None, reset_to, entries: Entries::empty() }
+    }
+
+    /// The last write: from now on a node can be started.
+    ///
+    /// # Panics
+    /// If there are entries left to be copied.
+    pub fn finish(mut self) -> Write {
+        assert!(self.rest().is_none(), "the entries were copied");
         let hard_state = Some(self.hard_state);
-        Write { id: self.mint(), hard_state, reset_to, entries: Entries::empty() }
+        Write { id: self.mint(), hard_state, reset_to: None, entries: Entries::empty() }
     }
 
     /// The next write: entries as the server has them, with its configurations replaced.

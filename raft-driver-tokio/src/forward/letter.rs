@@ -21,6 +21,9 @@ const WRITES: u8 = 1;
 const ANSWERS: u8 = 2;
 const HEAD_BYTES: usize = 1 + 1 + 8;
 
+/// Commands of one letter: more of them are a peer's mistake, whatever their size.
+pub(super) const COMMANDS_MAX: usize = 4096;
+
 /// The longest outcome: id, kind, two numbers.
 pub(super) const OUTCOME_BYTES_MAX: usize = 8 + 1 + 16;
 
@@ -147,7 +150,7 @@ pub(super) fn read(mut letter: Bytes) -> Option<Letter> {
             let (mut commands, whole) = (Vec::new(), letter.len());
             while letter.has_remaining() {
                 let length = usize::try_from(letter.try_get_u32_le().ok()?).ok()?;
-                if length > letter.len() {
+                if length > letter.len() || commands.len() == COMMANDS_MAX {
                     return None;
                 }
                 let command = letter.split_to(length);

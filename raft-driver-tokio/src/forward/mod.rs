@@ -109,7 +109,7 @@ impl<R> Forwards<R> {
             }
             bytes += write.command.len();
             writes.push(write);
-            if bytes >= LETTER_BYTES {
+            if bytes >= LETTER_BYTES || writes.len() == letter::COMMANDS_MAX {
                 self.post(&mut writes, leader, now, rejection, &mut send);
                 bytes = 0;
             }

@@ -146,7 +146,13 @@ impl GroupStores for DurableStores {
     type Error = DurableStoresError;
 
     fn open(&self, group: GroupId) -> Result<(AsyncLog<GroupLog>, SnapshotFiles), DurableStoresError> {
-        Ok((AsyncLog(self.log.log(group)?), self.snapshots.group(group)))
+        let (log, snapshots) = (self.log.log(group)?, self.snapshots.group(group));
+        if !log.is_stored() {
+            // Left by a removal that a crash cut short. A node whose first snapshot came before its log has stored its
+            // term by then, or has promised nothing yet.
+            snapshots.clear()?;
+        }
+        Ok((AsyncLog(log), snapshots))
     }
 
     fn groups(&self) -> Result<Vec<GroupId>, DurableStoresError> {
@@ -154,7 +160,8 @@ impl GroupStores for DurableStores {
     }
 
     fn remove(&self, group: GroupId) -> Result<(), DurableStoresError> {
-        // In this order: what a crash leaves behind is a snapshot that the log, gone before it, no longer needs.
+        // In this order: a log without its snapshot could not be opened. A snapshot that a crash leaves behind is cleared
+        // when the group is opened again.
         self.log.remove(group)?;
         Ok(self.snapshots.group(group).clear()?)
     }

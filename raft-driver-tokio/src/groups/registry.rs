@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use raft_core::NodeId;
 use raft_core::host::{SnapshotStore, StateMachine};
+use raft_core::{LogIndex, NodeId};
 use tokio::task::JoinSet;
 
 use crate::cluster::GroupId;
@@ -13,7 +14,7 @@ use crate::error::{StartError, StopReason};
 use crate::groups::{GroupNetwork, GroupStores};
 use crate::storage::NodeLog;
 use crate::tcp::GroupTaken;
-use crate::{Builder, Raft};
+use crate::{Builder, Metrics, Raft};
 
 /// All groups of a process. Clones are the same.
 pub struct Groups<S: StateMachine, D, N> {
@@ -94,12 +95,12 @@ impl<S: StateMachine, D, N> Inner<S, D, N> {
 }
 
 /// A group that is being worked on, by one caller; until dropped.
-struct Hold<'a, S: StateMachine, D, N> {
-    inner: &'a Inner<S, D, N>,
+struct Hold<S: StateMachine, D, N> {
+    inner: Arc<Inner<S, D, N>>,
     group: GroupId,
 }
 
-impl<S: StateMachine, D, N> Drop for Hold<'_, S, D, N> {
+impl<S: StateMachine, D, N> Drop for Hold<S, D, N> {
     fn drop(&mut self) {
         self.inner.book().busy.remove(&self.group);
     }
@@ -132,8 +133,9 @@ impl<S: StateMachine, D: GroupStores, N: GroupNetwork> Groups<S, D, N> {
         &self.inner.stores
     }
 
-    fn hold(&self, group: GroupId) -> Option<Hold<'_, S, D, N>> {
-        self.inner.book().busy.insert(group).then_some(Hold { inner: &self.inner, group })
+    fn hold(&self, group: GroupId) -> Option<Hold<S, D, N>> {
+        let free = self.inner.book().busy.insert(group);
+        free.then(|| Hold { inner: Arc::clone(&self.inner), group })
     }
 
     /// Starts a group, over what it left if it was here before. A new one has to be bootstrapped, or added to by its
@@ -220,10 +222,10 @@ impl<S: StateMachine, D: GroupStores, N: GroupNetwork> Groups<S, D, N> {
     }
 
     async fn remove_if(&self, group: GroupId, may: fn(bool) -> bool) -> Result<(), RemoveError<D::Error>> {
-        let _hold = self.hold(group).ok_or(RemoveError::Busy(group))?;
+        let hold = self.hold(group).ok_or(RemoveError::Busy(group))?;
         let node = self.id();
         let is_member = match self.get(group) {
-            Some(raft) => raft.metrics().borrow().membership.contains(node),
+            Some(raft) => !has_left(&raft).await,
             None => self.is_stored_member(group).await?,
         };
         if !may(is_member) {
@@ -233,7 +235,12 @@ impl<S: StateMachine, D: GroupStores, N: GroupNetwork> Groups<S, D, N> {
             raft.shutdown_now().await;
             self.inner.book().running.remove(&group);
         }
-        self.blocking(move |stores| stores.remove(group)).await.map_err(RemoveError::Stores)
+        let removed = self.blocking(move |stores| {
+            // Also if nobody waits any more: the group cannot be started while it is being removed.
+            let _hold = hold;
+            stores.remove(group)
+        });
+        removed.await.map_err(RemoveError::Stores)
     }
 
     /// Whether what is stored of a group that does not run says that this node is a member.
@@ -241,9 +248,7 @@ impl<S: StateMachine, D: GroupStores, N: GroupNetwork> Groups<S, D, N> {
         let (log, snapshots) = self.open(group).await.map_err(RemoveError::Stores)?;
         let (log, found) = log.ask().await?;
         let node = self.id();
-        if let Some((_, membership)) = found.memberships.last() {
-            return Ok(membership.contains(node));
-        }
+        let newest = found.memberships.last().cloned();
         let snapshot = self
             .blocking(move |_| {
                 let snapshot = snapshots.recover(found.base);
@@ -252,7 +257,10 @@ impl<S: StateMachine, D: GroupStores, N: GroupNetwork> Groups<S, D, N> {
             })
             .await;
         let snapshot = snapshot.map_err(|error| StartError::Snapshots(Box::new(error)))?;
-        Ok(snapshot.is_some_and(|meta| meta.membership.contains(node)))
+        let committed = snapshot.as_ref().map_or(LogIndex::ZERO, |meta| meta.id.last.index);
+        // What is in the log alone may never be committed, and this node's vote may be needed for that.
+        Ok(newest.is_some_and(|(index, membership)| index > committed || membership.contains(node))
+            || snapshot.is_some_and(|meta| meta.membership.contains(node)))
     }
 
     /// Stops all groups, after they handed over what they lead, and then closes the network. None can be started
@@ -288,4 +296,19 @@ impl<S: StateMachine, D: GroupStores, N: GroupNetwork> Groups<S, D, N> {
             },
         }
     }
+}
+
+/// How long a node that was removed waits to hear that this is committed: its leader tells it.
+const HEARS_WITHIN: Duration = Duration::from_secs(5);
+
+/// Whether a committed configuration says that this node is no member. One that is only in its log may need its vote yet.
+async fn has_left<S: StateMachine>(raft: &Raft<S>) -> bool {
+    let node = raft.id();
+    if raft.metrics().borrow().membership.contains(node) {
+        return false;
+    }
+    let left = |metrics: &Metrics| {
+        !metrics.membership.contains(node) && metrics.status.membership_index <= metrics.status.commit
+    };
+    raft.wait(HEARS_WITHIN).until(left).await.is_ok()
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::tcp::penalty::{Offence, Penalties};
+use crate::tcp::penalty::{self, Offence, Penalties};
 
 /// Who is before it.
 #[derive(Debug)]
@@ -86,7 +86,7 @@ impl Inner {
     fn least_deserving(&self) -> Option<u64> {
         let mut counts = BTreeMap::<IpAddr, (usize, u64)>::new();
         for (serial, (address, _)) in &self.waiting {
-            counts.entry(*address).or_insert((0, *serial)).0 += 1;
+            counts.entry(penalty::key(*address)).or_insert((0, *serial)).0 += 1;
         }
         counts
             .into_values()

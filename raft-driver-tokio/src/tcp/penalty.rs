@@ -110,7 +110,8 @@ impl Penalties {
     }
 }
 
-fn key(address: IpAddr) -> IpAddr {
+/// Whom an address belongs to, as far as can be told: in IPv6 one user has a whole network.
+pub(super) fn key(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();

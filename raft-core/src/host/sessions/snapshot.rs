@@ -175,13 +175,15 @@ fn take_session<R, C: Codec<R>>(mut body: Bytes) -> Option<(SessionId, Session<R
     let (window, count) = (body.try_get_u32_le().ok()?, body.try_get_u32_le().ok()?);
     SessionLimits::checked(1, window)?;
     let mut responses = VecDeque::new();
-    let mut numbers = needed_from..needed_from.saturating_add(window.into());
+    // As `Table::admit` counts: the highest number of all is one too.
+    let mut next = Some(needed_from);
     for _ in 0..count {
         let (number, length) = (body.try_get_u64_le().ok()?, body.try_get_u32_le().ok()? as usize);
-        if !numbers.contains(&number) || length > body.remaining() {
+        let fits = next.is_some_and(|next| number >= next) && number - needed_from < u64::from(window);
+        if !fits || length > body.remaining() {
             return None;
         }
-        numbers.start = number + 1;
+        next = number.checked_add(1);
         // What is kept must not hold the whole session's bytes.
         let response = Bytes::copy_from_slice(&body.split_to(length));
         responses.push_back((number, Some(C::decode(response).ok()?)));

@@ -425,3 +425,17 @@ fn what_cannot_be_right_is_an_error() {
     assert_eq!(durable.recover(), Err(SessionsError::Durable));
     assert_eq!(machine.recover(), Ok(LogId::ZERO));
 }
+
+/// The highest numbers are numbers like others: what the table takes in, its snapshot gives back.
+#[test]
+fn a_table_with_the_highest_number_survives_its_snapshot() {
+    for needed_from in [u64::MAX, u64::MAX - 1] {
+        let mut machine = machine();
+        let opened = apply(&mut machine, 1, &[open(2, 4)]);
+        let [Response::Opened(session)] = opened[..] else { panic!("{opened:?}") };
+        let last = Envelope::Once { session, sequence: u64::MAX, needed_from };
+        let said = apply(&mut machine, 2, &[Some(last.seal("1"))]);
+        let mut again = restored(&frozen(&mut machine)).expect("what was written is read");
+        assert_eq!(apply(&mut again, 3, &[Some(last.seal("1"))]), said);
+    }
+}

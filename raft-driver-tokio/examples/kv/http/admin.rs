@@ -240,7 +240,9 @@ impl<N: Node> Front<N> {
             AdminRefusal::ChangeInProgress => "change_in_progress",
             _ => "refused",
         };
-        Problem::new(StatusCode::CONFLICT, kind, refusal, next).known(Known::DidNotHappen).answer()
+        // Whoever was asked to take over may do so yet.
+        let known = if refusal == AdminRefusal::TimedOut { Known::Unknown } else { Known::DidNotHappen };
+        Problem::new(StatusCode::CONFLICT, kind, refusal, next).known(known).answer()
     }
 }
 

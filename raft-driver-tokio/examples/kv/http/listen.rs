@@ -138,10 +138,15 @@ async fn accept_within<N: Node>(
                             Ok::<_, Infallible>(answer.map(|body| Full::new(held.hold(body, permit))))
                         }
                     });
-                    let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-                    let connection = graceful.watch(connection);
+                    let (builder, watcher) = (builder.clone(), graceful.watcher());
                     tokio::spawn(async move {
                         let _permit = permit;
+                        if !matches!(tokio::time::timeout(IDLE_LIMIT, begins(&stream)).await, Ok(Ok(true))) {
+                            tracing::debug!("a client connected and asked nothing");
+                            return;
+                        }
+                        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+                        let connection = watcher.watch(connection);
                         tokio::select! {
                             ended = connection => if let Err(error) = ended {
                                 tracing::debug!(error = chain(&*error), "a client's connection ended");
@@ -164,6 +169,21 @@ async fn accept_within<N: Node>(
     drop(listener);
     if tokio::time::timeout(DRAIN_LIMIT, graceful.shutdown()).await.is_err() {
         tracing::info!("clients did not end in time");
+    }
+}
+
+/// Waits until a client has said what it speaks: until then nothing else limits how long it may be silent. False if it
+/// has closed the connection.
+async fn begins(stream: &TcpStream) -> std::io::Result<bool> {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let mut said = [0; PREFACE.len()];
+    loop {
+        let length = stream.peek(&mut said).await?;
+        if length == 0 || length == PREFACE.len() || said[..length] != PREFACE[..length] {
+            return Ok(length > 0);
+        }
+        // A part of the preface is there, and peeking does not wait for the rest.
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

@@ -92,5 +92,10 @@ fn answered(envelope: Envelope, applied: &Applied<SessionResponse<Outcome>>) -> 
             "send raft-needed-from: the lowest number whose answer is still awaited",
         ),
     };
-    Problem::new(status, error, refusal, next).known(Known::DidNotHappen).answer()
+    // An earlier try of a command whose session has forgotten it may well have happened.
+    let known = match refusal {
+        SessionRefusal::TooFarAhead => Known::DidNotHappen,
+        SessionRefusal::Expired | SessionRefusal::Acknowledged => Known::Unknown,
+    };
+    Problem::new(status, error, refusal, next).known(known).answer()
 }

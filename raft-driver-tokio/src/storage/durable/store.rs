@@ -244,6 +244,12 @@ impl GroupLog {
         GroupId::new(self.group.id)
     }
 
+    /// Whether anything of it is stored: not for a group that is new, or was removed.
+    #[must_use]
+    pub fn is_stored(&self) -> bool {
+        self.group.state().is_stored
+    }
+
     fn send(&mut self, change: Queued, done: impl FnOnce(Result<(), DurableError>) + Send + 'static) {
         let request = Request { group: Arc::clone(&self.group), change, done: Box::new(done) };
         if let Some(queue) = &self.writer.queue {

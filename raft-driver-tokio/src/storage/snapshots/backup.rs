@@ -44,9 +44,12 @@ impl SnapshotFiles {
         }
         let mut aside = to.as_os_str().to_owned();
         aside.push(".part");
-        let aside = Aside(PathBuf::from(aside));
-        let file = OpenOptions::new().write(true).create(true).truncate(true).open(&aside.0);
-        let file = file.map_err(SnapshotFileError::io("create", &aside.0))?;
+        let aside = PathBuf::from(aside);
+        // What a crash left under this name may be a backup under another: it is unlinked, never written to.
+        remove(&aside)?;
+        let file = OpenOptions::new().write(true).create_new(true).open(&aside);
+        let file = file.map_err(SnapshotFileError::io("create", &aside))?;
+        let aside = Aside(aside);
         let failed = || SnapshotFileError::io("write", &aside.0);
         let source = self.0.path(meta.id, COMPLETE);
         let mut blocks = BlockWriter::begin(file, &self.0.head()).map_err(failed())?;
@@ -64,7 +67,11 @@ impl SnapshotFiles {
         // A link is refused where a rename would replace what somebody put there meanwhile.
         fs::hard_link(&aside.0, to).map_err(SnapshotFileError::io("name", to))?;
         let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty());
-        sync_directory(parent.unwrap_or(Path::new(".")))?;
+        if let Err(error) = sync_directory(parent.unwrap_or(Path::new("."))) {
+            // Nobody is told of it.
+            let _ = remove(to);
+            return Err(error.into());
+        }
         Ok(meta)
     }
 

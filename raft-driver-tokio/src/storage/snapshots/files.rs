@@ -167,8 +167,12 @@ impl SnapshotFiles {
     pub fn clear(&self) -> Result<(), SnapshotFileError> {
         let shared = &*self.0;
         shared.complete().clear();
-        for path in shared.names()?.keys() {
+        let names = shared.names()?;
+        for path in names.keys() {
             remove(path)?;
+        }
+        if !names.is_empty() {
+            sync_directory(&shared.dir)?;
         }
         Ok(())
     }
