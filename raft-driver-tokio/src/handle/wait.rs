@@ -104,7 +104,8 @@ impl Wait {
     pub async fn leader(self) -> Result<NodeId, WaitError> {
         let mut leader = None;
         let metrics = self.until(|metrics| {
-            leader = metrics.status.leader;
+            // One that has stopped was the last to know.
+            leader = metrics.status.leader.filter(|_| metrics.stopped.is_none());
             leader.is_some()
         });
         let id = metrics.await?.status.id;
@@ -116,7 +117,8 @@ impl Wait {
     /// # Errors
     /// As for [`until`](Self::until).
     pub async fn role(self, role: RoleKind) -> Result<Status, WaitError> {
-        self.until(|metrics| metrics.status.role == role).await.map(|metrics| metrics.status)
+        let has = |metrics: &Metrics| metrics.stopped.is_none() && metrics.status.role == role;
+        self.until(has).await.map(|metrics| metrics.status)
     }
 
     /// Until the node knows that everything through this index is committed.
