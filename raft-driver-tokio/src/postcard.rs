@@ -15,9 +15,10 @@ use serde::de::DeserializeOwned;
 /// use raft_core::host::Codec;
 /// use raft_driver_tokio::Postcard;
 ///
-/// let bytes = Postcard::encode(&("name", 7_u64))?;
+/// let value = ("name".to_string(), 7_u64);
+/// let bytes = Postcard::encode(&value)?;
 /// assert_eq!(&bytes[..], b"\x04name\x07");
-/// assert_eq!(<Postcard as Codec<(String, u64)>>::decode(bytes)?, ("name".to_string(), 7));
+/// assert_eq!(<Postcard as Codec<(String, u64)>>::decode(bytes)?, value);
 /// # Ok::<(), raft_driver_tokio::PostcardError>(())
 /// ```
 #[derive(Clone, Copy, Debug)]

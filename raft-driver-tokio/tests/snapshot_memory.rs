@@ -171,7 +171,9 @@ async fn a_large_snapshot_is_never_in_memory_as_a_whole() {
         (machine.restored_bytes, machine.applied)
     }));
     let (restored_bytes, applied) = restored.await.unwrap();
-    assert_eq!((restored_bytes, applied), (size_bytes(), 1 + beside), "the learner came by a snapshot");
+    assert_eq!(restored_bytes, size_bytes(), "the learner came by a snapshot");
+    // The write that nobody waited for any more may have happened too.
+    assert!((1 + beside..=2 + beside).contains(&applied), "{applied} applied, {beside} answered beside");
     let all = memory("VmHWM").saturating_sub(before);
     println!(
         "a snapshot of {} MiB: {} MiB to write it, {} MiB with sending, receiving and restoring it in the same process; {beside} writes beside",
