@@ -1,6 +1,7 @@
 //! What a check says: which promise was broken, how, and the shortest history found that breaks it.
 
 use std::fmt;
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::promise::Promise;
@@ -117,9 +118,31 @@ pub(super) fn guarded<T>(method: &str, call: impl FnOnce() -> T) -> Result<T, Vi
     })
 }
 
+/// Runs a history for each seed. The first that breaks a promise is made shorter, with at most `attempts_max` runs.
+pub(super) fn check<T: Clone>(
+    seeds: Range<u64>,
+    attempts_max: u32,
+    history: impl Fn(&mut fastrand::Rng) -> Vec<T>,
+    simpler: impl Fn(&T) -> Vec<T>,
+    run: impl Fn(u64, &[T]) -> Ended,
+) -> Result<Passed, Broken> {
+    let mut passed = Passed::default();
+    for seed in seeds {
+        let steps = history(&mut fastrand::Rng::with_seed(seed));
+        let ended = run(seed, &steps);
+        passed.add(ended.passed);
+        if let Some(violation) = &ended.violation {
+            let breaks = |steps: &[T]| run(seed, steps).breaks(violation.promise);
+            let shortest = shrink(steps[..ended.steps].to_vec(), attempts_max, simpler, breaks);
+            return Err(Broken::of(seed, run(seed, &shortest), ended));
+        }
+    }
+    Ok(passed)
+}
+
 /// Leaves steps out as long as the same promise is broken: halves first, then single ones, then what `simpler` offers in
 /// place of a step. `attempts_max` bounds how often it is tried.
-pub(super) fn shrink<T: Clone>(
+fn shrink<T: Clone>(
     mut steps: Vec<T>,
     attempts_max: u32,
     simpler: impl Fn(&T) -> Vec<T>,

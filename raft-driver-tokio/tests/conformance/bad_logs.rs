@@ -8,6 +8,8 @@ use raft_core::{Entries, HardState, LogId, LogIndex, LogRecovery, LogScan, Term,
 use raft_driver_tokio::storage::FileLayer;
 use raft_driver_tokio::testing::{LogCheck, Promise, SimulatedDisk, SimulatedFile};
 
+use crate::found::{Verdict, assert_found, verdict};
+
 /// What is wrong with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Bug {
@@ -356,25 +358,14 @@ impl LogReader for FileReader {
     }
 }
 
-/// The promise that is found broken, and how long the history is that shows it.
-fn verdict(bug: Bug) -> Option<(Promise, usize)> {
+fn verdict_of(bug: Bug) -> Verdict {
     let check = LogCheck::new().seeds(0..60).steps(30).command_bytes_max(3_000);
-    let result = check.run(|disk: &SimulatedDisk| FileLog::open(bug, disk));
-    match result {
-        Ok(passed) => {
-            println!("{bug:?}: {passed}");
-            None
-        }
-        Err(broken) => {
-            println!("{bug:?}: {broken}");
-            Some((broken.promise, broken.history.len()))
-        }
-    }
+    verdict(bug, check.run(|disk: &SimulatedDisk| FileLog::open(bug, disk)))
 }
 
 #[test]
 fn a_store_without_bugs_passes() {
-    assert_eq!(verdict(Bug::None), None);
+    assert_eq!(verdict_of(Bug::None), None);
 }
 
 #[test]
@@ -403,12 +394,5 @@ fn each_bug_is_found_by_the_check_that_is_there_for_it() {
         (Bug::Panics, Promise::NeverPanics),
         (Bug::ForgetsItsName, Promise::DurableOnReturn),
     ];
-    let mut wrong = Vec::new();
-    for (bug, promise) in expected {
-        match verdict(bug) {
-            Some((found, steps)) if found == promise && steps <= 12 => {}
-            other => wrong.push((bug, promise, other)),
-        }
-    }
-    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert_found(&expected, |_| 12, |bug, _| verdict_of(bug));
 }

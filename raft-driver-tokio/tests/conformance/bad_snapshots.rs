@@ -9,6 +9,8 @@ use raft_core::host::{SnapshotFault, SnapshotStore, SnapshotWriter, Written};
 use raft_core::{LogId, LogIndex, Membership, SnapshotId, SnapshotMeta, wire};
 use raft_driver_tokio::testing::{Promise, SimulatedDisk, SimulatedFile, SnapshotCheck};
 
+use crate::found::{Verdict, assert_found, verdict};
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Bug {
     None,
@@ -246,23 +248,14 @@ impl SnapshotWriter for Writer {
     }
 }
 
-fn verdict(bug: Bug) -> Option<(Promise, usize)> {
+fn verdict_of(bug: Bug) -> Verdict {
     let check = SnapshotCheck::new().seeds(0..30).bytes_max(5_000);
-    match check.run(|disk: &SimulatedDisk| Files::open(bug, disk)) {
-        Ok(passed) => {
-            println!("{bug:?}: {passed}");
-            None
-        }
-        Err(broken) => {
-            println!("{bug:?}: {broken}");
-            Some((broken.promise, broken.history.len()))
-        }
-    }
+    verdict(bug, check.run(|disk: &SimulatedDisk| Files::open(bug, disk)))
 }
 
 #[test]
 fn a_store_without_bugs_passes() {
-    assert_eq!(verdict(Bug::None), None);
+    assert_eq!(verdict_of(Bug::None), None);
 }
 
 #[test]
@@ -284,12 +277,5 @@ fn each_bug_is_found_by_the_check_that_is_there_for_it() {
         (Bug::RefusesParts, Promise::SnapshotsOpen),
         (Bug::IgnoresFailedSync, Promise::SnapshotDurable),
     ];
-    let mut wrong = Vec::new();
-    for (bug, promise) in expected {
-        match verdict(bug) {
-            Some((found, steps)) if found == promise && steps <= 10 => {}
-            other => wrong.push((bug, promise, other)),
-        }
-    }
-    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert_found(&expected, |_| 10, |bug, _| verdict_of(bug));
 }

@@ -4,5 +4,6 @@
 mod bad_logs;
 mod bad_machines;
 mod bad_snapshots;
+mod found;
 mod ours;
 mod sessions;

@@ -13,9 +13,9 @@ use std::ops::Range;
 use raft_core::host::LogStore;
 
 use super::medium::Medium;
-use super::report::{Broken, Passed, shrink};
+use super::report::{Broken, Passed, check};
 use run::run;
-use step::{Step, history, simpler};
+use step::{history, simpler};
 
 /// How often a shorter history is tried.
 const ATTEMPTS_MAX: u32 = 400;
@@ -75,18 +75,9 @@ impl LogCheck {
         S: LogStore,
         E: Display,
     {
-        let mut passed = Passed::default();
-        for seed in self.seeds.clone() {
-            let steps = history(&mut fastrand::Rng::with_seed(seed), self.steps, self.command_bytes_max);
-            let run = |steps: &[Step]| run(&open, self.one_opener, seed, steps);
-            let ended = run(&steps);
-            passed.add(ended.passed);
-            if let Some(violation) = &ended.violation {
-                let breaks = |steps: &[Step]| run(steps).breaks(violation.promise);
-                let steps = shrink(steps[..ended.steps].to_vec(), ATTEMPTS_MAX, simpler, breaks);
-                return Err(Broken::of(seed, run(&steps), ended));
-            }
-        }
-        Ok(passed)
+        let history = |rng: &mut fastrand::Rng| history(rng, self.steps, self.command_bytes_max);
+        check(self.seeds.clone(), ATTEMPTS_MAX, history, simpler, |seed, steps| {
+            run(&open, self.one_opener, seed, steps)
+        })
     }
 }

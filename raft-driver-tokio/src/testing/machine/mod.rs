@@ -13,7 +13,7 @@ use bytes::Bytes;
 use raft_core::host::StateMachine;
 
 use super::medium::{Medium, Survives};
-use super::report::{Broken, Passed, shrink};
+use super::report::{Broken, Passed, check};
 use items::{Item, history};
 use run::run;
 
@@ -144,18 +144,9 @@ impl<S: StateMachine<Response: PartialEq + Debug>> MachineCheck<S> {
         &self,
         open: impl Fn(&M) -> Result<S, E>,
     ) -> Result<Passed, Broken> {
-        let mut passed = Passed::default();
-        for seed in self.seeds.clone() {
-            let items = history(&mut fastrand::Rng::with_seed(seed), self.entries);
-            let run = |items: &[Item]| run(self, &open, seed, items);
-            let ended = run(&items);
-            passed.add(ended.passed);
-            if let Some(violation) = &ended.violation {
-                let breaks = |items: &[Item]| run(items).breaks(violation.promise);
-                let items = shrink(items, ATTEMPTS_MAX, Item::simpler, breaks);
-                return Err(Broken::of(seed, run(&items), ended));
-            }
-        }
-        Ok(passed)
+        let history = |rng: &mut fastrand::Rng| history(rng, self.entries);
+        check(self.seeds.clone(), ATTEMPTS_MAX, history, Item::simpler, |seed, items| {
+            run(self, &open, seed, items)
+        })
     }
 }

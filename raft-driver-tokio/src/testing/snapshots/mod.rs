@@ -11,8 +11,8 @@ use std::ops::Range;
 use raft_core::host::SnapshotStore;
 
 use super::medium::Medium;
-use super::report::{Broken, Passed, shrink};
-use run::{Step, history, run, simpler};
+use super::report::{Broken, Passed, check};
+use run::{history, run, simpler};
 
 const ATTEMPTS_MAX: u32 = 200;
 
@@ -71,18 +71,9 @@ impl SnapshotCheck {
         S: SnapshotStore,
         E: Display,
     {
-        let mut passed = Passed::default();
-        for seed in self.seeds.clone() {
-            let steps = history(&mut fastrand::Rng::with_seed(seed), self.steps, self.bytes_max);
-            let run = |steps: &[Step]| run(&open, self.one_opener, seed, steps);
-            let ended = run(&steps);
-            passed.add(ended.passed);
-            if let Some(violation) = &ended.violation {
-                let breaks = |steps: &[Step]| run(steps).breaks(violation.promise);
-                let steps = shrink(steps[..ended.steps].to_vec(), ATTEMPTS_MAX, simpler, breaks);
-                return Err(Broken::of(seed, run(&steps), ended));
-            }
-        }
-        Ok(passed)
+        let history = |rng: &mut fastrand::Rng| history(rng, self.steps, self.bytes_max);
+        check(self.seeds.clone(), ATTEMPTS_MAX, history, simpler, |seed, steps| {
+            run(&open, self.one_opener, seed, steps)
+        })
     }
 }
