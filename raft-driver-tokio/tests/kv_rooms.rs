@@ -13,6 +13,8 @@ mod cli;
 mod client;
 #[path = "../examples/kv/demo/mod.rs"]
 mod demo;
+#[path = "../examples/kv/driver/mod.rs"]
+mod driver;
 #[path = "../examples/kv/failure.rs"]
 mod failure;
 #[path = "../examples/kv/frozen.rs"]
@@ -21,6 +23,8 @@ mod frozen;
 mod http;
 #[path = "../examples/kv/machine.rs"]
 mod machine;
+#[path = "../examples/kv/node.rs"]
+mod node;
 #[path = "../examples/kv/offline.rs"]
 mod offline;
 #[path = "../examples/kv/once.rs"]

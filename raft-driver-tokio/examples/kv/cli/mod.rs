@@ -1,8 +1,10 @@
-//! The command line: what can be asked for, in words that teach.
+//! The command line: what can be asked for, in words that teach, and who does it.
 
 mod client;
 mod offline;
 mod serve;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use raft_core::NodeId;
@@ -79,6 +81,32 @@ pub(crate) enum Command {
     /// Exit status 0 only if every acknowledged write was read back and all three nodes ended in the same state;
     /// 130 if interrupted.
     Demo(Demo),
+}
+
+/// Does what the command line asks for.
+pub(crate) fn run() -> ExitCode {
+    // clap prints its own errors and ends with code 2.
+    let result = match Cli::parse().command {
+        Command::Serve(options) => crate::serve::run(*options),
+        Command::Bench(options) => crate::bench::run(&options),
+        Command::Demo(options) => crate::demo::run(&options),
+        Command::Certs(options) => crate::certs::run(&options),
+        Command::Get(options) => crate::client::commands::get(&options),
+        Command::Put(options) => crate::client::commands::put(options),
+        Command::Del(options) => crate::client::commands::remove(&options),
+        Command::Status(options) => crate::client::operator::status(&options),
+        Command::Member(options) => crate::client::operator::member(options.command),
+        Command::Transfer(options) => crate::client::operator::transfer(&options),
+        Command::Snapshot(options) => crate::client::operator::snapshot(&options),
+        Command::Offline(options) => crate::offline::run(options.command),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            failure.exit_code()
+        }
+    }
 }
 
 /// A node's number.

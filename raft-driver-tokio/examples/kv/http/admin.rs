@@ -19,8 +19,8 @@ use serde_json::json;
 use crate::cli::parse_address;
 use crate::http::Front;
 use crate::http::answer::{Answer, Known, Problem, json};
-use crate::http::node::Node;
 use crate::machine;
+use crate::node::Node;
 
 /// What `POST /members` takes: one node.
 #[derive(Debug, Deserialize)]

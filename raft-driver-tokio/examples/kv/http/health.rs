@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use crate::http::Front;
 use crate::http::answer::{Answer, Problem, json, typed};
 use crate::http::disk::Figures;
-use crate::http::node::Node;
+use crate::node::Node;
 
 /// Who asks whether a node is well does not wait for long.
 const LIMIT: Duration = Duration::from_secs(1);

@@ -1,61 +1,55 @@
 //! The HTTP front's connections: accepted, limited in number, in silence and in what they leave unread, and ended
-//! in order.
+//! in order. Who speaks HTTP on them is the driver's matter: see [`Connections`].
 
 use std::collections::BTreeSet;
-use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper::Version;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::failure::chain;
-use crate::http::Front;
-use crate::http::node::Node;
+use crate::driver::{self, Connections};
+use crate::node::Node;
 
 /// Clients connected at a time; more wait to be accepted.
-const CONNECTIONS_MAX: usize = 1024;
+pub(crate) const CONNECTIONS_MAX: usize = 1024;
 /// Requests at a time on one HTTP/2 connection.
-const STREAMS_MAX: u32 = 128;
+pub(crate) const STREAMS_MAX: u32 = 128;
 /// The longest head of a request; also what HTTP/1.1 buffers for a connection.
-const HEAD_BYTES_MAX: usize = 32 * 1024;
+pub(crate) const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// How long a connection may be silent.
-const IDLE_LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const IDLE_LIMIT: Duration = Duration::from_secs(60);
 /// How long a client may take to receive an answer.
-const RECEIVE_LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const RECEIVE_LIMIT: Duration = Duration::from_secs(60);
 /// How long a shutdown waits for requests in flight.
-const DRAIN_LIMIT: Duration = Duration::from_secs(3);
+pub(crate) const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 
 /// The answers of one connection that were not sent yet, by when each was ready.
 #[derive(Debug, Default)]
-struct Unsent {
+pub(crate) struct Unsent {
     since: Mutex<BTreeSet<(Instant, usize)>>,
 }
 
 /// An answer's body. It goes when its last byte has been handed to the operating system, or its connection ends:
 /// hyper is done with an answer as such earlier than that.
-struct Held {
+struct Held<T> {
     bytes: Bytes,
     unsent: Arc<Unsent>,
     key: (Instant, usize),
-    _permit: Option<OwnedSemaphorePermit>,
+    _with: T,
 }
 
-impl AsRef<[u8]> for Held {
+impl<T> AsRef<[u8]> for Held<T> {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-impl Drop for Held {
+impl<T> Drop for Held<T> {
     fn drop(&mut self) {
         self.unsent.since().remove(&self.key);
     }
@@ -66,13 +60,14 @@ impl Unsent {
         self.since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn hold(self: &Arc<Self>, bytes: Bytes, permit: Option<OwnedSemaphorePermit>) -> Bytes {
+    /// An answer's body; `with` is kept until it was sent.
+    pub(crate) fn hold(self: &Arc<Self>, bytes: Bytes, with: impl Send + 'static) -> Bytes {
         let now = Instant::now();
         let mut since = self.since();
         let number = since.range((now, 0)..).next_back().map_or(0, |(_, number)| number + 1);
         since.insert((now, number));
         drop(since);
-        Bytes::from_owner(Held { bytes, unsent: Arc::clone(self), key: (now, number), _permit: permit })
+        Bytes::from_owner(Held { bytes, unsent: Arc::clone(self), key: (now, number), _with: with })
     }
 
     /// Resolves when one has waited for longer than `limit`.
@@ -97,28 +92,15 @@ fn prepare(stream: &TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Accepts clients until it is cancelled, then lets requests in flight end.
-pub(crate) async fn accept<N: Node>(listener: TcpListener, front: Arc<Front<N>>, stop: CancellationToken) {
-    accept_within(listener, front, stop, RECEIVE_LIMIT).await;
-}
-
-async fn accept_within<N: Node>(
+/// Accepts clients until it is cancelled, at most so many at a time, then lets requests in flight end.
+pub(crate) async fn accept<N: Node>(
     listener: TcpListener,
-    front: Arc<Front<N>>,
+    connections: Connections<N>,
     stop: CancellationToken,
+    connections_max: usize,
     receive_limit: Duration,
 ) {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE_LIMIT).max_buf_size(HEAD_BYTES_MAX);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX)
-        .max_header_list_size(HEAD_BYTES_MAX as u32)
-        .keep_alive_interval(IDLE_LIMIT / 2)
-        .keep_alive_timeout(IDLE_LIMIT / 2);
-    let graceful = GracefulShutdown::new();
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let room = Arc::new(Semaphore::new(connections_max));
     let next = async {
         loop {
             let permit = Arc::clone(&room).acquire_owned().await;
@@ -128,29 +110,17 @@ async fn accept_within<N: Node>(
                         tracing::debug!(%error, "a client vanished");
                         continue;
                     }
-                    let front = Arc::clone(&front);
                     let unsent = Arc::<Unsent>::default();
-                    let held = Arc::clone(&unsent);
-                    let service = service_fn(move |request| {
-                        let (front, held) = (Arc::clone(&front), Arc::clone(&held));
-                        async move {
-                            let (answer, permit) = front.answer(request).await;
-                            Ok::<_, Infallible>(answer.map(|body| Full::new(held.hold(body, permit))))
-                        }
-                    });
-                    let (builder, watcher) = (builder.clone(), graceful.watcher());
-                    tokio::spawn(async move {
+                    let connection = connections.open(&unsent);
+                    driver::spawn(async move {
                         let _permit = permit;
-                        if !matches!(tokio::time::timeout(IDLE_LIMIT, begins(&stream)).await, Ok(Ok(true))) {
+                        let Ok(Ok(Some(version))) = tokio::time::timeout(IDLE_LIMIT, begins(&stream)).await
+                        else {
                             tracing::debug!("a client connected and asked nothing");
                             return;
-                        }
-                        let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-                        let connection = watcher.watch(connection);
+                        };
                         tokio::select! {
-                            ended = connection => if let Err(error) = ended {
-                                tracing::debug!(error = chain(&*error), "a client's connection ended");
-                            },
+                            () = connection.serve(stream, version) => {}
                             () = unsent.overdue(receive_limit) => {
                                 tracing::debug!("a client did not receive its answers in time");
                             }
@@ -167,20 +137,23 @@ async fn accept_within<N: Node>(
     };
     stop.run_until_cancelled(next).await;
     drop(listener);
-    if tokio::time::timeout(DRAIN_LIMIT, graceful.shutdown()).await.is_err() {
+    if tokio::time::timeout(DRAIN_LIMIT, connections.end()).await.is_err() {
         tracing::info!("clients did not end in time");
     }
 }
 
-/// Waits until a client has said what it speaks: until then nothing else limits how long it may be silent. False if it
-/// has closed the connection.
-async fn begins(stream: &TcpStream) -> std::io::Result<bool> {
+/// Waits until a client has said what it speaks: until then nothing else limits how long it may be silent. `None`
+/// if it has closed the connection.
+async fn begins(stream: &TcpStream) -> std::io::Result<Option<Version>> {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let mut said = [0; PREFACE.len()];
     loop {
         let length = stream.peek(&mut said).await?;
-        if length == 0 || length == PREFACE.len() || said[..length] != PREFACE[..length] {
-            return Ok(length > 0);
+        match &said[..length] {
+            [] => return Ok(None),
+            PREFACE => return Ok(Some(Version::HTTP_2)),
+            said if !PREFACE.starts_with(said) => return Ok(Some(Version::HTTP_11)),
+            _ => {}
         }
         // A part of the preface is there, and peeking does not wait for the rest.
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -193,51 +166,58 @@ mod tests {
 
     use http_body_util::Full;
     use hyper::Request;
+    use hyper_util::rt::{TokioExecutor, TokioIo};
     use raft_core::host::Envelope;
     use raft_core::{Config, NodeId};
     use raft_driver_tokio::storage::{MemoryLog, MemorySnapshots};
     use raft_driver_tokio::tcp::{Tcp, TcpConfig};
-    use raft_driver_tokio::{Builder, ClusterId, Raft};
+    use raft_driver_tokio::{ClusterId, Recovered};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::http::IN_FLIGHT_BYTES_MAX;
-    use crate::http::node::TokioNode;
+    use crate::driver::Handle;
+    use crate::failure::Failure;
+    use crate::http::{Front, IN_FLIGHT_BYTES_MAX};
     use crate::machine::{COMMAND_BYTES_MAX, VALUE_BYTES_MAX, begin_put};
-    use crate::once::{Replicated, replicated};
+    use crate::once::replicated;
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
     /// One node that leads, and its front.
-    async fn front(request_limit: Duration) -> (Arc<Front<TokioNode>>, Raft<Replicated>) {
+    async fn front(request_limit: Duration) -> Arc<Front<Handle>> {
         let tcp = Tcp::bind("127.0.0.1:0", TcpConfig::new(ClusterId::new(1))).await.unwrap();
         let (machine, glance) = replicated();
         let id = NodeId::new(1);
         let mut config = Config::new(id);
         config.command_bytes_max = COMMAND_BYTES_MAX as u64;
         let (log, snapshots) = (MemoryLog::default(), MemorySnapshots::default());
-        let raft = Builder::new(config).start(log, snapshots, machine, tcp).await.unwrap();
-        raft.bootstrap([(id, Bytes::from_static(b"127.0.0.1:1"))].into()).await.unwrap();
-        let mut front = Front::new(TokioNode::new(raft.clone()), glance, BTreeMap::new());
+        let recovered = Recovered::ask(log, snapshots, machine).await.unwrap();
+        let node = driver::start(config, None, recovered, tcp).unwrap();
+        node.bootstrap([(id, Bytes::from_static(b"127.0.0.1:1"))].into()).await.unwrap();
+        let mut front = Front::new(node, glance, BTreeMap::new());
         front.request_limit = request_limit;
-        (Arc::new(front), raft)
+        Arc::new(front)
     }
 
-    async fn listen(front: &Arc<Front<TokioNode>>, receive_limit: Duration) -> std::net::SocketAddr {
+    async fn listen(front: &Arc<Front<Handle>>, receive_limit: Duration) -> std::net::SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(accept_within(listener, Arc::clone(front), CancellationToken::new(), receive_limit));
+        let _ = driver::listen(listener, Arc::clone(front), CancellationToken::new(), receive_limit, 1);
         address
     }
 
-    #[tokio::test]
-    async fn answers_that_nobody_reads_count_and_end_with_their_connection() {
-        let (front, raft) = front(PATIENCE).await;
+    #[test]
+    fn answers_that_nobody_reads_count_and_end_with_their_connection() {
+        driver::run(1, leave_answers_unread()).unwrap();
+    }
+
+    async fn leave_answers_unread() -> Result<(), Failure> {
+        let front = front(PATIENCE).await;
         let mut command = begin_put(b"k", VALUE_BYTES_MAX);
         command.resize(command.len() + VALUE_BYTES_MAX, 7);
         let command = Envelope::Plain.seal(command.freeze());
         tokio::time::timeout(PATIENCE, async {
-            while raft.write(command.clone()).await.is_err() {
+            while front.node.write(command.clone()).await.is_err() {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         })
@@ -268,11 +248,16 @@ mod tests {
         let all = front.in_flight.acquire_many(u32::try_from(IN_FLIGHT_BYTES_MAX).unwrap());
         drop(tokio::time::timeout(PATIENCE, all).await.unwrap().unwrap());
         drop(unread);
+        Ok(())
     }
 
-    #[tokio::test]
-    async fn a_body_that_does_not_arrive_is_no_write() {
-        let (front, _raft) = front(Duration::from_millis(50)).await;
+    #[test]
+    fn a_body_that_does_not_arrive_is_no_write() {
+        driver::run(1, send_half_a_body()).unwrap();
+    }
+
+    async fn send_half_a_body() -> Result<(), Failure> {
+        let front = front(Duration::from_millis(50)).await;
         let address = listen(&front, PATIENCE).await;
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(b"PUT /kv/k HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nabc").await.unwrap();
@@ -281,5 +266,6 @@ mod tests {
         let answer = String::from_utf8(answer).unwrap();
         assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
         assert!(answer.contains("did_not_happen"), "{answer}");
+        Ok(())
     }
 }

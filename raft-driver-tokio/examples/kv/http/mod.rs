@@ -5,7 +5,7 @@
 //! * Every request ends within [`REQUEST_LIMIT`]; what is in flight fits into [`IN_FLIGHT_BYTES_MAX`], an answer
 //!   until it was sent.
 //! * A value that is read is shared with the map.
-//! * Nothing here knows what drives the node: see [`node`].
+//! * Nothing here knows what drives the node: see [`Node`].
 
 #![allow(clippy::result_large_err, reason = "a refusal is an answer, made once a request at most")]
 
@@ -15,7 +15,6 @@ pub(crate) mod disk;
 pub(crate) mod elections;
 pub(crate) mod health;
 pub(crate) mod listen;
-pub(crate) mod node;
 pub(crate) mod route;
 mod status;
 mod write;
@@ -24,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use hyper::body::{Body, Bytes, Incoming};
+use hyper::body::Bytes;
 use hyper::header::{ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue};
 use hyper::{Request, StatusCode, Uri};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -39,10 +38,10 @@ use crate::http::admin::Change;
 use crate::http::answer::{Answer, Known, Problem, json, typed};
 use crate::http::disk::Disk;
 use crate::http::elections::Elections;
-use crate::http::node::Node;
-use crate::http::route::{Route, envelope, read_admin, read_put, route, same_site};
+use crate::http::route::{Incoming, Route, envelope, read_admin, read_put, route, same_site};
 use crate::http::status::{Beside, StatusView, reached};
 use crate::machine::{self, Addresses, Glance, VALUE_BYTES_MAX};
+use crate::node::Node;
 
 /// The longest that a client waits for an answer.
 pub(crate) const REQUEST_LIMIT: Duration = Duration::from_secs(10);
@@ -95,7 +94,7 @@ impl<N: Node> Front<N> {
     /// Answers one request. What comes with the answer is to be kept until it was sent.
     pub(crate) async fn answer(
         self: Arc<Self>,
-        request: Request<Incoming>,
+        request: Request<impl Incoming>,
     ) -> (Answer, Option<OwnedSemaphorePermit>) {
         let body_bytes = request.body().size_hint().exact().unwrap_or(u64::MAX);
         let cost_bytes =
@@ -129,7 +128,7 @@ impl<N: Node> Front<N> {
         Arc::clone(&self.in_flight).try_acquire_many_owned(bytes).ok()
     }
 
-    async fn serve_measured(&self, route: Route, request: Request<Incoming>) -> Answer {
+    async fn serve_measured(&self, route: Route, request: Request<impl Incoming>) -> Answer {
         let (name, began) = (route.name(), Instant::now());
         let answer = self.serve_in_time(route, request).await;
         if self.recorder.is_some() {
@@ -138,7 +137,7 @@ impl<N: Node> Front<N> {
         answer
     }
 
-    async fn serve_in_time(&self, route: Route, request: Request<Incoming>) -> Answer {
+    async fn serve_in_time(&self, route: Route, request: Request<impl Incoming>) -> Answer {
         let deadline = Instant::now() + self.request_limit;
         let (write, admin) = (route.is_write(), route.is_admin());
         let late = StatusCode::GATEWAY_TIMEOUT;
@@ -156,7 +155,7 @@ impl<N: Node> Front<N> {
         }
     }
 
-    async fn serve(&self, route: Route, request: Request<Incoming>, deadline: Instant) -> Answer {
+    async fn serve(&self, route: Route, request: Request<impl Incoming>, deadline: Instant) -> Answer {
         let (parts, body) = request.into_parts();
         let uri = &parts.uri;
         match route {

@@ -5,9 +5,11 @@
 
 #![allow(clippy::result_large_err, reason = "a refusal is an answer, made once a request at most")]
 
+use std::fmt::Display;
+
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use hyper::header::{HOST, HeaderMap, ORIGIN};
 use hyper::http::uri::Authority;
 use hyper::{Method, StatusCode, Uri};
@@ -234,21 +236,26 @@ fn decode_key(raw: &str) -> Result<Vec<u8>, Problem> {
     }
 }
 
+/// The body of a request, whoever receives it.
+pub(crate) trait Incoming: Body<Data = Bytes, Error: Display> + Unpin {}
+
+impl<B: Body<Data = Bytes, Error: Display> + Unpin> Incoming for B {}
+
 /// Reads the value straight into its command.
-pub(crate) async fn read_put(key: &[u8], body: Incoming) -> Result<Bytes, Problem> {
+pub(crate) async fn read_put(key: &[u8], body: impl Incoming) -> Result<Bytes, Problem> {
     let announced_bytes = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     let command = machine::begin_put(key, announced_bytes.min(VALUE_BYTES_MAX));
     Ok(read(body, command, VALUE_BYTES_MAX).await?.freeze())
 }
 
 /// Reads what an operator says.
-pub(crate) async fn read_admin(body: Incoming) -> Result<Bytes, Problem> {
+pub(crate) async fn read_admin(body: impl Incoming) -> Result<Bytes, Problem> {
     const ADMIN_BYTES_MAX: usize = 64 * 1024;
     Ok(read(body, BytesMut::new(), ADMIN_BYTES_MAX).await?.freeze())
 }
 
 /// Appends a body of at most `bytes_max`.
-async fn read(mut body: Incoming, mut whole: BytesMut, bytes_max: usize) -> Result<BytesMut, Problem> {
+async fn read(mut body: impl Incoming, mut whole: BytesMut, bytes_max: usize) -> Result<BytesMut, Problem> {
     let mut body_bytes = 0_usize;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {

@@ -10,8 +10,8 @@ use serde_json::json;
 
 use crate::http::Front;
 use crate::http::answer::{Answer, Known, Problem, json};
-use crate::http::node::Node;
 use crate::machine::Outcome;
+use crate::node::Node;
 
 /// What a client can do that does not know what became of its write.
 pub(super) const READ_IT: &str = "the write may happen or not: read the key to find out";

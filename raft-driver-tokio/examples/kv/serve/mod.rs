@@ -17,20 +17,19 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use raft_core::{AdminRefusal, Config, LogIndex, SnapshotPolicy};
 use raft_driver_tokio::storage::DurableLog;
 use raft_driver_tokio::tcp::{Tcp, TcpConfig, TcpError, Tls};
-use raft_driver_tokio::{
-    AdminError, BootstrapDigest, Builder, ClusterId, Raft, Recording, Recovered, StopReason,
-};
+use raft_driver_tokio::{AdminError, BootstrapDigest, ClusterId, Recording, Recovered, StopReason};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{Peers, Serve};
+use crate::driver::{self, Handle};
 use crate::failure::{Failure, Kind, chain};
 use crate::http::disk::Disk;
-use crate::http::listen::accept;
-use crate::http::node::TokioNode;
+use crate::http::listen::RECEIVE_LIMIT;
 use crate::http::{Front, health};
 use crate::machine::COMMAND_BYTES_MAX;
-use crate::once::{Replicated, replicated};
+use crate::node::Node;
+use crate::once::replicated;
 use crate::report::line;
 use crate::serve::refusals::refused_by_majority;
 use crate::stop::{Signals, stdin_closed};
@@ -55,16 +54,7 @@ pub(crate) fn run(options: Serve) -> Result<(), Failure> {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();
-    let mut runtime = match options.threads {
-        1 => tokio::runtime::Builder::new_current_thread(),
-        _ => tokio::runtime::Builder::new_multi_thread(),
-    };
-    let runtime = runtime.worker_threads(options.threads.into()).enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::other(format!("no runtime: {error}")))?;
-    let ended = runtime.block_on(serve(options, peers));
-    // A read of a disk that hangs must not keep the process.
-    runtime.shutdown_background();
-    ended
+    driver::run(options.threads, serve(options, peers))
 }
 
 async fn serve(options: Serve, peers: Peers) -> Result<(), Failure> {
@@ -95,23 +85,20 @@ async fn serve(options: Serve, peers: Peers) -> Result<(), Failure> {
     let pristine = recovered.membership().is_none();
     // Before the node: it looks for one when it starts.
     let recorder = recorder()?;
-    let mut builder = Builder::new(config(&options));
-    if let Some(directory) = &options.record {
-        builder = builder.record(Recording::new(directory));
-    }
-    let raft = builder.start_recovered(recovered, tcp).map_err(cannot_start)?;
-    let mut front = Front::new(TokioNode::new(raft.clone()), glance, peers.http.clone());
+    let recording = options.record.as_ref().map(Recording::new);
+    let node = driver::start(config(&options), recording, recovered, tcp).map_err(cannot_start)?;
+    let mut front = Front::new(node.clone(), glance, peers.http.clone());
     front.disk = Some(Arc::new(Disk::new(options.data.clone(), stores::snapshots_in(&options))));
     front.recorder = Some(recorder);
     let front = Arc::new(front);
-    tokio::spawn(watch(raft.clone(), Arc::clone(&front)));
+    tokio::spawn(watch(node.clone(), Arc::clone(&front)));
     let clients = CancellationToken::new();
-    let served = tokio::spawn(accept(http, Arc::clone(&front), clients.clone()));
+    let served = driver::listen(http, Arc::clone(&front), clients.clone(), RECEIVE_LIMIT, options.threads);
 
     let run = async {
         let begin = async {
             if pristine && !options.join {
-                bootstrap(&raft, &peers).await?;
+                bootstrap(&node, &peers).await?;
             }
             let text = format!(
                 "node {} serves http://{}, other nodes at {}",
@@ -127,8 +114,8 @@ async fn serve(options: Serve, peers: Peers) -> Result<(), Failure> {
                 Ok(())
             }
             () = closed => Ok(()),
-            reason = raft.stopped() => Err(stopped(&reason)),
-            failure = refused_by_majority(&raft, refusals, &options, &peers) => Err(failure),
+            reason = node.stopped() => Err(stopped(&reason)),
+            failure = refused_by_majority(&node, refusals, &options, &peers) => Err(failure),
         }
     };
     let result = run.await;
@@ -136,12 +123,12 @@ async fn serve(options: Serve, peers: Peers) -> Result<(), Failure> {
     let in_order = async {
         front.leave();
         if result.is_ok() {
-            hand_over(&raft).await;
+            hand_over(&node).await;
         }
         clients.cancel();
         // An error: the task panicked, and took its connections with it.
         let _ = served.await;
-        match tokio::time::timeout(STOP_LIMIT, raft.shutdown()).await {
+        match tokio::time::timeout(STOP_LIMIT, node.shutdown()).await {
             Ok(reason) if !reason.is_orderly() => result.and(Err(stopped(&reason))),
             Ok(_) => result,
             Err(_) => result.and(Err(Failure::new(
@@ -219,8 +206,8 @@ fn recorder() -> Result<PrometheusHandle, Failure> {
 }
 
 /// Tells the front what it shows beside the node's own account, until the node stops.
-async fn watch(raft: Raft<Replicated>, front: Arc<Front<TokioNode>>) {
-    let mut metrics = raft.metrics();
+async fn watch(node: Handle, front: Arc<Front<Handle>>) {
+    let mut metrics = node.metrics();
     let mut upkeep = tokio::time::interval(UPKEEP);
     loop {
         tokio::select! {
@@ -237,8 +224,8 @@ async fn watch(raft: Raft<Replicated>, front: Arc<Front<TokioNode>>) {
 }
 
 /// Whoever leads lets another one lead first. One that is alone, or cannot be reached, just ends.
-async fn hand_over(raft: &Raft<Replicated>) {
-    match tokio::time::timeout(HAND_OVER_LIMIT, raft.step_down()).await {
+async fn hand_over(node: &Handle) {
+    match tokio::time::timeout(HAND_OVER_LIMIT, node.step_down()).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::info!(%error, "no hand-over"),
         Err(_) => tracing::info!("nobody took over in time"),
@@ -257,11 +244,11 @@ fn config(options: &Serve) -> Config {
 }
 
 /// Gives a pristine node the members of the command line.
-async fn bootstrap(raft: &Raft<Replicated>, peers: &Peers) -> Result<(), Failure> {
-    match raft.bootstrap(peers.members.clone()).await {
+async fn bootstrap(node: &Handle, peers: &Peers) -> Result<(), Failure> {
+    match node.bootstrap(peers.members.clone()).await {
         // The second: a leader was faster, who began with the same list, and the members may be others by now.
         Ok(()) | Err(AdminError::Refused(AdminRefusal::NotPristine)) => Ok(()),
-        Err(AdminError::Stopped) => Err(stopped(&raft.stopped().await)),
+        Err(AdminError::Stopped) => Err(stopped(&node.stopped().await)),
         Err(error) => Err(Failure::other(format!("no bootstrap: {error}"))),
     }
 }

@@ -5,20 +5,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use raft_core::NodeId;
-use raft_driver_tokio::Raft;
 use raft_driver_tokio::tcp::{Refusal, Refused};
 use tokio::sync::watch;
 
 use crate::cli::{Peers, Serve};
+use crate::driver::Handle;
 use crate::failure::{Failure, Kind};
-use crate::once::Replicated;
+use crate::node::Node;
 
 /// How long a refusal counts: several times the longest pause between two attempts to connect.
 const REFUSAL_FRESH: Duration = Duration::from_secs(15);
 
 /// Resolves when so many peers refuse this node that it can never be part of a majority.
 pub(super) async fn refused_by_majority(
-    raft: &Raft<Replicated>,
+    node: &Handle,
     mut refusals: watch::Receiver<Option<Refused>>,
     options: &Serve,
     peers: &Peers,
@@ -26,7 +26,7 @@ pub(super) async fn refused_by_majority(
     let mut by: BTreeMap<NodeId, (Refusal, Instant)> = BTreeMap::new();
     while refusals.changed().await.is_ok() {
         let Some(refused) = refusals.borrow_and_update().clone() else { continue };
-        let membership = Arc::clone(&raft.metrics().borrow().membership);
+        let membership = Arc::clone(&node.metrics().borrow().membership);
         let members: BTreeSet<NodeId> = match membership.voters.is_empty() {
             true => peers.members.keys().copied().collect(),
             false => membership.voters.clone(),
@@ -38,7 +38,7 @@ pub(super) async fn refused_by_majority(
         by.insert(refused.peer, (refused.refusal, Instant::now()));
         // Whoever still refuses says so at each of this node's attempts; others were mended meanwhile.
         by.retain(|_, (_, at)| at.elapsed() < REFUSAL_FRESH);
-        let led = raft.status().await.is_some_and(|status| status.leader.is_some());
+        let led = node.observe().await.is_some_and(|metrics| metrics.status.leader.is_some());
         if !led && members.len().saturating_sub(by.len()) < members.len() / 2 + 1 {
             let peers = by.iter().map(|(peer, (refusal, _))| format!("node {peer}: {refusal}"));
             let advice = match refused.refusal {
