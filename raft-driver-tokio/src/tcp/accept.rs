@@ -118,7 +118,7 @@ async fn greet(
         Err(FrameError::Closed | FrameError::Stalled | FrameError::Io(_)) => return None,
     };
     let (peer, verdict) = match (hello, verdict) {
-        (Ok(hello), Ok(())) => (hello.from.node, judge(shared, reader.io(), &hello).await),
+        (Ok(hello), Ok(())) => (hello.from.node, judge(shared, reader.io(), &hello, from).await),
         (Ok(hello), Err(refusal)) => (hello.from.node, Err(refusal)),
         // Its name stands behind what may have changed with the version.
         (Err(NotAHandshake::Version), verdict) => (nobody, Err(verdict.err().unwrap_or(Refusal::Version))),
@@ -142,7 +142,12 @@ async fn greet(
 }
 
 /// Whether a peer is who it says, and belongs here.
-async fn judge(shared: &Arc<Shared>, stream: &Stream, hello: &Hello) -> Result<Admitted, Refusal> {
+async fn judge(
+    shared: &Arc<Shared>,
+    stream: &Stream,
+    hello: &Hello,
+    from: SocketAddr,
+) -> Result<Admitted, Refusal> {
     shared.identity.fits(&hello.from)?;
     if !secure::is(stream, hello.from.cluster, hello.from.node) {
         return Err(Refusal::Name);
@@ -153,8 +158,10 @@ async fn judge(shared: &Arc<Shared>, stream: &Stream, hello: &Hello) -> Result<A
     if hello.from.node == shared.identity.node {
         return Err(Refusal::OwnId);
     }
+    // First: who is sent away all the same takes no place in the memory.
+    shared.has_room(hello.from.node)?;
     shared.remember(&hello.from).await?;
-    shared.admit(hello)
+    shared.admit(hello, hello.address_seen_from(from.ip()))
 }
 
 /// Tells the peer the verdict.

@@ -1,5 +1,6 @@
 //! Limits and time-outs of the TCP transport.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::cluster::{BootstrapDigest, ClusterId};
@@ -18,8 +19,8 @@ pub struct TcpConfig {
     /// The set that the cluster was bootstrapped with, whoever its members are now; a peer with another is refused.
     /// Default `None`: not compared, as for a node that joins later.
     pub bootstrap: Option<BootstrapDigest>,
-    /// Where peers reach this node, told in handshakes to those that do not know it yet. Default: where it listens,
-    /// which is of no use if that is a wildcard address.
+    /// Where peers reach this node, told in handshakes to those that do not know it yet. Default: where it listens; of a
+    /// node that listens on all addresses of its host, peers take the address that it connects from, with its port.
     pub advertise: Option<String>,
     /// Finds the sockets behind the addresses of the membership, again before each connection. Default: the system, for
     /// `host:port`.
@@ -40,9 +41,12 @@ pub struct TcpConfig {
     /// Bytes of all groups that wait to be sent to one peer; beyond them each group may have one message in the queue.
     /// Default 128 MiB.
     pub queue_peer_bytes_max: u64,
-    /// Bytes received from one peer that a group's node has not yet taken in. At the limit, messages without payloads
-    /// are dropped, and no more payloads are read from that peer. Default 16 MiB.
+    /// Bytes received from one peer that a group's node has not yet taken in; for each of the peer's two connections, and
+    /// those that it makes after them. At the limit, messages without payloads are dropped, and no more payloads are read
+    /// from that peer. Peers that are not members count as one. Default 16 MiB.
     pub inbound_bytes_max: usize,
+    /// The same for all groups of the process together: no peer takes up more than twice this. Default 128 MiB.
+    pub inbound_peer_bytes_max: usize,
     /// Connections that are in their handshake. When one more comes, the oldest of the address that has most of them is
     /// closed. Default 64.
     pub handshakes_max: usize,
@@ -85,6 +89,7 @@ impl TcpConfig {
             queue_bytes_max: 32 * MIB as u64,
             queue_peer_bytes_max: 128 * MIB as u64,
             inbound_bytes_max: 16 * MIB as usize,
+            inbound_peer_bytes_max: 128 * MIB as usize,
             handshakes_max: 64,
             strangers_max: 64,
             connect_timeout: Duration::from_secs(2),
@@ -115,7 +120,8 @@ impl TcpConfig {
             self.backoff_max,
         ];
         let counts = [self.queue_messages_max, self.handshakes_max, self.strangers_max];
-        let bytes = [self.queue_bytes_max, self.queue_peer_bytes_max, self.inbound_bytes_max as u64];
+        let inbound = [self.inbound_bytes_max as u64, self.inbound_peer_bytes_max as u64];
+        let bytes = [self.queue_bytes_max, self.queue_peer_bytes_max, inbound[0], inbound[1]];
         if times.iter().any(Duration::is_zero) {
             return Err("time-outs and pauses must not be zero");
         }
@@ -139,6 +145,10 @@ impl TcpConfig {
         }
         if self.advertise.as_ref().is_some_and(|address| address.len() > HELLO_BYTES_MAX / 2) {
             return Err("advertise is too long");
+        }
+        let advertised = self.advertise.as_deref().and_then(|address| address.parse::<SocketAddr>().ok());
+        if advertised.is_some_and(|address| address.ip().is_unspecified()) {
+            return Err("advertise is no address of a host: name one where peers reach this node, or none");
         }
         #[cfg(feature = "tls")]
         if self.tls.as_ref().is_some_and(|tls| tls.identity().cluster != self.cluster) {

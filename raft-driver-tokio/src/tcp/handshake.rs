@@ -16,11 +16,13 @@
 //! | 8 | from | the answering node |
 //! | 8 | to | |
 //! | 1 | which of the two connections it is: 0 without payloads, 1 with | |
-//! | 2, … | length, and address of the sender | |
+//! | 2, … | length, and address of the sender; an unspecified one is that of the connection, with the port named | |
 //!
 //! Both sides take the highest version that both speak; if there is none, they part. So that releases can be rolled
 //! out one node after the other, the first thirteen bytes keep their meaning in every version, and a later version
 //! only appends to what follows them: who does not know the rest ignores it.
+
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::{Buf, BufMut, TryGetError};
 use raft_core::{Config, Lease, NodeId, wire};
@@ -250,6 +252,17 @@ impl Hello {
         Self::decode_body(versions, bytes).map_err(|error| versions.explain(error))
     }
 
+    /// Where the sender can be reached by whoever sees it at `seen`. Who listens on all addresses of its host may name
+    /// none of them (`0.0.0.0:7101`): then it is the one that it connects from.
+    pub(crate) fn address_seen_from(&self, seen: IpAddr) -> String {
+        match self.address.parse::<SocketAddr>() {
+            Ok(said) if said.ip().is_unspecified() => {
+                SocketAddr::new(seen.to_canonical(), said.port()).to_string()
+            }
+            _ => self.address.clone(),
+        }
+    }
+
     fn decode_body(versions: Versions, mut bytes: &[u8]) -> Result<Self, NotAHandshake> {
         let from = Identity::decode(versions, &mut bytes)?;
         let to = NodeId::new(bytes.try_get_u64_le()?);
@@ -335,6 +348,21 @@ mod tests {
                 Welcome { verdict: Err(refusal), by: identity(bootstrap) }.encode(&mut bytes);
                 assert_eq!(Welcome::decode(&bytes), Ok(Err(refusal)));
             }
+        }
+    }
+
+    #[test]
+    fn who_listens_everywhere_is_reached_where_it_connects_from() {
+        let said = |address: &str, seen: &str| {
+            let (from, address) = (identity(None), address.to_owned());
+            let hello = Hello { from, to: NodeId::new(9), lane: Lane::Control, address };
+            hello.address_seen_from(seen.parse().unwrap())
+        };
+        assert_eq!(said("0.0.0.0:7101", "192.0.2.7"), "192.0.2.7:7101");
+        assert_eq!(said("[::]:7101", "2001:db8::7"), "[2001:db8::7]:7101");
+        assert_eq!(said("[::]:7101", "::ffff:192.0.2.7"), "192.0.2.7:7101", "IPv4 to a socket of both kinds");
+        for named in ["192.0.2.1:7101", "[2001:db8::1]:7101", "node-3.example:7101", "", "nonsense"] {
+            assert_eq!(said(named, "192.0.2.7"), named);
         }
     }
 

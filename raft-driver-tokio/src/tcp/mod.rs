@@ -41,6 +41,7 @@
 #![cfg_attr(feature = "tls", doc = include_str!("tls.md"))]
 
 mod accept;
+mod budgets;
 mod config;
 mod dial;
 mod door;

@@ -1,7 +1,8 @@
 //! The processes that this one sends to, whatever the number of groups that they share: one [`Peer`] each, with a
 //! connection for each [`Lane`].
 //!
-//! * A peer is reached for as long as it is a member of any group here; one that is none, for as long as it speaks (§6).
+//! * A peer is reached for as long as it is a member of any group here; one that is none, for as long as it speaks (§6),
+//!   where it last said that it is.
 //! * Groups may know different addresses of it, one of which is out of date: all are tried, the latest told first.
 
 use std::collections::BTreeMap;
@@ -99,6 +100,18 @@ impl Peer {
         true
     }
 
+    /// It is reached there and nowhere else, as it says itself.
+    fn only_address(&self, at: &str) {
+        self.add_address(at, 0);
+        self.addresses().retain(|address| {
+            let kept = &*address.at == at;
+            if !kept {
+                address.stale.cancel();
+            }
+            kept
+        });
+    }
+
     fn remove_address(&self, at: &str) {
         let mut addresses = self.addresses();
         if let Some(place) = addresses.iter().position(|address| &*address.at == at) {
@@ -178,6 +191,13 @@ impl Book {
         peer.add_address(at, 0);
         self.peers.insert(id, Entry { peer: Arc::clone(&peer), groups: 0 });
         peer
+    }
+
+    /// Somebody says where it is reached, which counts as long as it is a member of no group.
+    pub(crate) fn spoke(&self, id: NodeId, at: &str) {
+        if let Some(entry) = self.peers.get(&id).filter(|entry| entry.groups == 0) {
+            entry.peer.only_address(at);
+        }
     }
 
     pub(crate) fn remove(&mut self, id: NodeId) {

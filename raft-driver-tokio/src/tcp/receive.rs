@@ -1,7 +1,8 @@
 //! The loop that reads what one connection brings, and hands it to the groups that it is for.
 //!
-//! * Each group has a budget for what it has not yet taken in. Where it is used up, messages without payloads are
-//!   dropped, so that no group waits for another; entries wait in the socket, and behind them those of other groups.
+//! * Each group has a [budget](super::budgets) for what it has not yet taken in from this peer. Where it is used up,
+//!   messages without payloads are dropped, so that no group waits for another; entries wait in the socket, and behind
+//!   them those of other groups.
 //! * What is for a group that this process does not run is dropped before it is decoded.
 
 use std::collections::HashMap;
@@ -128,7 +129,9 @@ impl Desk<'_> {
             Entry::Occupied(known) => Some(known.into_mut()),
             Entry::Vacant(place) => {
                 let inbox = self.shared.registry.inbox(group)?;
-                Some(place.insert(inbox.link(self.shared.config.inbound_bytes_max)))
+                let Admitted { peer, lane, is_member, .. } = self.admitted;
+                let owner = is_member.then_some(*peer);
+                Some(place.insert(inbox.link(self.shared.budgets.of(owner, *lane, group))))
             }
         }
     }

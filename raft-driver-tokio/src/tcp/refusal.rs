@@ -34,8 +34,8 @@ pub enum Refusal {
     /// A certificate before or after the time that it is good for.
     #[error("the certificate has expired, or is not valid yet: renew it, or set the clock")]
     Expired,
-    /// A good certificate of someone else: another node, another cluster, or a wildcard.
-    #[error("the certificate is not that of the node which the other side claims to be")]
+    /// A good certificate of someone else: another node, another cluster, or several nodes, by their names or a wildcard.
+    #[error("the certificate is not that of the node which the other side claims to be, and of no other")]
     Name,
     /// There is no certificate, or one that is not made for this use, or that cannot be read.
     #[error("the certificate is missing or not fit for this use")]
@@ -46,13 +46,19 @@ pub enum Refusal {
     /// The peer misbehaved again and again, and is shut out for a while.
     #[error("shut out for a while, because of what it sent before")]
     ShutOut,
+    /// The node that refuses cannot remember the other's data directory, see
+    /// [`KnownPeers`](crate::storage::KnownPeers). That is mended there: forget peers that are gone, or mend the disk.
+    #[error(
+        "the node that refuses cannot remember another data directory: its table is full, or its disk failed"
+    )]
+    Unremembered,
     /// A reason that a newer version has, and this one does not know.
     #[error("the other side refuses for a reason that this version does not know")]
     Unknown,
 }
 
 impl Refusal {
-    pub(crate) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::Version,
         Self::Cluster,
         Self::Target,
@@ -67,6 +73,7 @@ impl Refusal {
         Self::Certificate,
         Self::Directory,
         Self::ShutOut,
+        Self::Unremembered,
         Self::Unknown,
     ];
 
@@ -87,6 +94,7 @@ impl Refusal {
             Self::Certificate => 12,
             Self::Directory => 13,
             Self::ShutOut => 14,
+            Self::Unremembered => 15,
             Self::Unknown => u8::MAX,
         }
     }

@@ -16,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::cluster::GroupId;
-use crate::storage::KnownPeers;
+use crate::storage::{KnownPeers, PeerRefused};
+use crate::tcp::budgets::Budgets;
 use crate::tcp::dial::Dialer;
 use crate::tcp::door::Door;
 use crate::tcp::handshake::{Hello, Identity, Timing, Versions};
@@ -40,6 +41,8 @@ pub(crate) struct Shared {
     /// Where it says that it can be reached.
     pub(crate) address: String,
     pub(crate) registry: Registry,
+    /// How much peers may send before it is taken in.
+    pub(crate) budgets: Budgets,
     pub(crate) counts: Arc<Counts>,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
@@ -65,6 +68,18 @@ impl Gate {
     fn spoken_from(&self, peer: NodeId) -> Option<&str> {
         let inbound = Lane::ALL.into_iter().find_map(|lane| self.inbound.get(&(peer, lane)))?;
         Some(&inbound.address)
+    }
+
+    /// A leader or candidate may be a member that this node has not heard of yet (§6): some strangers may connect.
+    fn has_room(&self, peer: NodeId, strangers_max: usize) -> Result<(), Refusal> {
+        if self.book.is_member(peer) || self.spoken_from(peer).is_some() {
+            return Ok(());
+        }
+        let strangers = self.inbound.keys().map(|(peer, _)| *peer).filter(|peer| !self.book.is_member(*peer));
+        // Both connections of a peer stand beside each other.
+        let mut strangers: Vec<_> = strangers.collect();
+        strangers.dedup();
+        if strangers.len() >= strangers_max { Err(Refusal::Full) } else { Ok(()) }
     }
 
     /// Whether this refusal was not logged lately: peers try again and again.
@@ -94,6 +109,8 @@ struct Inbound {
 pub(crate) struct Admitted {
     pub(crate) peer: NodeId,
     pub(crate) lane: Lane,
+    /// Whether it was a member of any group here when it connected.
+    pub(crate) is_member: bool,
     /// Cancelled when a newer connection takes its place.
     pub(crate) replaced: CancellationToken,
     serial: u64,
@@ -130,6 +147,7 @@ impl Shared {
             identity,
             address: config.advertise.clone().unwrap_or_else(|| local.to_string()),
             door: Arc::new(Door::new(config.handshakes_max, config.shut_out_max)),
+            budgets: Budgets::new(config.inbound_bytes_max, config.inbound_peer_bytes_max),
             config,
             registry: Registry::default(),
             counts: Arc::new(Counts::default()),
@@ -210,28 +228,28 @@ impl Shared {
         }
     }
 
-    /// Takes the connection of a peer that is who it says, and belongs here, if there is room. An older one of its own
-    /// ends.
-    pub(crate) fn admit(self: &Arc<Self>, hello: &Hello) -> Result<Admitted, Refusal> {
+    /// Whether there is room for a connection of this peer: for a stranger there may be none.
+    ///
+    /// # Errors
+    /// [`Refusal::Full`].
+    pub(crate) fn has_room(&self, peer: NodeId) -> Result<(), Refusal> {
+        self.gate().has_room(peer, self.config.strangers_max)
+    }
+
+    /// Takes the connection of a peer that is who it says, belongs here and is reached at `address`, if there is room. An
+    /// older one of its own ends.
+    pub(crate) fn admit(self: &Arc<Self>, hello: &Hello, address: String) -> Result<Admitted, Refusal> {
         let peer = hello.from.node;
         let mut gate = self.gate();
-        // A leader or candidate may be a member that this node has not heard of yet (§6).
-        if !gate.book.is_member(peer) && gate.spoken_from(peer).is_none() {
-            let mut strangers: Vec<_> = gate
-                .inbound
-                .keys()
-                .map(|(peer, _)| *peer)
-                .filter(|peer| !gate.book.is_member(*peer))
-                .collect();
-            strangers.dedup();
-            if strangers.len() >= self.config.strangers_max {
-                return Err(Refusal::Full);
-            }
+        gate.has_room(peer, self.config.strangers_max)?;
+        let is_member = gate.book.is_member(peer);
+        if !is_member {
+            gate.book.spoke(peer, &address);
         }
         gate.accepted += 1;
         let (serial, lane) = (gate.accepted, hello.lane);
         let replaced = CancellationToken::new();
-        let inbound = Inbound { serial, replaced: replaced.clone(), address: hello.address.clone() };
+        let inbound = Inbound { serial, replaced: replaced.clone(), address };
         if let Some(older) = gate.inbound.insert((peer, lane), inbound) {
             older.replaced.cancel();
         }
@@ -239,7 +257,7 @@ impl Shared {
             // It is there: no reason to pause any longer.
             Lane::ALL.iter().for_each(|lane| peer.kick(*lane).notify_one());
         }
-        Ok(Admitted { peer, lane, replaced, serial, shared: Arc::clone(self) })
+        Ok(Admitted { peer, lane, is_member, replaced, serial, shared: Arc::clone(self) })
     }
 
     /// Whether a peer, which is who it says, still has the data directory that it had before; a new one is remembered.
@@ -247,7 +265,10 @@ impl Shared {
         let Some(known) = &self.config.known_peers else { return Ok(()) };
         known.admit(peer.node, peer.directory).await.map_err(|error| {
             tracing::error!(id = %self.identity.node, peer = %peer.node, %error, "raft.tcp.directory");
-            Refusal::Directory
+            match error {
+                PeerRefused::AnotherDirectory { .. } => Refusal::Directory,
+                PeerRefused::TooMany { .. } | PeerRefused::Failed { .. } => Refusal::Unremembered,
+            }
         })
     }
 
@@ -276,6 +297,7 @@ impl Shared {
             Refusal::Untrusted | Refusal::Expired | Refusal::Certificate => &counts.refused_certificate,
             Refusal::Name => &counts.refused_name,
             Refusal::Directory => &counts.refused_directory,
+            Refusal::Unremembered => &counts.refused_unremembered,
             Refusal::ShutOut => &counts.refused_shut_out,
             // Only ever said by peers.
             Refusal::Unknown => &counts.refused_by_peers,

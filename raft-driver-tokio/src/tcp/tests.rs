@@ -3,6 +3,7 @@
 #[cfg(feature = "tls")]
 #[path = "../../tests/common/authority.rs"]
 mod authority;
+mod budgets;
 mod connections;
 mod refusals;
 #[cfg(feature = "tls")]
@@ -26,7 +27,8 @@ use super::frame::{self, Content, FrameReader};
 use super::handshake::{Hello, Identity, Timing, Versions, Welcome};
 use super::queue::{Lane, Parcel};
 use super::{Refusal, Refused, Tcp, TcpConfig, TcpError, TcpSender};
-use crate::cluster::{BootstrapDigest, ClusterId, GroupId};
+use crate::cluster::{BootstrapDigest, ClusterId, DirectoryId, GroupId};
+use crate::storage::{KNOWN_PEERS_MAX, KnownPeers};
 use crate::transport::{Closed, Inbox, Incoming, Network, Started, TransportStats};
 
 const CLUSTER: ClusterId = ClusterId::new(77);

@@ -4,14 +4,15 @@
 //! one cluster: it must have the DNS name [`Tls::name`] among its subject alternative names. The chain, the time and
 //! the name are judged by rustls; nothing of that is done here.
 //!
-//! * Whoever shows a certificate that is good for *any* name of the cluster, a wildcard, is refused: it says nothing
-//!   about who that is.
+//! * Whoever shows a certificate that is good for several nodes, by a wildcard or by their names, is refused: it does not
+//!   say who that is.
 //! * Certificates that would be refused by peers are refused here first, when they are loaded.
 //! * Files that were replaced are read again before the next connection; should they be of no use, what was read
 //!   before stays in use. Connections that stand are not ended.
 //! * No session is resumed: every connection shows its certificate again, and it must be good at that time.
 //! * A key is never printed.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;
 use std::io;
@@ -30,6 +31,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
 use rustls::{CertificateError, ClientConfig, InconsistentKeys, RootCertStore, ServerConfig, version};
+use webpki::EndEntityCert;
 
 use crate::cluster::ClusterId;
 use crate::storage::Identity;
@@ -171,6 +173,16 @@ pub enum TlsError {
     /// The certificate is good for any node.
     #[error("the node's certificate has a wildcard name, which is good for any node: name the node instead")]
     Wildcard,
+    /// The certificate is good for several nodes.
+    #[error(
+        "the node's certificate names several nodes, {found:?}: give each one of its own, named {expected} here"
+    )]
+    Several {
+        /// The one name of this kind that it must have.
+        expected: String,
+        /// Those that it has.
+        found: Vec<String>,
+    },
     /// There are no files: it was made from bytes.
     #[error("made from bytes: there are no files to read again")]
     NoFiles,
@@ -393,10 +405,11 @@ impl Parts {
         let name = server_name(identity.cluster, identity.node);
         self.of_servers()?.verify_server_cert(own, between, &name, &[], now).map_err(refused)?;
         self.of_clients()?.verify_client_cert(own, between, now).map_err(refused)?;
-        match names(own, identity.cluster, identity.node) {
-            true => Ok(()),
-            false => Err(TlsError::Wildcard),
+        let found = nodes_named(own);
+        if found.iter().any(|name| name.contains('*')) {
+            return Err(TlsError::Wildcard);
         }
+        if found.len() > 1 { Err(TlsError::Several { expected, found }) } else { Ok(()) }
     }
 
     fn into_configs(self) -> Result<Loaded, TlsError> {
@@ -438,12 +451,16 @@ pub(crate) fn server_name(cluster: ClusterId, node: NodeId) -> ServerName<'stati
 
 /// Whether a certificate, which was verified before, is that of this node and of no other.
 pub(crate) fn names(certificate: &CertificateDer<'_>, cluster: ClusterId, node: NodeId) -> bool {
-    let Ok(certificate) = ParsedCertificate::try_from(certificate) else { return false };
-    // No node has this name; a wildcard does.
-    let anybody = format!("anybody.{:032x}.raft", cluster.get());
-    let anybody = ServerName::try_from(anybody).expect("letters, digits and dots in short labels");
-    verify_server_name(&certificate, &server_name(cluster, node)).is_ok()
-        && verify_server_name(&certificate, &anybody).is_err()
+    let is_its_own = ParsedCertificate::try_from(certificate)
+        .is_ok_and(|certificate| verify_server_name(&certificate, &server_name(cluster, node)).is_ok());
+    is_its_own && nodes_named(certificate) == [Tls::name(cluster, node)]
+}
+
+/// The names of a certificate that can be nodes', of whatever cluster, wildcards included; each once.
+fn nodes_named(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let Ok(certificate) = EndEntityCert::try_from(certificate) else { return Vec::new() };
+    let names = certificate.valid_dns_names().map(str::to_ascii_lowercase);
+    names.filter(|name| name.ends_with(".raft")).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// What peers are told about a certificate that is not good.

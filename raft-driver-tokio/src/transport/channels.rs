@@ -11,7 +11,7 @@ use bytes::Bytes;
 use raft_core::host::Transport;
 use raft_core::{Config, Membership, Message, NodeId};
 
-use super::{Counts, Inbox, Link, Network, Started, TryDeliverError};
+use super::{Budget, Counts, Inbox, Link, Network, Started, TryDeliverError};
 
 /// What one link may hold: by the least that a message counts, 16,384 messages.
 const LINK_BYTES: usize = 16 * 1024 * 1024;
@@ -155,7 +155,7 @@ impl Sender {
         });
         for (to, (serial, inbox)) in &topology.nodes {
             if *to != id && open(to) {
-                self.links.entry(*to).or_insert_with(|| (*serial, inbox.link(LINK_BYTES)));
+                self.links.entry(*to).or_insert_with(|| (*serial, inbox.link(Budget::new(LINK_BYTES))));
             }
         }
         self.version = version;

@@ -2,14 +2,16 @@
 //! receives.
 //!
 //! * A transport never waits in [`Transport::send`]: a full queue drops the message, and the protocol repeats it.
-//! * What it receives goes through a [`Link`], one for each connection, with a budget in bytes: a peer that floods
-//!   a node is not read any further until the node has taken in what came before.
+//! * What it receives goes through a [`Link`], with a [`Budget`] in bytes: a peer that floods a node is not read any
+//!   further until the node has taken in what came before. A transport gives a peer that connects again the budget that it
+//!   had, or it is none.
 //!
 //! * Beside messages of the protocol it may carry *letters*: bytes that drivers send each other, such as forwarded writes.
 //!   A letter may be lost or late, but is delivered at most once: whoever sent it does not send it again either.
 //!
 //! Shipped: [`Channels`] within one process, and [`tcp`](crate::tcp).
 
+mod budget;
 mod channels;
 mod stats;
 
@@ -20,8 +22,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use raft_core::host::Transport;
 use raft_core::{Config, Message, NodeId};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
+pub use budget::{Budget, Room};
+pub(crate) use budget::{Pool, WeakPool};
 pub use channels::{Channels, Endpoint, Sender};
 pub(crate) use stats::Counts;
 pub use stats::TransportStats;
@@ -91,10 +94,6 @@ pub enum Incoming {
     Unreachable(NodeId),
 }
 
-/// A message's share of its link's budget; given back when dropped, which a host does once it took the message in.
-#[derive(Debug)]
-pub struct Room(#[expect(dead_code, reason = "held for its drop")] Option<OwnedSemaphorePermit>);
-
 /// The node is gone: nothing is received for it any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the node has stopped")]
@@ -124,11 +123,10 @@ impl Inbox {
         Self(Arc::new(sink))
     }
 
-    /// A way in for one connection, with a budget of its own.
+    /// A way in, for as much as the budget has room for.
     #[must_use]
-    pub fn link(&self, budget_bytes: usize) -> Link {
-        let budget_bytes = budget_bytes.clamp(Link::MESSAGE_BYTES_MIN, Semaphore::MAX_PERMITS);
-        Link { inbox: self.clone(), budget: Arc::new(Semaphore::new(budget_bytes)), budget_bytes }
+    pub fn link(&self, budget: Budget) -> Link {
+        Link { inbox: self.clone(), budget }
     }
 
     /// Tells the node that the connection to `peer` was lost.
@@ -148,21 +146,17 @@ impl std::fmt::Debug for Inbox {
 #[derive(Clone, Debug)]
 pub struct Link {
     inbox: Inbox,
-    budget: Arc<Semaphore>,
-    budget_bytes: usize,
+    budget: Budget,
 }
 
 impl Link {
-    /// What the smallest message counts, so that their number is bounded too.
-    const MESSAGE_BYTES_MIN: usize = 1024;
-
     /// Delivers a message of about `bytes`, once there is room for it.
     ///
     /// # Errors
     /// If the node is gone.
     pub async fn deliver(&self, message: Message, bytes: usize) -> Result<(), Closed> {
-        let room = Arc::clone(&self.budget).acquire_many_owned(self.cost(bytes)).await.map_err(|_| Closed)?;
-        (self.inbox.0)(Incoming::Message(message, Room(Some(room))))
+        let room = self.budget.room(bytes).await?;
+        (self.inbox.0)(Incoming::Message(message, room))
     }
 
     /// Delivers a message of about `bytes` if there is room for it.
@@ -170,7 +164,7 @@ impl Link {
     /// # Errors
     /// If there is none, or the node is gone.
     pub fn try_deliver(&self, message: Message, bytes: usize) -> Result<(), TryDeliverError> {
-        let room = self.try_room(bytes)?;
+        let room = self.budget.try_room(bytes).ok_or(TryDeliverError::Full)?;
         Ok((self.inbox.0)(Incoming::Message(message, room))?)
     }
 
@@ -179,8 +173,7 @@ impl Link {
     /// # Errors
     /// If the node is gone.
     pub async fn deliver_letter(&self, from: NodeId, letter: Bytes) -> Result<(), Closed> {
-        let room = Arc::clone(&self.budget).acquire_many_owned(self.cost(letter.len())).await;
-        let room = Room(Some(room.map_err(|_| Closed)?));
+        let room = self.budget.room(letter.len()).await?;
         (self.inbox.0)(Incoming::Letter { from, letter, room })
     }
 
@@ -189,21 +182,7 @@ impl Link {
     /// # Errors
     /// If there is none, or the node is gone.
     pub fn try_deliver_letter(&self, from: NodeId, letter: Bytes) -> Result<(), TryDeliverError> {
-        let room = self.try_room(letter.len())?;
+        let room = self.budget.try_room(letter.len()).ok_or(TryDeliverError::Full)?;
         Ok((self.inbox.0)(Incoming::Letter { from, letter, room })?)
-    }
-
-    fn try_room(&self, bytes: usize) -> Result<Room, TryDeliverError> {
-        match Arc::clone(&self.budget).try_acquire_many_owned(self.cost(bytes)) {
-            Ok(room) => Ok(Room(Some(room))),
-            Err(TryAcquireError::NoPermits) => Err(TryDeliverError::Full),
-            Err(TryAcquireError::Closed) => Err(Closed.into()),
-        }
-    }
-
-    /// A message longer than the whole budget takes all of it, instead of waiting for ever.
-    fn cost(&self, bytes: usize) -> u32 {
-        let cost = bytes.max(Self::MESSAGE_BYTES_MIN).min(self.budget_bytes);
-        u32::try_from(cost).unwrap_or(u32::MAX)
     }
 }

@@ -70,6 +70,8 @@ counters! {
     refused_name,
     /// Handshakes refused because the peer has another data directory than before.
     refused_directory,
+    /// Handshakes refused because the peer's data directory cannot be remembered.
+    refused_unremembered,
     /// Handshakes and connections refused because of what the peer did before.
     refused_shut_out,
     /// Connections accepted and lost, or closed for a newer one of the same peer.

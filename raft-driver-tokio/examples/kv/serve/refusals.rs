@@ -31,8 +31,9 @@ pub(super) async fn refused_by_majority(
             true => peers.members.keys().copied().collect(),
             false => membership.voters.clone(),
         };
-        // Who connects to this node may be anybody; whom it connects to is a member. `Full` passes.
-        if !refused.by_peer || refused.refusal == Refusal::Full || !members.contains(&refused.peer) {
+        // Who connects to this node may be anybody; whom it connects to is a member.
+        let is_theirs_to_mend = matches!(refused.refusal, Refusal::Full | Refusal::Unremembered);
+        if !refused.by_peer || is_theirs_to_mend || !members.contains(&refused.peer) {
             continue;
         }
         by.insert(refused.peer, (refused.refusal, Instant::now()));

@@ -75,6 +75,41 @@ async fn a_node_without_members_answers_who_speaks_to_it() {
     assert_eq!(said.to, node(2));
 }
 
+/// It joins, listens on all addresses of its host, and moves before anybody here has heard of its membership.
+#[tokio::test]
+async fn a_stranger_is_answered_where_it_is_now() {
+    let mut side = side(config()).await;
+    let speak = |peer: &TcpListener| {
+        // As a node says it that listens on all addresses.
+        let address = format!("0.0.0.0:{}", peer.local_addr().unwrap().port());
+        Hello { address, ..hello() }
+    };
+    let here = TcpListener::bind(LOOPBACK).await.unwrap();
+    let (_spoken, verdict) = connect(&side, &speak(&here)).await;
+    assert!(verdict.is_ok());
+    side.sender.send(append(1, 2, &["answer"]));
+    let (control, bulk, _) = accepted(&here).await;
+    // The connections of before stand, until it says that it is elsewhere.
+    let there = TcpListener::bind(LOOPBACK).await.unwrap();
+    let (_spoken, verdict) = connect(&side, &speak(&there)).await;
+    assert!(verdict.is_ok());
+    let (_control, mut stream, _) = accepted(&there).await;
+    for mut before in [control, bulk] {
+        let mut rest = Vec::new();
+        // What was said before, and the end.
+        let _ = within(before.read_to_end(&mut rest)).await;
+    }
+    let mut reader = FrameReader::new(&mut stream, 1 << 20);
+    let answer = loop {
+        // The sender learns of the connection a little later.
+        side.sender.send(append(1, 2, &["answer"]));
+        if let Ok(frame) = tokio::time::timeout(Duration::from_millis(20), reader.next()).await {
+            break frame.unwrap();
+        }
+    };
+    assert_eq!(unframed(answer), append(1, 2, &["answer"]));
+}
+
 /// A leader that was added while this node was away is none of those that it knows (§6).
 #[tokio::test]
 async fn a_node_answers_members_that_it_has_not_heard_of_as_long_as_they_speak() {
@@ -164,4 +199,8 @@ async fn a_port_in_use_and_a_bad_configuration_are_told() {
     let mut bad = config();
     bad.queue_messages_max = 0;
     assert!(matches!(Tcp::bind(LOOPBACK, bad).await, Err(TcpError::Config(_))));
+    for nowhere in ["0.0.0.0:7101", "[::]:7101"] {
+        let bad = TcpConfig { advertise: Some(nowhere.to_owned()), ..config() };
+        assert!(matches!(Tcp::bind(LOOPBACK, bad).await, Err(TcpError::Config(_))), "{nowhere}");
+    }
 }

@@ -204,6 +204,42 @@ async fn strangers_have_a_limit_and_members_do_not_count() {
     assert_eq!((side.stats)().refused_full, 1);
 }
 
+fn stranger(id: u64) -> Hello {
+    let directory = Some(DirectoryId::new(id.into()));
+    Hello { from: Identity { node: node(id), directory, ..hello().from }, ..hello() }
+}
+
+fn remembering(known: &KnownPeers) -> TcpConfig {
+    TcpConfig { known_peers: Some(known.clone()), strangers_max: 1, ..config() }
+}
+
+#[tokio::test]
+async fn who_is_sent_away_takes_no_place_in_the_memory() {
+    let known = KnownPeers::in_memory(DirectoryId::new(1));
+    let side = side(remembering(&known)).await;
+    let (_three, verdict) = connect(&side, &stranger(3)).await;
+    assert!(verdict.is_ok());
+    let (_four, verdict) = connect(&side, &stranger(4)).await;
+    assert_eq!(verdict, Err(Refusal::Full));
+    assert_eq!((known.get(node(3)), known.get(node(4))), (Some(DirectoryId::new(3)), None));
+}
+
+#[tokio::test]
+async fn a_memory_that_is_full_is_not_the_fault_of_who_comes() {
+    let known = KnownPeers::in_memory(DirectoryId::new(1));
+    for id in 0..KNOWN_PEERS_MAX as u64 {
+        known.admit(node(1000 + id), Some(DirectoryId::new(1))).await.unwrap();
+    }
+    let mut side = side(remembering(&known)).await;
+    let (_three, verdict) = connect(&side, &stranger(3)).await;
+    assert_eq!(verdict, Err(Refusal::Unremembered));
+    assert_eq!(told(&mut side).await, (Refusal::Unremembered, false));
+    assert_eq!(((side.stats)().refused_unremembered, (side.stats)().refused_directory), (1, 0));
+    known.forget(node(1000)).unwrap();
+    let (_three, verdict) = connect(&side, &stranger(3)).await;
+    assert!(verdict.is_ok());
+}
+
 /// An entry that is kept for long must not keep the heartbeats that were received with it.
 #[tokio::test]
 async fn a_small_frame_keeps_nothing_but_itself() {

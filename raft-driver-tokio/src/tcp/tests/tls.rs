@@ -107,18 +107,20 @@ async fn a_certificate_of_another_node_is_refused() {
     let listening = || good(1, &ours);
     let another_cluster = vec![Tls::name(ClusterId::new(78), node(2))];
     let wildcard = vec![names(2)[0].replace("node-2", "*")];
-    for names in [names(3), another_cluster, wildcard, vec!["localhost".to_owned()]] {
+    let several = [names(2), names(3)].concat();
+    for names in [names(3), another_cluster, wildcard, several, vec!["localhost".to_owned()]] {
         let both = refused(unchecked(2, &ours, &ours.issue(&names)), listening()).await;
         assert_eq!(both, ((Refusal::Name, true), (Refusal::Name, false)), "{names:?} connects as node 2");
     }
     let both = refused(good(2, &ours), unchecked(1, &ours, &ours.issue(&names(3)))).await;
     assert_eq!(both, ((Refusal::Name, false), (Refusal::Certificate, true)), "node 3 listens as node 1");
-    let wildcard = vec![names(1)[0].replace("node-1", "*")];
-    let mut listening = side(with(unchecked(1, &ours, &ours.issue(&wildcard)))).await;
-    let mut connecting = side_of(2, with(good(2, &ours))).await;
-    connecting.peers(&[(1, listening.address.clone())]);
-    assert_eq!(told(&mut connecting).await, (Refusal::Name, false), "nor is anybody node 1");
-    assert!(listening.incoming.try_recv().is_err());
+    for anybody in [vec![names(1)[0].replace("node-1", "*")], [names(1), names(3)].concat()] {
+        let mut listening = side(with(unchecked(1, &ours, &ours.issue(&anybody)))).await;
+        let mut connecting = side_of(2, with(good(2, &ours))).await;
+        connecting.peers(&[(1, listening.address.clone())]);
+        assert_eq!(told(&mut connecting).await, (Refusal::Name, false), "nor is {anybody:?} node 1");
+        assert!(listening.incoming.try_recv().is_err());
+    }
 }
 
 #[tokio::test]
@@ -279,6 +281,10 @@ fn what_peers_would_refuse_is_refused_when_it_is_loaded() {
     assert!(matches!(certificate(&ours.issue_for_servers(&names(1))), TlsError::Unusable { .. }));
     let wildcard = names(1)[0].replace("node-1", "*");
     assert!(matches!(certificate(&ours.issue(&[wildcard])), TlsError::Wildcard));
+    let several = certificate(&ours.issue(&[names(1), names(2)].concat()));
+    assert!(matches!(several, TlsError::Several { found, .. } if found == [names(1), names(2)].concat()));
+    let beside = ours.issue(&[names(1), vec!["localhost".to_owned()]].concat());
+    assert!(dir(&ours, &beside).load(1).is_ok(), "names of other kinds");
     let TlsError::Name { expected, found } = certificate(&ours.issue(&names(2))) else { panic!("node 2") };
     assert_eq!((expected, found.len()), (names(1).remove(0), 1));
     assert!(found[0].contains("node-2"), "{found:?}");
