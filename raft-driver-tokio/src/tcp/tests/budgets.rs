@@ -85,7 +85,7 @@ async fn who_connects_again_finds_the_budget_that_it_left() {
 }
 
 #[tokio::test]
-async fn manygroups_share_what_one_peer_may_send() {
+async fn many_groups_share_what_one_peer_may_send() {
     let mut idle = idle(small(4, 10), 20).await;
     idle.flood(2, 0..20).await;
     assert_eq!(idle.heard().len(), 10);
