@@ -3,7 +3,9 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::io;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,9 +15,10 @@ use raft_core::{Config, Entries, EntryRef, NodeId};
 use raft_driver_tokio::groups::{
     DurableStores, GroupStores, Groups, MemoryStores, RemoveError, StartGroupError,
 };
-use raft_driver_tokio::storage::Identity;
+use raft_driver_tokio::storage::{Identity, MemoryLog, MemorySnapshots};
 use raft_driver_tokio::tcp::{Tcp, TcpConfig, TcpHub};
 use raft_driver_tokio::{Builder, Certainty, ClusterId, GroupId, Raft, StopReason};
+use tokio::sync::mpsc;
 
 const CLUSTER: ClusterId = ClusterId::new(0x9907);
 
@@ -194,6 +197,8 @@ async fn groups_come_and_go_while_others_run() {
     assert_eq!(add(&stays).await, 1);
     // It comes back, with nothing, as somebody new.
     let again = within(cluster.processes[2].start(group, Counter::default())).await.expect("starts");
+    let term = |raft: &Raft<Counter>| raft.metrics().borrow().status.term;
+    assert!(term(&again) >= term(&third), "it may have voted there, and must not vote again");
     let address = cluster.members[&node(3)].clone();
     loop {
         let added = within(common::leader(&goes[..2]).await.add_voter(node(3), address.clone())).await;
@@ -213,6 +218,57 @@ async fn groups_come_and_go_while_others_run() {
         assert!(matches!(refused, Err(RemoveError::StillMember { .. })), "what is stored says so");
     }
     cluster.shutdown().await;
+}
+
+/// Stores whose opening takes until it may end.
+#[derive(Debug)]
+struct Slow {
+    stores: MemoryStores,
+    asked: mpsc::UnboundedSender<()>,
+    go_on: Mutex<std::sync::mpsc::Receiver<()>>,
+}
+
+impl GroupStores for Slow {
+    type Log = MemoryLog;
+    type Snapshots = MemorySnapshots;
+    type Error = Infallible;
+
+    fn open(&self, group: GroupId) -> Result<(MemoryLog, MemorySnapshots), Infallible> {
+        self.asked.send(()).expect("the test waits for it");
+        self.go_on.lock().expect("one opens").recv().expect("the test lets it go on");
+        self.stores.open(group)
+    }
+
+    fn groups(&self) -> Result<Vec<GroupId>, Infallible> {
+        GroupStores::groups(&self.stores)
+    }
+
+    fn remove(&self, group: GroupId) -> Result<(), Infallible> {
+        self.stores.remove(group)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shutdown_waits_for_a_start_that_is_under_way() {
+    let ((asked, mut opening), (let_go, go_on)) = (mpsc::unbounded_channel(), std::sync::mpsc::channel());
+    let stores = Slow { stores: MemoryStores::default(), asked, go_on: Mutex::new(go_on) };
+    let process = process(1, "127.0.0.1:0", stores).await;
+    let starting = tokio::spawn({
+        let process = process.clone();
+        async move { process.start(GroupId::new(1), Counter::default()).await }
+    });
+    within(opening.recv()).await.expect("it is being opened");
+    let mut ending = Box::pin(process.shutdown());
+    let ended = tokio::time::timeout(Duration::from_millis(100), &mut ending).await;
+    assert!(ended.is_err(), "it does not wait");
+    let late = within(process.start(GroupId::new(2), Counter::default())).await;
+    assert!(matches!(late, Err(StartGroupError::ShutDown)), "{late:?}");
+    let_go.send(()).expect("it opens");
+    within(ending).await;
+    assert!(process.network().group(GroupId::new(1)).is_ok(), "its node has stopped");
+    let started = within(starting).await.expect("it ends");
+    assert!(matches!(started, Err(StartGroupError::ShutDown)), "{started:?}");
+    assert!(process.running().is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::error::Error;
 use std::future::Future;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use raft_core::host::SnapshotStore;
 
@@ -75,7 +75,23 @@ impl GroupNetwork for TcpHub {
 
 /// Stores in memory: for tests, and state that may be lost with the process. Clones are the same.
 #[derive(Clone, Debug, Default)]
-pub struct MemoryStores(Arc<Mutex<BTreeMap<GroupId, (MemoryLog, MemorySnapshots)>>>);
+pub struct MemoryStores(Arc<Mutex<BTreeMap<GroupId, InMemory>>>);
+
+/// What is kept of a group.
+#[derive(Clone, Debug, Default)]
+struct InMemory {
+    log: MemoryLog,
+    snapshots: MemorySnapshots,
+    /// Nothing is left but its vote.
+    is_removed: bool,
+}
+
+impl MemoryStores {
+    fn groups(&self) -> MutexGuard<'_, BTreeMap<GroupId, InMemory>> {
+        // Each use is one change of the map or of an entry.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl GroupStores for MemoryStores {
     type Log = MemoryLog;
@@ -83,16 +99,22 @@ impl GroupStores for MemoryStores {
     type Error = Infallible;
 
     fn open(&self, group: GroupId) -> Result<(MemoryLog, MemorySnapshots), Infallible> {
-        let mut stores = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(stores.entry(group).or_default().clone())
+        let mut groups = self.groups();
+        let stored = groups.entry(group).or_default();
+        stored.is_removed = false;
+        Ok((stored.log.clone(), stored.snapshots.clone()))
     }
 
     fn groups(&self) -> Result<Vec<GroupId>, Infallible> {
-        Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect())
+        let groups = self.groups();
+        Ok(groups.iter().filter(|(_, stored)| !stored.is_removed).map(|(group, _)| *group).collect())
     }
 
     fn remove(&self, group: GroupId) -> Result<(), Infallible> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&group);
+        if let Some(stored) = self.groups().get_mut(&group) {
+            let log = stored.log.vote_alone();
+            *stored = InMemory { log, snapshots: MemorySnapshots::default(), is_removed: true };
+        }
         Ok(())
     }
 }

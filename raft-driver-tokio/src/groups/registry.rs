@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use raft_core::host::{SnapshotStore, StateMachine};
 use raft_core::{LogIndex, NodeId};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use crate::cluster::GroupId;
@@ -34,6 +35,8 @@ struct Book<S: StateMachine> {
     /// Being started, stopped or removed.
     busy: BTreeSet<GroupId>,
     is_closed: bool,
+    /// Told when nothing is busy any more.
+    settled: Arc<Notify>,
 }
 
 /// Why a group was not started.
@@ -102,7 +105,11 @@ struct Hold<S: StateMachine, D, N> {
 
 impl<S: StateMachine, D, N> Drop for Hold<S, D, N> {
     fn drop(&mut self) {
-        self.inner.book().busy.remove(&self.group);
+        let mut book = self.inner.book();
+        book.busy.remove(&self.group);
+        if book.busy.is_empty() {
+            book.settled.notify_waiters();
+        }
     }
 }
 
@@ -111,7 +118,8 @@ impl<S: StateMachine, D: GroupStores, N: GroupNetwork> Groups<S, D, N> {
     #[must_use]
     pub fn new(builder: Builder, stores: D, network: N) -> Self {
         let builder = builder.with_timer_step();
-        let book = Book { running: BTreeMap::new(), busy: BTreeSet::new(), is_closed: false };
+        let (running, busy, settled) = (BTreeMap::new(), BTreeSet::new(), Arc::default());
+        let book = Book { running, busy, is_closed: false, settled };
         Self { inner: Arc::new(Inner { builder, stores: Arc::new(stores), network, book: Mutex::new(book) }) }
     }
 
@@ -162,15 +170,19 @@ impl<S: StateMachine, D: GroupStores, N: GroupNetwork> Groups<S, D, N> {
         let (log, snapshots) = self.open(group).await.map_err(StartGroupError::Stores)?;
         let network = self.inner.network.group(group)?;
         let raft = self.inner.builder.clone().start(log, snapshots, machine, network).await?;
-        let mut book = self.inner.book();
-        if book.is_closed {
-            // The last handle: the node stops.
-            return Err(StartGroupError::ShutDown);
+        let is_closed = {
+            let mut book = self.inner.book();
+            if !book.is_closed {
+                book.running.insert(group, raft.clone());
+            }
+            book.is_closed
+        };
+        if is_closed {
+            // Still held: who shuts the groups down waits for it.
+            raft.shutdown_now().await;
         }
-        book.running.insert(group, raft.clone());
-        drop(book);
         drop(hold);
-        Ok(raft)
+        if is_closed { Err(StartGroupError::ShutDown) } else { Ok(raft) }
     }
 
     /// The handle of a group that was started here.
@@ -263,8 +275,8 @@ impl<S: StateMachine, D: GroupStores, N: GroupNetwork> Groups<S, D, N> {
             || snapshot.is_some_and(|meta| meta.membership.contains(node)))
     }
 
-    /// Stops all groups, after they handed over what they lead, and then closes the network. None can be started
-    /// afterwards.
+    /// Stops all groups, after they handed over what they lead, and then closes the network. Whatever is under way, such
+    /// as a start, is waited for; none can be started afterwards.
     pub async fn shutdown(&self) {
         let running: Vec<_> = {
             let mut book = self.inner.book();
@@ -276,8 +288,22 @@ impl<S: StateMachine, D: GroupStores, N: GroupNetwork> Groups<S, D, N> {
             stopping.spawn(async move { raft.shutdown().await });
         }
         while stopping.join_next().await.is_some() {}
+        self.settled().await;
         self.inner.book().running.clear();
         self.inner.network.stop().await;
+    }
+
+    /// Resolves when nothing is being started, stopped or removed.
+    async fn settled(&self) {
+        let settled = Arc::clone(&self.inner.book().settled);
+        loop {
+            // Registered before the look, so that nothing is missed between the two.
+            let told = settled.notified();
+            if self.inner.book().busy.is_empty() {
+                return;
+            }
+            told.await;
+        }
     }
 
     async fn open(&self, group: GroupId) -> Result<(D::Log, D::Snapshots), D::Error> {

@@ -43,6 +43,12 @@ pub enum MemoryLogError {
 }
 
 impl MemoryLog {
+    /// A log that knows the term and the vote of this one, and nothing else.
+    pub(crate) fn vote_alone(&self) -> Self {
+        let hard_state = self.kept().hard_state;
+        Self(Arc::new(Mutex::new(Kept { hard_state, ..Kept::default() })))
+    }
+
     fn kept(&self) -> MutexGuard<'_, Kept> {
         // `Kept::write` cannot panic between two changes that belong together.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -193,6 +199,16 @@ mod tests {
         assert_eq!(recovery.terms.len(), 2);
         let all = log.reader().read(LogIndex::FIRST, LogIndex::new(100), u64::MAX).unwrap();
         assert_eq!(all, Entries::join([entries(1, 1, 5), entries(3, 6, 2)]).unwrap());
+    }
+
+    #[test]
+    fn what_is_left_of_a_removed_one_is_its_vote() {
+        let log = MemoryLog::default();
+        let voted = HardState { term: Term::new(3), voted_for: Some(NodeId::new(2)) };
+        put(&log, Some(voted), entries(1, 1, 10)).unwrap();
+        let found = log.vote_alone().recover().unwrap();
+        assert_eq!((found.hard_state, found.base, found.last), (voted, LogId::ZERO, LogId::ZERO));
+        assert_eq!(log.clone().recover().unwrap().last.index, LogIndex::new(10), "this one is whole");
     }
 
     #[test]

@@ -1,24 +1,30 @@
 //! From the address of a peer, as the membership has it, to a socket.
 //!
 //! * A name is resolved again for every connection: a peer may have moved.
+//! * The system's resolver may hang for as long as it likes: it has one thread for each name at most, and a few for all.
 //! * All its addresses are tried, the next one when the one before fails or is slow, and the first that answers is
 //!   taken.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 /// Addresses of one name that are tried.
 const ADDRESSES_MAX: usize = 16;
 /// After this time the next address is tried too.
 const SLOW: Duration = Duration::from_millis(250);
+
+/// Names that the system is asked for at the same time.
+const LOOKUPS_MAX: usize = 16;
 
 type Resolved = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send>>;
 
@@ -78,7 +84,51 @@ impl Resolver {
 
 impl Default for Resolver {
     fn default() -> Self {
-        Self::new(|address| async move { Ok(tokio::net::lookup_host(address).await?.collect()) })
+        let lookups = Lookups::new(|address| Ok(address.to_socket_addrs()?.collect()));
+        Self::new(move |address| lookups.clone().find(address))
+    }
+}
+
+/// Asks something that blocks, and may hang.
+#[derive(Clone)]
+struct Lookups {
+    ask: fn(&str) -> io::Result<Vec<SocketAddr>>,
+    /// Threads that may be busy with it.
+    threads: Arc<Semaphore>,
+    /// Who asks for a name that is being asked for waits, until it gives up. Those that nobody asks for are gone.
+    names: Arc<Mutex<BTreeMap<String, Weak<Semaphore>>>>,
+}
+
+impl Lookups {
+    fn new(ask: fn(&str) -> io::Result<Vec<SocketAddr>>) -> Self {
+        Self { ask, threads: Arc::new(Semaphore::new(LOOKUPS_MAX)), names: Arc::default() }
+    }
+
+    async fn find(self, address: String) -> io::Result<Vec<SocketAddr>> {
+        if let Ok(known) = address.parse() {
+            return Ok(vec![known]);
+        }
+        // Held by the thread, not by the caller: who gives up does not end what hangs.
+        let name = self.name(&address).acquire_owned().await.map_err(io::Error::other)?;
+        let thread = self.threads.acquire_owned().await.map_err(io::Error::other)?;
+        let found = tokio::task::spawn_blocking(move || {
+            let found = (self.ask)(&address);
+            drop((name, thread));
+            found
+        });
+        found.await.unwrap_or_else(|error| Err(io::Error::other(error)))
+    }
+
+    fn name(&self, address: &str) -> Arc<Semaphore> {
+        // Each use leaves the map in order.
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.retain(|_, name| name.strong_count() > 0);
+        if let Some(name) = names.get(address).and_then(Weak::upgrade) {
+            return name;
+        }
+        let name = Arc::new(Semaphore::new(1));
+        names.insert(address.to_owned(), Arc::downgrade(&name));
+        name
     }
 }
 
@@ -153,5 +203,34 @@ mod tests {
         }
         let error = Resolver::default().connect("no port").await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+    }
+
+    #[tokio::test]
+    async fn a_resolver_that_hangs_takes_one_thread_for_each_name_and_a_few_for_all() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        static ASKED: AtomicUsize = AtomicUsize::new(0);
+        static GATE: Mutex<()> = Mutex::new(());
+        let shut = GATE.lock().unwrap();
+        let lookups = Lookups::new(|_| {
+            ASKED.fetch_add(1, Ordering::SeqCst);
+            drop(GATE.lock());
+            Ok(Vec::new())
+        });
+        let ask = async |name: &str| {
+            let found = lookups.clone().find(name.to_owned());
+            tokio::time::timeout(Duration::from_millis(1), found).await.is_ok()
+        };
+        for _ in 0..100 {
+            assert!(!ask("hangs:1").await);
+        }
+        assert_eq!(ASKED.load(Ordering::SeqCst), 1);
+        for name in 0..3 * LOOKUPS_MAX {
+            assert!(!ask(&format!("hangs-{name}:1")).await);
+        }
+        assert!(ASKED.load(Ordering::SeqCst) <= LOOKUPS_MAX);
+        assert!(lookups.names.lock().unwrap().len() <= LOOKUPS_MAX + 1, "who gave up is forgotten");
+        assert!(ask("127.0.0.1:1").await, "what needs no resolver is not held up");
+        drop(shut);
+        lookups.find("hangs:1".to_owned()).await.unwrap();
     }
 }

@@ -159,10 +159,16 @@ pub(in crate::storage) fn sync_directory(dir: &Path) -> Result<(), OpenError> {
     tests::SYNCED.with_borrow_mut(|synced| synced.push(dir.to_owned()));
     // Elsewhere directories cannot be opened as files, and names are durable with the file.
     if cfg!(unix) {
-        File::open(dir).and_then(|dir| dir.sync_all()).map_err(OpenError::io("sync the directory", dir))?;
+        let open = File::open(dir).map_err(OpenError::io("open the directory", dir))?;
+        #[cfg(test)]
+        tests::failure().map_err(OpenError::io(SYNC_DIRECTORY, dir))?;
+        open.sync_all().map_err(OpenError::io(SYNC_DIRECTORY, dir))?;
     }
     Ok(())
 }
+
+/// What an error of [`sync_directory`] says when nothing is known of the names any more.
+pub(in crate::storage) const SYNC_DIRECTORY: &str = "sync the directory";
 
 /// The file that says whose directory this is, and how far its log was. Held for as long as the store is open: no
 /// second opener gets in.
@@ -272,18 +278,25 @@ impl Marker {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
+    use std::cell::{Cell, RefCell};
 
     use raft_core::host::{SnapshotStore, SnapshotWriter, Written};
     use raft_core::{LogId, LogIndex, Membership, NodeId, SnapshotId, SnapshotMeta, Term, TermRun};
 
     use super::*;
-    use crate::storage::{DurableLog, SnapshotFiles};
+    use crate::storage::{DurableLog, SnapshotFileError, SnapshotFiles};
     use crate::{ClusterId, DirectoryId, GroupId};
 
     thread_local! {
         /// The directories that this thread has synced.
         pub(super) static SYNCED: RefCell<Vec<PathBuf>> = const { RefCell::new(Vec::new()) };
+        /// Whether its next sync of a directory fails.
+        static FAILS: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// What comes instead of a sync.
+    pub(super) fn failure() -> io::Result<()> {
+        if FAILS.take() { Err(io::Error::other("as the test wants it")) } else { Ok(()) }
     }
 
     #[test]
@@ -326,14 +339,58 @@ mod tests {
         SYNCED.take();
         let last = LogId::new(Term::new(1), LogIndex::FIRST);
         let id = SnapshotId { last, taken_by: peer, seq: 1 };
-        let writer = group.begin(id).unwrap();
-        let Written { size_bytes, digest } = writer.written();
-        let membership = Arc::new(Membership::of_voters([(peer, "there".into())].into()));
-        let terms = Arc::new([TermRun { term: last.term, first: last.index }]);
-        let membership_index = last.index;
-        writer.finish(&SnapshotMeta { id, membership, membership_index, size_bytes, digest, terms }).unwrap();
+        // Given up: whoever comes next cannot know whether the directory's name was synced.
+        drop(snapshots.group(GroupId::new(5)).begin(id).unwrap());
+        SYNCED.take();
+        finish(&group, id).unwrap();
         let above = dir.path().join("s");
         assert_eq!(SYNCED.take(), [above.clone(), above.join(format!("group-{:016x}", 5))]);
+        let later = SnapshotId { last: LogId { index: last.index.next(), ..last }, ..id };
+        finish(&group, later).unwrap();
+        assert_eq!(SYNCED.take(), [above.join(format!("group-{:016x}", 5))], "its name is durable by now");
+    }
+
+    /// An empty snapshot.
+    fn finish(snapshots: &SnapshotFiles, id: SnapshotId) -> Result<(), SnapshotFileError> {
+        let writer = snapshots.begin(id)?;
+        let Written { size_bytes, digest } = writer.written();
+        let membership = Arc::new(Membership::of_voters([(id.taken_by, "there".into())].into()));
+        let terms = Arc::new([TermRun { term: id.last.term, first: LogIndex::FIRST }]);
+        let membership_index = LogIndex::FIRST;
+        writer.finish(&SnapshotMeta { id, membership, membership_index, size_bytes, digest, terms })
+    }
+
+    /// The second one could succeed although what the first one covered is lost.
+    #[test]
+    fn a_sync_that_failed_is_not_tried_again() {
+        let identity = Identity { cluster: ClusterId::new(1), node: NodeId::new(1) };
+        let dir = tempfile::tempdir().unwrap();
+        let last = LogId::new(Term::new(1), LogIndex::FIRST);
+        let id = SnapshotId { last, taken_by: NodeId::new(1), seq: 1 };
+        let open = || SnapshotFiles::open(dir.path(), identity).unwrap();
+        for group in [0, 5] {
+            let snapshots = open();
+            let group = snapshots.group(GroupId::new(group));
+            FAILS.set(true);
+            assert!(matches!(finish(&group, id), Err(SnapshotFileError::Open(OpenError::Io { .. }))));
+            for failed in [&group, &snapshots, &snapshots.group(GroupId::new(9))] {
+                assert!(matches!(finish(failed, id), Err(SnapshotFileError::Failed { .. })));
+                assert!(matches!(failed.clear(), Err(SnapshotFileError::Failed { .. })));
+            }
+            assert_eq!(group.newest(), None);
+        }
+        // When the cause is gone and the node starts anew.
+        finish(&open(), id).unwrap();
+        // Also one that fails at the end.
+        let snapshots = open();
+        let meta = snapshots.recover(LogId::ZERO).unwrap().unwrap();
+        let later = SnapshotId { seq: 2, ..id };
+        let writer = snapshots.begin(later).unwrap();
+        FAILS.set(true);
+        assert!(writer.finish(&SnapshotMeta { id: later, ..(*meta).clone() }).is_err());
+        assert!(matches!(finish(&snapshots, later), Err(SnapshotFileError::Failed { .. })));
+        drop(snapshots);
+        assert_eq!(open().recover(LogId::ZERO).unwrap().unwrap().id, id);
     }
 
     #[test]

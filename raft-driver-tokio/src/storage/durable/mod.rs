@@ -78,7 +78,7 @@ mod read;
 mod store;
 mod write;
 
-pub(super) use directory::{create_directory, sync_ancestors, sync_directory};
+pub(super) use directory::{SYNC_DIRECTORY, create_directory, sync_ancestors, sync_directory};
 pub use error::{DurableError, GroupError, OpenError};
 pub(super) use file::IDENTITY_BYTES;
 pub use file::{FileLayer, Identity};

@@ -9,6 +9,8 @@
 //!
 //! * A snapshot is written aside, synced, renamed, and its name synced: under its final name it is complete, whatever
 //!   crash comes. What is there and not whole was damaged later.
+//! * A directory whose names could not be synced is not synced again: the store takes no snapshot any more, as one that
+//!   nobody can vouch for. The node goes on without, and a start finds out what is there.
 //! * Everything that is read is compared with a checksum first; a start reads the newest snapshot as a whole.
 //! * A damaged snapshot is passed over only if it is not needed, see
 //!   [`recover`](raft_core::host::SnapshotStore::recover); it is then removed, with a warning.
@@ -17,7 +19,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use raft_core::host::{SnapshotFault, SnapshotStore, SnapshotWriter, Written};
@@ -26,7 +28,7 @@ use raft_core::{LogId, LogIndex, NodeId, SnapshotId, SnapshotMeta, Term};
 use super::file::{self, BlockWriter, HEAD_BYTES, Unread};
 use crate::GroupId;
 use crate::storage::durable::{
-    IDENTITY_BYTES, Identity, OpenError, create_directory, sync_ancestors, sync_directory,
+    IDENTITY_BYTES, Identity, OpenError, SYNC_DIRECTORY, create_directory, sync_ancestors, sync_directory,
 };
 
 pub(super) const MAGIC: [u8; 8] = *b"raft-snp";
@@ -54,9 +56,15 @@ pub enum SnapshotFileError {
         /// The file that is locked.
         path: PathBuf,
     },
-    /// A file of another node, cluster or version; or the directory cannot be made.
+    /// A file of another node, cluster or version; or a directory cannot be made, or its names not be made durable.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// Names could not be made durable before. To try again would prove nothing: the system may have dropped them.
+    #[error("the names in {} could not be made durable before, and what the disk holds of them is unknown; mend the disk, then start the node again", path.display())]
+    Failed {
+        /// The directory.
+        path: PathBuf,
+    },
     /// There is no snapshot to be exported.
     #[error("there is no snapshot to be written to {}: take one first", path.display())]
     Nothing {
@@ -118,9 +126,19 @@ pub(super) struct Shared {
     dir: PathBuf,
     identity: Identity,
     group: GroupId,
+    /// Where the name of a group's directory stands, which is made when its first snapshot begins.
+    above: Option<PathBuf>,
     /// Complete ones.
     complete: Mutex<BTreeMap<SnapshotId, Arc<SnapshotMeta>>>,
-    lock: Arc<File>,
+    held: Arc<Held>,
+}
+
+/// What all groups share.
+#[derive(Debug)]
+struct Held {
+    _lock: File,
+    /// The directory whose names could not be made durable, if there is one.
+    failed: OnceLock<PathBuf>,
 }
 
 impl SnapshotFiles {
@@ -141,7 +159,8 @@ impl SnapshotFiles {
             Err(TryLockError::Error(error)) => return Err(SnapshotFileError::io("lock", &path)(error)),
         }
         let (group, complete) = (GroupId::default(), Mutex::default());
-        let shared = Shared { dir: dir.to_owned(), identity, group, complete, lock: Arc::new(lock) };
+        let held = Arc::new(Held { _lock: lock, failed: OnceLock::new() });
+        let shared = Shared { dir: dir.to_owned(), identity, group, above: None, complete, held };
         if shared.names()?.is_empty() {
             // Whoever created the directory may have been killed before its name was durable.
             sync_ancestors(dir)?;
@@ -154,10 +173,10 @@ impl SnapshotFiles {
     /// [log](crate::storage::DurableStore::log) takes care of.
     #[must_use]
     pub fn group(&self, group: GroupId) -> Self {
-        let Shared { dir, identity, lock, .. } = &*self.0;
-        let dir = dir.join(format!("group-{:016x}", group.get()));
-        let (complete, lock) = (Mutex::default(), Arc::clone(lock));
-        Self(Arc::new(Shared { dir, identity: *identity, group, complete, lock }))
+        let Shared { dir: above, identity, held, .. } = &*self.0;
+        let dir = above.join(format!("group-{:016x}", group.get()));
+        let (above, complete, held) = (Some(above.clone()), Mutex::default(), Arc::clone(held));
+        Self(Arc::new(Shared { dir, identity: *identity, group, above, complete, held }))
     }
 
     /// Removes all snapshots that are here: those of a group that was removed.
@@ -166,15 +185,13 @@ impl SnapshotFiles {
     /// If one cannot be removed.
     pub fn clear(&self) -> Result<(), SnapshotFileError> {
         let shared = &*self.0;
+        shared.check_failed()?;
         shared.complete().clear();
-        let names = shared.names()?;
-        for path in names.keys() {
+        for path in shared.names()?.keys() {
             remove(path)?;
         }
-        if !names.is_empty() {
-            sync_directory(&shared.dir)?;
-        }
-        Ok(())
+        // Also if there was nothing: an earlier call may not have come this far.
+        if shared.dir.is_dir() { shared.sync(&shared.dir) } else { Ok(()) }
     }
 }
 
@@ -182,6 +199,23 @@ impl Shared {
     pub(super) fn complete(&self) -> MutexGuard<'_, BTreeMap<SnapshotId, Arc<SnapshotMeta>>> {
         // Each use is one call on the map.
         self.complete.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check_failed(&self) -> Result<(), SnapshotFileError> {
+        match self.held.failed.get() {
+            Some(path) => Err(SnapshotFileError::Failed { path: path.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes the names in a directory durable. If that fails once, nothing is believed to be durable any more.
+    fn sync(&self, dir: &Path) -> Result<(), SnapshotFileError> {
+        self.check_failed()?;
+        let synced = sync_directory(dir);
+        if matches!(synced, Err(OpenError::Io { op: SYNC_DIRECTORY, .. })) {
+            self.held.failed.get_or_init(|| dir.to_owned());
+        }
+        Ok(synced?)
     }
 
     /// What each of the files begins with.
@@ -322,12 +356,11 @@ impl SnapshotStore for SnapshotFiles {
 
     fn begin(&self, id: SnapshotId) -> Result<FileWriter, SnapshotFileError> {
         let shared = &*self.0;
-        if !shared.dir.is_dir() {
-            // A group's first one.
+        shared.check_failed()?;
+        // Until one is complete, nobody knows whether whoever made the directory came to sync its name.
+        if let Some(above) = shared.above.as_ref().filter(|_| shared.complete().is_empty()) {
             create_directory(&shared.dir)?;
-            if let Some(above) = shared.dir.parent() {
-                sync_directory(above)?;
-            }
+            shared.sync(above)?;
         }
         let path = shared.path(id, PARTIAL);
         let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path);
@@ -430,10 +463,10 @@ impl SnapshotWriter for FileWriter {
         }
         let complete = self.shared.path(self.id, COMPLETE);
         fs::rename(&self.path, &complete).map_err(SnapshotFileError::io("rename", &self.path))?;
-        if let Err(error) = sync_directory(&self.shared.dir) {
+        if let Err(error) = self.shared.sync(&self.shared.dir) {
             // Nobody was told of it.
             let _ = remove(&complete);
-            return Err(error.into());
+            return Err(error);
         }
         self.shared.complete().insert(self.id, Arc::new(meta.clone()));
         Ok(())
