@@ -65,7 +65,7 @@
 //!     match nodes[at].write(command).await {
 //!         Ok(applied) => break applied,
 //!         Err(WriteError::NotLeader { command: back, .. }) => {
-//!             let leader = nodes[at].wait_for_leader(Duration::from_secs(10)).await.ok_or("no leader")?;
+//!             let leader = nodes[at].wait(Duration::from_secs(10)).leader().await?;
 //!             at = nodes.iter().position(|raft| raft.id() == leader).expect("one of these");
 //!             command = back;
 //!         }

@@ -218,7 +218,7 @@ async fn a_store_that_fails_or_panics_stops_the_node() {
             Channels::default().endpoint(),
         );
         let raft = within(start).await.unwrap();
-        assert_eq!(raft.wait_for_leader(common::BOUND).await, Some(NodeId::new(1)));
+        assert_eq!(raft.wait(common::BOUND).leader().await.ok(), Some(NodeId::new(1)));
         assert_eq!(within(raft.read(|journal| journal.commands.clone())).await.unwrap(), ["kept"]);
     }
 }

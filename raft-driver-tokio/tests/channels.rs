@@ -84,7 +84,7 @@ async fn a_follower_says_who_leads_gives_the_command_back_and_serves_reads() {
     let nodes = cluster.all();
     let led = leader(&nodes).await.id();
     let follower = nodes.iter().find(|raft| raft.id() != led).unwrap();
-    assert_eq!(follower.wait_for_leader(BOUND).await, Some(led));
+    assert_eq!(follower.wait(BOUND).leader().await.ok(), Some(led));
     // The leader may change at any time, so only what is said of whoever it is can be checked.
     match within(follower.write("x")).await {
         Err(WriteError::NotLeader { leader, address, command }) => {

@@ -26,7 +26,7 @@ async fn assert_stopped<S: StateMachine>(raft: &Raft<S>) -> StopReason {
     assert_eq!(within(raft.read(|_| ())).await, Err(ReadError::Stopped));
     assert_eq!(within(raft.campaign()).await, Err(AdminError::Stopped));
     assert_eq!(within(raft.status()).await, None);
-    assert_eq!(raft.wait_for_leader(BOUND).await, None);
+    assert_eq!(raft.wait(BOUND).leader().await.ok(), None);
     reason
 }
 
@@ -49,7 +49,7 @@ async fn a_store_fails<const BLOCKS: bool>(fault: Fault) -> StopReason {
     let builder = Builder::new(config(1));
     let raft = within(builder.start(kept, snapshots, Journal::default(), network.endpoint()));
     let raft = raft.await.expect("it works");
-    assert!(raft.wait_for_leader(BOUND).await.is_some());
+    assert!(raft.wait(BOUND).leader().await.is_ok());
     assert_eq!(within(raft.read(|journal| journal.commands.clone())).await.expect("it works"), ["kept"]);
     reason
 }

@@ -170,7 +170,7 @@ async fn a_process_that_is_killed_leaves_what_was_written_until_then() {
     let copy = copied(&path);
     let (_, ending) = replay(copy.path());
     assert!(matches!(ending, Ending::Open | Ending::Damaged { .. }), "{ending:?}");
-    assert_eq!(raft.wait_for_leader(BOUND).await, Some(node(1)));
+    assert_eq!(raft.wait(BOUND).leader().await.ok(), Some(node(1)));
     assert!(within(raft.shutdown()).await.is_orderly());
     assert_eq!(replay(&path).1, Ending::Complete);
 }

@@ -123,7 +123,7 @@ async fn a_survivor_founds_a_new_cluster_with_all_that_it_held() {
 
         let network = Channels::default();
         let first = start(open(&new, NEW, 2), 2, &network).await;
-        assert_eq!(first.wait_for_leader(common::BOUND).await, Some(node(2)));
+        assert_eq!(first.wait(common::BOUND).leader().await.ok(), Some(node(2)));
         assert_eq!(commands(&first).await, (0..written).map(text).collect::<Vec<_>>());
         // It grows again, by servers whose ids the old one knew too.
         let second = start(open(&root.path().join("new-1"), NEW, 1), 1, &network).await;

@@ -135,7 +135,7 @@ async fn a_large_snapshot_is_never_in_memory_as_a_whole() {
     let learner = start(2, root.path(), sockets.next().unwrap()).await;
     let first = [(node(1), addresses[&node(1)].clone())].into();
     within(leader.bootstrap(first)).await.unwrap();
-    assert_eq!(leader.wait_for_leader(BOUND).await, Some(node(1)));
+    assert_eq!(leader.wait(BOUND).leader().await.ok(), Some(node(1)));
     within(leader.write("before")).await.unwrap();
     let before = memory("VmRSS");
 

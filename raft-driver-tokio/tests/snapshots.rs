@@ -73,7 +73,7 @@ async fn restarts<L: LogStore, P: SnapshotStore>(mut open: impl FnMut() -> (L, P
                 other => Err(other),
             })
             .unwrap();
-        raft.wait_for_leader(common::BOUND).await.unwrap();
+        raft.wait(common::BOUND).leader().await.unwrap();
         assert_eq!(commands(&raft).await, expected, "round {round}");
         for number in 0..100 {
             let command = text(round * 100 + number);
@@ -507,6 +507,6 @@ async fn a_snapshot_that_cannot_be_restored_stops_the_node() {
     let start =
         Builder::new(often(1, 20)).start(log, store, Journal::default(), Channels::default().endpoint());
     let raft = within(start).await.unwrap();
-    raft.wait_for_leader(common::BOUND).await.unwrap();
+    raft.wait(common::BOUND).leader().await.unwrap();
     assert_eq!(commands(&raft).await, (0..50).map(text).collect::<Vec<_>>());
 }

@@ -76,7 +76,7 @@ async fn one_node_can_bootstrap_for_all() {
     within(nodes[1].bootstrap(members.clone())).await.unwrap();
     write(&nodes, Bytes::from("known to all")).await.unwrap();
     for raft in &nodes {
-        assert!(raft.wait_for_leader(BOUND).await.is_some());
+        assert!(raft.wait(BOUND).leader().await.is_ok());
         let mut metrics = raft.metrics();
         within(metrics.wait_for(|metrics| metrics.membership.nodes == members)).await.unwrap();
     }

@@ -49,12 +49,6 @@ impl<S: StateMachine> Raft<S> {
         let (metrics, life) = (self.metrics(), self.shared.life.clone());
         Wait { metrics, limit, ended: Box::new(move || life.borrow().reason.clone()) }
     }
-
-    /// Waits until this node knows a leader. `None` if `limit` passes before, or the node stops: [`wait`](Self::wait)
-    /// says which. A node that was never bootstrapped has none.
-    pub async fn wait_for_leader(&self, limit: Duration) -> Option<NodeId> {
-        self.wait(limit).leader().await.ok()
-    }
 }
 
 /// Something that is waited for: see [`Raft::wait`]. Looks at every state of the node that was published; one that passes

@@ -178,7 +178,7 @@ where
     let raft =
         within(builder.start(log, MemorySnapshots::default(), machine, network)).await.expect("starts");
     within(raft.bootstrap(members([1]))).await.expect("pristine");
-    assert_eq!(raft.wait_for_leader(BOUND).await, Some(node(1)));
+    assert_eq!(raft.wait(BOUND).leader().await.ok(), Some(node(1)));
     raft
 }
 

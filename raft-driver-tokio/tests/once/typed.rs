@@ -16,7 +16,7 @@ async fn start(log: &MemoryLog, snapshots: &MemorySnapshots) -> Raft<Plain> {
     let raft = within(builder.start(log.clone(), snapshots.clone(), Plain::default(), network)).await;
     let raft = raft.expect("starts");
     within(raft.bootstrap(members([1]))).await.expect("pristine, or the same again");
-    assert_eq!(raft.wait_for_leader(BOUND).await, Some(node(1)));
+    assert_eq!(raft.wait(BOUND).leader().await.ok(), Some(node(1)));
     raft
 }
 

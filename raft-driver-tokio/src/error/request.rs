@@ -1,61 +1,12 @@
-//! What callers are told when something did not work, in words that say what to do about it.
-//!
-//! Every error of a write says what is known about the command: that it did not happen and never will (and then
-//! the command comes back), that it happened, or that nobody knows.
+//! Why a write, a read or an administrative request has no result.
 
-use std::error::Error;
 use std::fmt;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use raft_core::host::{Rejection, Unacceptable};
-use raft_core::{AdminOutcome, AdminRefusal, Fatal, LogId, NodeId, WriteRefusal};
+use raft_core::{AdminOutcome, AdminRefusal, LogId, NodeId, WriteRefusal};
 
-/// A command that was committed and applied.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Applied<R> {
-    /// Where it stands in the log.
-    pub id: LogId,
-    /// What the state machine answered.
-    pub response: R,
-}
-
-/// What is known about a command whose write failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Certainty {
-    /// It is not in the log and never will be: trying again is safe.
-    DidNotHappen,
-    /// It may be committed already or later, or never: trying again may do it twice.
-    Unknown,
-    /// It is committed: trying again would do it twice.
-    Happened,
-}
-
-/// What to do about an error.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Advice {
-    /// Nothing was done here: ask the leader, or this node with [`forwarding`](crate::Raft::forwarding).
-    AskLeader {
-        /// Who leads.
-        leader: NodeId,
-        /// The leader's address as the membership has it.
-        address: Option<Bytes>,
-    },
-    /// Nothing was done, and later it may work: when there is a leader, or room.
-    RetryLater,
-    /// It does not work however often it is tried here: the request or the node is the matter.
-    GiveUp,
-    /// It may have been done, or may be done yet: find out before it is tried again, or send commands that may come twice.
-    OutcomeUnknown,
-    /// It was done; only the answer is lost.
-    Done,
-}
-
-impl Advice {
-    fn ask(leader: Option<NodeId>, address: Option<&Bytes>) -> Self {
-        leader.map_or(Self::RetryLater, |leader| Self::AskLeader { leader, address: address.cloned() })
-    }
-}
+use super::{Advice, Certainty};
 
 /// Why a write has no result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -304,173 +255,6 @@ impl AdminError {
     }
 }
 
-/// Code panicked.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the {part} panicked: {message}")]
-pub struct Panicked {
-    /// Whose.
-    pub part: &'static str,
-    /// What it said.
-    pub message: String,
-}
-
-impl Panicked {
-    pub(crate) fn new(part: &'static str, payload: &(dyn std::any::Any + Send)) -> Self {
-        let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
-        let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
-        Self { part, message: text.unwrap_or_else(|| "no message".to_owned()) }
-    }
-}
-
-impl From<Panicked> for StopReason {
-    fn from(Panicked { part, message }: Panicked) -> Self {
-        Self::Panicked { part, message }
-    }
-}
-
-impl From<Panicked> for StartError {
-    fn from(Panicked { part, message }: Panicked) -> Self {
-        Self::Panicked { part, message }
-    }
-}
-
-/// Why a node stopped.
-#[derive(Clone, Debug)]
-pub enum StopReason {
-    /// [`Raft::shutdown`](crate::Raft::shutdown) was called.
-    Requested,
-    /// Nobody holds a handle any more.
-    HandlesDropped,
-    /// The log store failed. Nothing was retried: start the node anew when the cause is gone.
-    Log(Arc<dyn Error + Send + Sync>),
-    /// The state machine failed.
-    Machine(Arc<dyn Error + Send + Sync>),
-    /// The state machine could not be brought to a snapshot's state: the snapshot cannot be read, or is another
-    /// machine's.
-    Restore(Arc<dyn Error + Send + Sync>),
-    /// The state machine did not return one response for each command.
-    Responses {
-        /// Commands applied.
-        commands: usize,
-        /// Responses returned.
-        responses: usize,
-    },
-    /// Code panicked.
-    Panicked {
-        /// Whose.
-        part: &'static str,
-        /// What it said.
-        message: String,
-    },
-    /// The driver broke a duty towards the node.
-    Driver(Fatal),
-    /// The Tokio runtime was shut down under the node.
-    RuntimeEnded,
-}
-
-impl StopReason {
-    /// Whether it was asked for.
-    #[must_use]
-    pub const fn is_orderly(&self) -> bool {
-        matches!(self, Self::Requested | Self::HandlesDropped)
-    }
-}
-
-impl fmt::Display for StopReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Requested => f.write_str("shutdown was requested"),
-            Self::HandlesDropped => f.write_str("every handle was dropped"),
-            Self::Log(error) => write!(f, "the log store failed: {}", Chain(&**error)),
-            Self::Machine(error) => write!(f, "the state machine failed: {}", Chain(&**error)),
-            Self::Restore(error) => write!(f, "the snapshot cannot be restored: {}", Chain(&**error)),
-            Self::Responses { commands, responses } => {
-                write!(f, "the state machine gave {responses} responses to {commands} commands")
-            }
-            Self::Panicked { part, message } => write!(f, "the {part} panicked: {message}"),
-            Self::Driver(fatal) => write!(f, "the driver broke a duty: {fatal}"),
-            Self::RuntimeEnded => f.write_str("the runtime was shut down"),
-        }
-    }
-}
-
-impl Error for StopReason {
-    fn source(&self) -> Option<&(dyn Error + 'static)> {
-        match self {
-            Self::Log(error) | Self::Machine(error) | Self::Restore(error) => Some(&**error),
-            Self::Driver(fatal) => Some(fatal),
-            _ => None,
-        }
-    }
-}
-
-/// Why a node could not be started.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// What survived in the log store cannot be read or trusted.
-    #[error("the log store cannot be recovered: {0}")]
-    Log(#[source] Box<dyn Error + Send + Sync>),
-    /// What survived in the snapshot store cannot be read or trusted.
-    #[error("the snapshot store cannot be recovered: {0}")]
-    Snapshots(#[source] Box<dyn Error + Send + Sync>),
-    /// The state machine cannot say what it holds.
-    #[error("the state machine cannot be recovered: {0}")]
-    Machine(#[source] Box<dyn Error + Send + Sync>),
-    /// The node refuses what was recovered, or the configuration.
-    #[error(transparent)]
-    Node(#[from] raft_core::StartError),
-    /// The transport could not carry the longest message that the configuration allows.
-    #[error("the transport carries messages of {message_bytes_max} bytes, but {needed_bytes} may be needed")]
-    MessageTooLong {
-        /// The transport's limit.
-        message_bytes_max: u64,
-        /// What the configuration of the node asks for.
-        needed_bytes: u64,
-    },
-    /// A limit of the builder is outside of what is possible.
-    #[error("{what} is {value}, but must be between 1 and {value_max}")]
-    Limit {
-        /// Which limit.
-        what: &'static str,
-        /// What it was set to.
-        value: usize,
-        /// The highest possible.
-        value_max: usize,
-    },
-    /// Timers would be late by a heartbeat interval.
-    #[error("timer_step must be shorter than heartbeat_interval")]
-    TimerStep,
-    /// The network does not fit the configuration.
-    #[error("the network does not fit: {0}")]
-    Network(&'static str),
-    /// Code panicked during recovery.
-    #[error("the recovery of the {part} panicked: {message}")]
-    Panicked {
-        /// Whose.
-        part: &'static str,
-        /// What it said.
-        message: String,
-    },
-    /// The directory for recordings cannot be created or looked at.
-    #[error("no recordings in {directory}: {error}")]
-    Recording {
-        /// The directory.
-        directory: String,
-        /// Why not.
-        #[source]
-        error: std::io::Error,
-    },
-    /// No thread could be started.
-    #[error("no thread for the {part}: {error}")]
-    Thread {
-        /// Which thread.
-        part: &'static str,
-        /// Why.
-        #[source]
-        error: std::io::Error,
-    },
-}
-
 struct Leader(Option<NodeId>);
 
 impl fmt::Display for Leader {
@@ -479,20 +263,5 @@ impl fmt::Display for Leader {
             Some(leader) => write!(f, "node {leader}"),
             None => f.write_str("unknown"),
         }
-    }
-}
-
-/// An error with its causes: a `StopReason` is mostly seen in logs, where `source` would be lost.
-pub(crate) struct Chain<'a>(pub(crate) &'a dyn Error);
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
     }
 }
