@@ -17,11 +17,11 @@ use raft_core::{Entries, Event, LogId, LogIndex, SnapshotMeta};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinHandle;
 
-use crate::driver::{STATE_MACHINE, SnapshotLane, apply, apply_keeping, discard, reject_reads, serve};
+use crate::driver::{
+    LogReports, STATE_MACHINE, SnapshotLane, apply, apply_keeping, discard, reject_reads, serve,
+};
 use crate::error::{StartError, StopReason};
 use crate::forward::Kept;
-use crate::request::PendingWrite;
-use crate::task::Input;
 use crate::worker::Worker;
 
 /// Tasks taken at once; what was applied is reported once for all of them.
@@ -30,27 +30,24 @@ const BATCH_MAX: usize = 64;
 /// Responses kept for answers of the leader that are late.
 const RESPONSES_KEPT_MAX: usize = 16 * 1024;
 
-/// Writers whose commands are committed.
-type Waiting<S> = Vec<Committed<PendingWrite<<S as StateMachine>::Response>>>;
-
 /// Something for the state machine.
-pub(crate) enum LaneTask<S: StateMachine> {
+pub(crate) enum LaneTask<S, W> {
     /// Apply these; the commands of those who wait are among them or come later.
-    Apply { entries: Entries, committed: Waiting<S> },
+    Apply { entries: Entries, committed: Vec<Committed<W>> },
     /// Answer this one, whose command the leader wrote, when it is applied here.
-    Claim(Committed<PendingWrite<S::Response>>, Kept),
+    Claim(Committed<W>, Kept),
     /// Answer these from what has been applied.
     Serve(Vec<Box<dyn Read<S>>>),
     /// Keep the state as it is now.
     TakeSnapshot(Arc<SnapshotMeta>),
     /// Replace the state.
-    Restore(Restore<S>),
+    Restore(Restore<W>),
 }
 
 /// A snapshot that takes the state's place, and those whose entries it may skip.
-pub(crate) struct Restore<S: StateMachine> {
+pub(crate) struct Restore<W> {
     pub(crate) meta: Arc<SnapshotMeta>,
-    pub(crate) committed: Waiting<S>,
+    pub(crate) committed: Vec<Committed<W>>,
 }
 
 /// Where a lane runs.
@@ -75,19 +72,24 @@ impl Runner {
 }
 
 /// Begins; the lane ends when its sender is dropped and what is queued is done, or at the first failure.
-pub(crate) fn start<S: StateMachine, P: SnapshotStore>(
+pub(crate) fn start<S, P, W>(
     machine: S,
     snapshots: SnapshotLane<P>,
-    inputs: UnboundedSender<Input>,
+    reports: LogReports,
     keep: Arc<AtomicUsize>,
     on_thread: bool,
-) -> Result<(UnboundedSender<LaneTask<S>>, Runner), StartError> {
+) -> Result<(UnboundedSender<LaneTask<S, W>>, Runner), StartError>
+where
+    S: StateMachine,
+    P: SnapshotStore,
+    W: Writer<Response = S::Response> + Send + 'static,
+{
     // Unbounded: the core bounds what is unapplied, and how many reads are pending.
     let (sender, tasks) = mpsc::unbounded_channel();
     let lane = Lane {
         machine: MachineLane::new(machine),
         snapshots,
-        inputs,
+        reports,
         tasks: VecDeque::new(),
         keep,
         kept: VecDeque::new(),
@@ -101,10 +103,12 @@ pub(crate) fn start<S: StateMachine, P: SnapshotStore>(
     Ok((sender, runner))
 }
 
-fn run_on_thread<S: StateMachine, P: SnapshotStore>(
-    mut lane: Lane<S, P>,
-    mut queue: UnboundedReceiver<LaneTask<S>>,
-) {
+fn run_on_thread<S, P, W>(mut lane: Lane<S, P, W>, mut queue: UnboundedReceiver<LaneTask<S, W>>)
+where
+    S: StateMachine,
+    P: SnapshotStore,
+    W: Writer<Response = S::Response> + Send + 'static,
+{
     let mut batch = Vec::new();
     while queue.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
         lane.tasks.extend(batch.drain(..));
@@ -123,10 +127,12 @@ fn run_on_thread<S: StateMachine, P: SnapshotStore>(
     lane.finish(queue);
 }
 
-async fn run_as_task<S: StateMachine, P: SnapshotStore>(
-    mut lane: Lane<S, P>,
-    mut queue: UnboundedReceiver<LaneTask<S>>,
-) {
+async fn run_as_task<S, P, W>(mut lane: Lane<S, P, W>, mut queue: UnboundedReceiver<LaneTask<S, W>>)
+where
+    S: StateMachine,
+    P: SnapshotStore,
+    W: Writer<Response = S::Response> + Send + 'static,
+{
     let mut batch = Vec::new();
     while queue.recv_many(&mut batch, BATCH_MAX).await > 0 {
         lane.tasks.extend(batch.drain(..));
@@ -153,21 +159,21 @@ async fn run_as_task<S: StateMachine, P: SnapshotStore>(
 }
 
 /// What comes after some tasks.
-enum Next<S: StateMachine> {
+enum Next<W> {
     /// All are done.
     Wait,
     /// This, which may block; then go on.
-    Restore(Restore<S>),
+    Restore(Restore<W>),
     /// The lane has failed.
     End,
 }
 
-struct Lane<S: StateMachine, P: SnapshotStore> {
-    machine: MachineLane<S, PendingWrite<S::Response>>,
+struct Lane<S: StateMachine, P: SnapshotStore, W> {
+    machine: MachineLane<S, W>,
     snapshots: SnapshotLane<P>,
-    inputs: UnboundedSender<Input>,
+    reports: LogReports,
     /// Taken from the queue and not done.
-    tasks: VecDeque<LaneTask<S>>,
+    tasks: VecDeque<LaneTask<S, W>>,
     /// How many forwarded writes may yet claim a response.
     keep: Arc<AtomicUsize>,
     /// Responses that nobody waited for, in log order.
@@ -176,9 +182,9 @@ struct Lane<S: StateMachine, P: SnapshotStore> {
     applied: LogIndex,
 }
 
-impl<S: StateMachine, P: SnapshotStore> Lane<S, P> {
+impl<S: StateMachine, P: SnapshotStore, W: Writer<Response = S::Response>> Lane<S, P, W> {
     /// Performs tasks and reports.
-    fn run(&mut self) -> Next<S> {
+    fn run(&mut self) -> Next<W> {
         let mut applied = None;
         let next = loop {
             let result = match self.tasks.pop_front() {
@@ -212,7 +218,7 @@ impl<S: StateMachine, P: SnapshotStore> Lane<S, P> {
         next
     }
 
-    fn apply(&mut self, entries: &Entries, committed: Waiting<S>) -> Result<(), StopReason> {
+    fn apply(&mut self, entries: &Entries, committed: Vec<Committed<W>>) -> Result<(), StopReason> {
         self.applied = entries.last().map_or(self.applied, |last| last.index);
         // Counted before the leader was asked, and so before it could send the entry.
         if self.keep.load(Ordering::Acquire) == 0 {
@@ -229,7 +235,7 @@ impl<S: StateMachine, P: SnapshotStore> Lane<S, P> {
     }
 
     /// Answers from what was kept, or lets the writer wait.
-    fn claim(&mut self, claim: Committed<PendingWrite<S::Response>>) {
+    fn claim(&mut self, claim: Committed<W>) {
         let found = self.kept.binary_search_by_key(&claim.id.index, |(id, _)| id.index).ok();
         match found.and_then(|at| self.kept.remove(at)) {
             Some((id, response)) if id == claim.id => claim.writer.applied(id, response),
@@ -240,7 +246,7 @@ impl<S: StateMachine, P: SnapshotStore> Lane<S, P> {
     }
 
     /// Returns whether to go on.
-    fn restore(&mut self, Restore { meta, committed }: Restore<S>) -> bool {
+    fn restore(&mut self, Restore { meta, committed }: Restore<W>) -> bool {
         match self.snapshots.restore(&mut self.machine, &meta, committed) {
             Ok(()) => {
                 self.applied = meta.id.last.index;
@@ -256,15 +262,15 @@ impl<S: StateMachine, P: SnapshotStore> Lane<S, P> {
 
     fn report(&self, index: LogIndex) {
         // A node that is gone needs no report; its lane ends when the queue is empty.
-        let _ = self.inputs.send(Input::Event(Event::Applied(index)));
+        (self.reports)(Ok(Event::Applied(index)));
     }
 
     fn fail(&self, reason: StopReason) {
-        let _ = self.inputs.send(Input::Failed(reason));
+        (self.reports)(Err(reason));
     }
 
     /// Answers whoever still waits and drops the machine.
-    fn finish(self, mut queue: UnboundedReceiver<LaneTask<S>>) {
+    fn finish(self, mut queue: UnboundedReceiver<LaneTask<S, W>>) {
         let machine = self.machine.stop();
         queue.close();
         for task in self.tasks.into_iter().chain(std::iter::from_fn(|| queue.try_recv().ok())) {

@@ -1,29 +1,24 @@
-//! Starting a node: recovery, lanes, transport and task are put together here, and taken apart when the node stops.
+//! Starting a node: the task and its handle are put together here around an [`Engine`](crate::driver::Engine).
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use raft_core::host::{Clients, SnapshotStore, StateMachine, Transport};
-use raft_core::{Config, Event};
+use raft_core::Config;
+use raft_core::host::{SnapshotStore, StateMachine};
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio_util::sync::DropGuard;
-use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use crate::apply::{self, Runner};
 use crate::cluster::GroupId;
-use crate::driver::{self, Assembled, Recovered, SnapshotLane};
+use crate::driver::{Ends, Recovered, Running, Setup};
 use crate::error::{Panicked, StartError, StopReason};
-use crate::forward::{Desk, Forwards};
-use crate::handle::{Freshness, Life, Raft, Shared};
+use crate::freshness::Freshness;
+use crate::handle::{Life, Raft, Shared};
 use crate::metrics::{self, Labels, Metrics, Publisher, Times};
-use crate::recording::{Recording, RecordingWriter};
+use crate::recording::Recording;
 use crate::storage::NodeLog;
-use crate::task::{Input, NodeTask, Parts, Queues};
-use crate::transport::{Closed, Inbox, Incoming, Network, Started};
+use crate::task::{Input, NodeTask, Queues};
+use crate::transport::{Closed, Network};
 
 /// The highest limits: within what a semaphore can count, and what a node could ever use.
 const QUEUE_MAX: usize = 1 << 20;
@@ -32,28 +27,18 @@ const QUEUE_BYTES_MAX: usize = 1 << 30;
 /// Starts a node.
 #[derive(Clone, Debug)]
 pub struct Builder {
-    config: Config,
+    setup: Setup,
     queue_max: usize,
     queue_bytes_max: usize,
-    recording: Option<Recording>,
     group: Option<GroupId>,
-    machine_thread: bool,
-    timer_step: Duration,
 }
 
 impl Builder {
     /// A node with this configuration of the protocol.
     #[must_use]
     pub const fn new(config: Config) -> Self {
-        Self {
-            config,
-            queue_max: 8192,
-            queue_bytes_max: 128 * 1024 * 1024,
-            recording: None,
-            group: None,
-            machine_thread: false,
-            timer_step: Duration::ZERO,
-        }
+        let setup = Setup::new(config);
+        Self { setup, queue_max: 8192, queue_bytes_max: 128 * 1024 * 1024, group: None }
     }
 
     /// How many requests may wait for the node's task; further callers wait in turn. Default 8,192 writes, and as
@@ -78,7 +63,7 @@ impl Builder {
     /// again as the node itself; without it, a branch a step. The files hold clients' commands: treat them like the log.
     #[must_use]
     pub fn record(mut self, recording: Recording) -> Self {
-        self.recording = Some(recording);
+        self.setup.recording = Some(recording);
         self
     }
 
@@ -94,7 +79,7 @@ impl Builder {
     /// shorter than their interval. Default zero: nothing is late.
     #[must_use]
     pub const fn timer_step(mut self, step: Duration) -> Self {
-        self.timer_step = step;
+        self.setup.timer_step = step;
         self
     }
 
@@ -102,7 +87,7 @@ impl Builder {
     /// machine that waits for a device, or computes for long, needs the thread.
     #[must_use]
     pub const fn machine_on_thread(mut self) -> Self {
-        self.machine_thread = true;
+        self.setup.machine_thread = true;
         self
     }
 
@@ -163,71 +148,28 @@ impl Builder {
         N: Network,
     {
         self.validate()?;
-        let (id, command_bytes_max) = (self.config.id, self.config.command_bytes_max);
-        let letter_bytes_max = network.message_bytes_max();
-        let config = self.config.clone();
-        network.check(&config).map_err(StartError::Network)?;
-        let pool = TaskTracker::new();
-        let recording = match &self.recording {
-            Some(recording) => Some(RecordingWriter::start(recording, id, pool.clone())?),
-            None => None,
-        };
-        let options = self.recording.as_ref().map(Recording::options);
-        let Assembled { node, mut timer, log, snapshots, machine } =
-            recovered.assemble(self.config, network.message_bytes_max(), options)?;
-        timer.align(self.timer_step);
-
+        let id = self.setup.config.id;
         let (inputs, input_queue) = mpsc::unbounded_channel();
         let (requests, request_queue) = mpsc::channel(self.queue_max);
         let (writes, write_queue) = mpsc::channel(self.queue_max);
         let (life_sender, life) = watch::channel(Life::default());
         let life_sender = Arc::new(life_sender);
         let abandoned = Arc::new(AtomicBool::new(false));
-        let reports = inputs.clone();
-        let reports = Arc::new(move |report: Result<Event, StopReason>| {
-            // A node that is gone needs no report.
-            let _ = reports.send(report.map_or_else(Input::Failed, Input::Event));
-        });
-        let log = log.start(reports, pool.clone())?;
-        let reports = inputs.clone();
-        let reports = Arc::new(move |event| {
-            // A node that is gone needs no report.
-            let _ = reports.send(Input::Event(event));
-        });
-        let snapshots = SnapshotLane::start(snapshots, reports, pool.clone());
-        let keep = Arc::new(AtomicUsize::new(0));
-        let (machine, machine_runner) =
-            apply::start(machine, snapshots.clone(), inputs.clone(), Arc::clone(&keep), self.machine_thread)
-                .inspect_err(|_| snapshots.stop())?;
-        let Started { transport, stats, stop } = network.start(&config, inbox(inputs.clone()));
+        let to_node = inputs.clone();
+        let take = move |input| to_node.send(Input::Node(input)).map_err(|_| Closed);
+        let Running { engine, timer, stats, ends } = self.setup.start(recovered, network, take)?;
         let labels = Labels { id, group: self.group };
-        let publisher = Publisher::new(&node, Arc::clone(&stats), labels);
+        let publisher = Publisher::new(engine.node(), Arc::clone(&stats), labels);
         let metrics = publisher.sender();
 
-        let task = NodeTask::new(Parts {
-            node,
-            recording,
-            timer,
-            log,
-            machine,
-            snapshots: snapshots.clone(),
-            transport,
-            clients: Clients::new(command_bytes_max).checking(driver::check::<S>),
-            forwards: Forwards::new(keep, command_bytes_max, letter_bytes_max),
-            desk: Desk::default(),
-            send_letter: N::send_letter,
-            queues: Queues { inputs: input_queue, requests: request_queue, writes: write_queue },
-            publisher,
-            life: Arc::clone(&life_sender),
-            abandoned: Arc::clone(&abandoned),
-        });
-        let snapshots = snapshots.stop_on_drop();
-        let ends = Ends { pool, machine_runner, stop, snapshots, life: life_sender };
+        let queues = Queues { inputs: input_queue, requests: request_queue, writes: write_queue };
+        let life_of_task = Arc::clone(&life_sender);
+        let task = NodeTask::new(engine, timer, queues, publisher, life_of_task, Arc::clone(&abandoned));
         let span = match self.group {
             Some(group) => tracing::info_span!("raft.node", id = id.get(), group = group.get()),
             None => tracing::info_span!("raft.node", id = id.get()),
         };
-        tokio::spawn(supervise(task, span, ends, metrics.clone()));
+        tokio::spawn(supervise(life_sender, ends, task, span, metrics.clone()));
         Ok(Raft::new(Shared {
             id,
             writes,
@@ -247,18 +189,18 @@ impl Builder {
 
     /// For many groups: what suits them unless something was chosen.
     pub(crate) fn with_timer_step(mut self) -> Self {
-        if self.timer_step.is_zero() {
-            self.timer_step = self.config.heartbeat_interval / 8;
+        if self.setup.timer_step.is_zero() {
+            self.setup.timer_step = self.setup.config.heartbeat_interval / 8;
         }
         self
     }
 
     pub(crate) const fn config(&self) -> &Config {
-        &self.config
+        &self.setup.config
     }
 
     fn validate(&self) -> Result<(), StartError> {
-        if self.timer_step >= self.config.heartbeat_interval {
+        if self.setup.timer_step >= self.setup.config.heartbeat_interval {
             return Err(StartError::TimerStep);
         }
         let limits = [
@@ -270,35 +212,13 @@ impl Builder {
     }
 }
 
-/// Whatever a transport receives goes to the node's own queue.
-fn inbox(inputs: mpsc::UnboundedSender<Input>) -> Inbox {
-    Inbox::new(move |incoming| {
-        let input = match incoming {
-            Incoming::Message(message, room) => Input::Receive(message, room),
-            Incoming::Letter { from, letter, room } => Input::Letter { from, letter, room },
-            Incoming::Unreachable(peer) => Input::Event(raft_core::Event::Unreachable(peer)),
-        };
-        inputs.send(input).map_err(|_| Closed)
-    })
-}
-
-/// What must have ended before a node has.
-struct Ends {
-    /// The log store, and whatever runs on the blocking pool.
-    pool: TaskTracker,
-    machine_runner: Runner,
-    stop: Pin<Box<dyn Future<Output = ()> + Send>>,
-    /// A runtime that ends drops it too: it waits for whatever is being saved.
-    snapshots: DropGuard,
-    /// Last, since fields are dropped in order: nobody hears of the end before everything was told to end.
-    life: Arc<watch::Sender<Life>>,
-}
-
 /// Runs the node's task and, however it ends, sees to it that everything ends.
-async fn supervise<S: StateMachine, P: SnapshotStore, T: Transport>(
-    task: NodeTask<S, P, T>,
-    span: tracing::Span,
+async fn supervise<S: StateMachine>(
+    // First, and so dropped last: nobody hears of the end before everything was told to end.
+    life: Arc<watch::Sender<Life>>,
     ends: Ends,
+    task: NodeTask<S>,
+    span: tracing::Span,
     metrics: watch::Sender<Metrics>,
 ) {
     let ran = tokio::spawn(task.run().instrument(span)).await;
@@ -309,15 +229,11 @@ async fn supervise<S: StateMachine, P: SnapshotStore, T: Transport>(
     };
     if let Some(reason) = reason {
         tracing::error!(%reason, "raft.stopped");
-        ends.life.send_modify(|life| life.reason = life.reason.take().or(Some(reason)));
+        life.send_modify(|life| life.reason = life.reason.take().or(Some(reason)));
     }
-    if let Some(reason) = &ends.life.borrow().reason {
+    if let Some(reason) = &life.borrow().reason {
         metrics::stopped(&metrics, reason);
     }
-    drop(ends.snapshots);
-    ends.stop.await;
-    ends.machine_runner.ended().await;
-    ends.pool.close();
-    ends.pool.wait().await;
-    ends.life.send_modify(|life| life.ended = true);
+    ends.ended().await;
+    life.send_modify(|life| life.ended = true);
 }

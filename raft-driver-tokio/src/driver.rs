@@ -2,7 +2,8 @@
 //!
 //! * Whatever calls users' code goes through [`guard`]: a panic stops a node, never the process or its runtime.
 //! * What has failed or panicked is not called again, only dropped, by [`discard`].
-//! * Nothing here steps a node.
+//! * An [`Engine`] is the node and its lanes, and the only one who steps the node. A driver hands it what has arrived,
+//!   turn by turn.
 
 use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -23,7 +24,10 @@ use raft_core::{
 };
 use tokio::time::Sleep;
 
+pub use crate::engine::{Ends, Engine, Input, Running, Setup, TransportCounters, refuse_read};
 use crate::error::{Panicked, StartError, StopReason};
+pub use crate::forward::{Caller, FORWARD_LIMIT, Served};
+pub use crate::freshness::{Fresh, Freshness, Proof};
 pub use crate::recording::RecordingWriter;
 pub use crate::request::AdminRequest;
 use crate::storage::NodeLog;

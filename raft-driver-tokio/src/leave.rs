@@ -8,22 +8,23 @@ use std::time::Duration;
 use raft_core::Instant;
 use tokio::sync::oneshot;
 
-use crate::request::AdminReply;
+/// To be told when the hand-over is over, however it ended.
+pub(crate) type HandedOver = oneshot::Sender<()>;
 
 /// How far the end has come.
 #[derive(Debug)]
 pub(crate) struct Leaving {
     election_timeout: Duration,
-    handed_over: oneshot::Receiver<Result<Option<raft_core::NodeId>, crate::AdminError>>,
+    handed_over: oneshot::Receiver<()>,
     /// When the node stops, whoever still waits.
     until: Option<Instant>,
 }
 
 impl Leaving {
-    /// The end begins: the node is to step down, and its answer goes to this operator.
-    pub(crate) fn begin(election_timeout: Duration) -> (Self, AdminReply) {
+    /// The end begins: the node is to step down.
+    pub(crate) fn begin(election_timeout: Duration) -> (Self, HandedOver) {
         let (operator, handed_over) = oneshot::channel();
-        (Self { election_timeout, handed_over, until: None }, AdminReply(operator))
+        (Self { election_timeout, handed_over, until: None }, operator)
     }
 
     /// When to look again at the latest; `None` if the node may stop now. `writes` wait for their outcome.

@@ -16,8 +16,8 @@ use tokio::time::Instant;
 
 use crate::driver::guard;
 use crate::error::{AdminError, Applied, ReadError};
-use crate::forward::Served;
-use crate::handle::Proof;
+use crate::forward::{Caller, Served};
+use crate::freshness::Proof;
 
 /// A rejected command comes back. Boxed: the common answer is a short one.
 pub(crate) type Answer<T> = Result<T, Box<(Rejection, Bytes)>>;
@@ -179,6 +179,16 @@ impl<R> Writer for PendingWrite<R> {
             Reply::Applied(slot) => slot.answer(Err(rejected(rejection))),
             Reply::Forwarded(served) => served.answer(Err(rejection)),
         }
+    }
+}
+
+impl<R: Send + 'static> Caller for PendingWrite<R> {
+    fn forward_until(&self) -> Option<Instant> {
+        self.forward
+    }
+
+    fn served(command: Bytes, by: Served) -> Self {
+        Self { command, reply: Reply::Forwarded(by), forward: None, room: None }
     }
 }
 

@@ -22,11 +22,10 @@ use raft_core::{LogId, Membership, NodeId, WriteRefusal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::request::{PendingWrite, Reply};
 use letter::{Answers, Letter, Outcome, Writes};
 
 /// When a forwarded write is given up whose caller set no limit.
-pub(crate) const FORWARD_LIMIT: Duration = Duration::from_secs(10);
+pub const FORWARD_LIMIT: Duration = Duration::from_secs(10);
 
 /// Commands are put into one letter until it has this many bytes.
 const LETTER_BYTES: usize = 256 * 1024;
@@ -36,6 +35,15 @@ const MEMBER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// What the smallest command counts, so that their number is bounded too.
 const COMMAND_BYTES_MIN: usize = 256;
+
+/// A caller of a write as a driver keeps it: one of its own, or another node's.
+pub trait Caller: Writer + Send + 'static {
+    /// Until when the leader may be asked to write the command, if this node does not lead; `None` if it may not be asked.
+    fn forward_until(&self) -> Option<Instant>;
+
+    /// Another node's caller. Nobody passes its command on, and it wants no response: that node has a machine of its own.
+    fn served(command: Bytes, by: Served) -> Self;
+}
 
 /// Counts a write that may claim a response from the machine lane.
 #[derive(Debug)]
@@ -55,8 +63,8 @@ impl Drop for Kept {
 }
 
 /// Writes of this node's clients that were passed on.
-pub(crate) struct Forwards<R> {
-    waiting: BTreeMap<u64, Passed<R>>,
+pub(crate) struct Forwards<W> {
+    waiting: BTreeMap<u64, Passed<W>>,
     next: u64,
     /// Tells answers to this life of the node from those to an earlier one.
     life: u64,
@@ -65,13 +73,13 @@ pub(crate) struct Forwards<R> {
     letter_bytes_max: usize,
 }
 
-struct Passed<R> {
-    write: PendingWrite<R>,
+struct Passed<W> {
+    write: W,
     to: NodeId,
     kept: Option<Kept>,
 }
 
-impl<R> Forwards<R> {
+impl<W: Caller> Forwards<W> {
     pub(crate) fn new(keep: Arc<AtomicUsize>, command_bytes_max: u64, letter_bytes_max: u64) -> Self {
         let letter_bytes_max = usize::try_from(letter_bytes_max).unwrap_or(usize::MAX);
         let life = fastrand::u64(..);
@@ -85,7 +93,7 @@ impl<R> Forwards<R> {
     /// Passes on what may be passed on, and rejects the rest, like all of it if there is no leader to pass it to.
     pub(crate) fn pass(
         &mut self,
-        queue: &mut VecDeque<PendingWrite<R>>,
+        queue: &mut VecDeque<W>,
         leader: Option<NodeId>,
         rejection: &Rejection,
         mut send: impl FnMut(NodeId, Bytes) -> bool,
@@ -94,8 +102,8 @@ impl<R> Forwards<R> {
         let mut writes = Vec::new();
         let mut bytes = 0;
         for write in queue.drain(..) {
-            let (length, length_max) = (write.command.len() as u64, self.command_bytes_max);
-            match write.forward {
+            let (length, length_max) = (write.command().len() as u64, self.command_bytes_max);
+            match write.forward_until() {
                 Some(until) if leader.is_some() && until > now => {}
                 _ => {
                     write.reject(rejection.clone());
@@ -107,7 +115,7 @@ impl<R> Forwards<R> {
                 write.reject(Rejection::Refused(refusal));
                 continue;
             }
-            bytes += write.command.len();
+            bytes += write.command().len();
             writes.push(write);
             if bytes >= LETTER_BYTES || writes.len() == letter::COMMANDS_MAX {
                 self.post(&mut writes, leader, now, rejection, &mut send);
@@ -120,15 +128,15 @@ impl<R> Forwards<R> {
     /// One letter.
     fn post(
         &mut self,
-        writes: &mut Vec<PendingWrite<R>>,
+        writes: &mut Vec<W>,
         leader: Option<NodeId>,
         now: Instant,
         rejection: &Rejection,
         send: &mut impl FnMut(NodeId, Bytes) -> bool,
     ) {
         let Some(to) = leader.filter(|_| !writes.is_empty()) else { return };
-        let latest = writes.iter().filter_map(|write| write.forward).max().unwrap_or(now);
-        let commands = writes.iter().map(|write| &write.command);
+        let latest = writes.iter().filter_map(Caller::forward_until).max().unwrap_or(now);
+        let commands = writes.iter().map(Writer::command);
         let letter = letter::writes(self.life, self.next, latest.saturating_duration_since(now), commands);
         // Counted before the letter leaves: whatever it causes comes later.
         let kept: Vec<Option<Kept>> =
@@ -149,7 +157,7 @@ impl<R> Forwards<R> {
         from: NodeId,
         answers: Answers,
         membership: &Membership,
-        mut claim: impl FnMut(Committed<PendingWrite<R>>, Kept),
+        mut claim: impl FnMut(Committed<W>, Kept),
     ) {
         if answers.life != self.life {
             return;
@@ -196,12 +204,12 @@ pub(crate) struct Desk {
 
 impl Desk {
     /// Takes commands that `from` passes on into the queue, as far as it has room here.
-    fn take<R>(
+    fn take<W: Caller>(
         &mut self,
         from: NodeId,
         writes: Writes,
         membership: &Membership,
-        queue: &mut VecDeque<PendingWrite<R>>,
+        queue: &mut VecDeque<W>,
     ) {
         let deadline = Instant::now() + writes.limit;
         let room = membership.nodes.contains_key(&from).then(|| {
@@ -217,8 +225,7 @@ impl Desk {
             let served =
                 Served { outbox, to: from, life: writes.life, id, deadline, open: true, _room: share };
             if served._room.is_some() {
-                let reply = Reply::Forwarded(served);
-                queue.push_back(PendingWrite { command, reply, forward: None, room: None });
+                queue.push_back(W::served(command, served));
             } else {
                 served.answer(Err(Rejection::Busy));
             }
@@ -243,8 +250,10 @@ impl Desk {
     }
 }
 
-/// A place in the node for another node's client.
-pub(crate) struct Served {
+/// For drivers: a place in the node for another node's client. Dropped without an answer, it says that the outcome is
+/// unknown.
+#[derive(Debug)]
+pub struct Served {
     outbox: Outbox,
     to: NodeId,
     life: u64,
@@ -256,11 +265,14 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    pub(crate) fn is_abandoned(&self) -> bool {
+    /// Whether its client has given up.
+    #[must_use]
+    pub fn is_abandoned(&self) -> bool {
         Instant::now() >= self.deadline
     }
 
-    pub(crate) fn answer(mut self, answer: Result<LogId, Rejection>) {
+    /// Tells it where the command stands, or why it does not.
+    pub fn answer(mut self, answer: Result<LogId, Rejection>) {
         self.open = false;
         self.post(match answer {
             Ok(id) => Outcome::Committed(id),
@@ -286,14 +298,14 @@ impl Drop for Served {
 }
 
 /// Takes a letter in.
-pub(crate) fn receive<R>(
-    forwards: &mut Forwards<R>,
+pub(crate) fn receive<W: Caller>(
+    forwards: &mut Forwards<W>,
     desk: &mut Desk,
     from: NodeId,
     letter: Bytes,
     membership: &Membership,
-    queue: &mut VecDeque<PendingWrite<R>>,
-    claim: impl FnMut(Committed<PendingWrite<R>>, Kept),
+    queue: &mut VecDeque<W>,
+    claim: impl FnMut(Committed<W>, Kept),
 ) {
     match letter::read(letter) {
         Some(Letter::Writes(writes)) => desk.take(from, writes, membership, queue),
@@ -307,7 +319,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     use super::*;
-    use crate::request::{Answer, Slot};
+    use crate::request::{Answer, PendingWrite, Reply, Slot};
 
     type Queue = VecDeque<PendingWrite<()>>;
 
@@ -316,7 +328,7 @@ mod tests {
         Membership::of_voters((1..=3).map(address).collect())
     }
 
-    fn forwards() -> Forwards<()> {
+    fn forwards() -> Forwards<PendingWrite<()>> {
         Forwards::new(Arc::default(), 1024, u64::MAX)
     }
 
@@ -332,7 +344,7 @@ mod tests {
     }
 
     /// What a node sends that passes its queue on to node 1.
-    fn passed(forwards: &mut Forwards<()>, queue: &mut Queue) -> Vec<Bytes> {
+    fn passed(forwards: &mut Forwards<PendingWrite<()>>, queue: &mut Queue) -> Vec<Bytes> {
         let mut letters = Vec::new();
         forwards.pass(queue, Some(NodeId::new(1)), &Rejection::Stopped, |to, letter| {
             assert_eq!(to, NodeId::new(1));

@@ -24,13 +24,13 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::error::StopReason;
+use crate::freshness::Freshness;
 use crate::metrics::{Metrics, Times};
 use crate::request::{Request, WriteRequest};
 use crate::task::Input;
 use crate::transport::TransportStats;
 
 pub use health::Health;
-pub(crate) use read::{Freshness, Proof};
 pub use wait::{Wait, WaitError};
 
 /// A node that runs. Clones are handles on the same node; when the last one is dropped, the node stops.

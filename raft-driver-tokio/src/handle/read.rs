@@ -1,22 +1,16 @@
-//! Reads, and how fresh this node's state is known to be.
-//!
-//! What a state is worth is measured from a question: a linearizable read that this node *asked* at one time, by its own
-//! clock, and that was served later, proves that the state in which it was served holds every write that was answered
-//! before that time (thesis §6.4). The state only moves forward. So the age of the last proof bounds how stale the state
-//! can be, whatever became of the leader or the network meanwhile. That heartbeats arrive proves nothing of the kind: the
-//! last one may have been on the way for long, or be of a leader that was deposed.
+//! Reads.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use raft_core::ReadConsistency;
-use raft_core::host::{Read, Rejection, StateMachine};
+use raft_core::host::{Read, StateMachine};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
 use super::{Raft, until};
 use crate::error::ReadError;
+use crate::freshness::{Fresh, Proof};
 use crate::request::{ReadJob, Request};
 
 impl<S: StateMachine> Raft<S> {
@@ -66,16 +60,10 @@ impl<S: StateMachine> Raft<S> {
         T: Send + 'static,
         F: FnOnce(&S) -> T + Send + 'static,
     {
-        let freshness = &self.shared.freshness;
-        if bound != Duration::MAX {
-            match freshness.age() {
-                Some(age) if age <= bound => {
-                    if age > bound / 2 {
-                        self.prove();
-                    }
-                }
-                _ => return self.read(closure).await,
-            }
+        match self.shared.freshness.judge(bound) {
+            Fresh::Enough => {}
+            Fresh::Aging => self.prove(),
+            Fresh::Unproved => return self.read(closure).await,
         }
         let deadline = self.deadline();
         let room = until(deadline, Arc::clone(&self.shared.local_reads).acquire_owned()).await;
@@ -118,80 +106,9 @@ impl<S: StateMachine> Raft<S> {
 
     /// Asks for a new proof, unless somebody does.
     fn prove(&self) {
-        let freshness = &self.shared.freshness;
-        if !freshness.asking.swap(true, Ordering::AcqRel) {
-            let question = Question { proof: freshness.ask() };
-            let request = Request::Read(Box::new(question), ReadConsistency::Linearizable);
+        if let Some(question) = self.shared.freshness.question() {
             // A node that is busy, or gone: the next one asks, or finds the proof too old.
-            drop(self.shared.requests.try_send(request));
+            drop(self.shared.requests.try_send(Request::Read(question, ReadConsistency::Linearizable)));
         }
-    }
-}
-
-/// How fresh the state is known to be.
-#[derive(Debug)]
-pub(crate) struct Freshness {
-    epoch: Instant,
-    /// When the question of the last proof was asked: nanoseconds since the epoch, and one. Zero: never.
-    proved: AtomicU64,
-    /// A question is on the way that nobody waits for.
-    asking: AtomicBool,
-}
-
-impl Freshness {
-    pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { epoch: Instant::now(), proved: AtomicU64::new(0), asking: AtomicBool::new(false) })
-    }
-
-    /// A question begins.
-    fn ask(self: &Arc<Self>) -> Proof {
-        Proof { freshness: Arc::clone(self), asked: self.now() }
-    }
-
-    fn age(&self) -> Option<Duration> {
-        match self.proved.load(Ordering::Acquire) {
-            0 => None,
-            proved => Some(Duration::from_nanos(self.now().saturating_sub(proved))),
-        }
-    }
-
-    fn now(&self) -> u64 {
-        u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX).saturating_add(1)
-    }
-}
-
-/// What a linearizable read will have proved once it is served.
-pub(crate) struct Proof {
-    freshness: Arc<Freshness>,
-    asked: u64,
-}
-
-impl Proof {
-    /// To be called in the state machine's lane, where reads are served.
-    pub(crate) fn served(self) {
-        self.freshness.proved.fetch_max(self.asked, Ordering::AcqRel);
-    }
-}
-
-/// A linearizable read for the proof alone.
-struct Question {
-    proof: Proof,
-}
-
-impl<S> Read<S> for Question {
-    fn serve(self: Box<Self>, _: &S) {
-        self.proof.freshness.proved.fetch_max(self.proof.asked, Ordering::AcqRel);
-    }
-
-    fn reject(self: Box<Self>, _: Rejection) {}
-
-    fn is_abandoned(&self) -> bool {
-        false
-    }
-}
-
-impl Drop for Question {
-    fn drop(&mut self) {
-        self.proof.freshness.asking.store(false, Ordering::Release);
     }
 }

@@ -1,0 +1,346 @@
+//! A node and everything around it: the one place where the node is stepped, whatever drives it.
+//!
+//! A driver collects what has arrived. Then it takes a turn: it hands all of it over, and calls [`Engine::finish`], which
+//! does what follows.
+//!
+//! * The clock is read after the last event was taken in, and the timer comes last, so that a process that was
+//!   paused hears what was said meanwhile before it acts on an old deadline.
+//! * Nothing here waits: not for a disk that may block, not for a socket, not for a client.
+//! * The first failure of store, state machine or node is the reason to stop. Nothing is retried.
+
+mod setup;
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use raft_core::host::recording::RecordedNode;
+use raft_core::host::{Clients, LogSpan, Operator, Read, Rejection, SnapshotStore, StateMachine, Transport};
+use raft_core::{
+    Action, AdminOutcome, Event, Instant, MachineTask, Message, Node, NodeId, ReadConsistency, RoleKind,
+    SnapshotTask,
+};
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::apply::{LaneTask, Restore};
+use crate::driver::{SnapshotLane, guard, reject_reads, trace_notice, trace_stop};
+use crate::error::StopReason;
+use crate::forward::{self, Caller, Desk, Forwards};
+use crate::leave::Leaving;
+use crate::recording::RecordingWriter;
+use crate::request::AdminRequest;
+use crate::storage::lane::LogLane;
+use crate::transport::{Incoming, Network, Room};
+
+pub use setup::{Ends, Running, Setup, TransportCounters};
+
+/// What reaches a node beside clients' requests. Its queue may be unbounded, and is bounded all the same: completions
+/// by the core's limits, messages by the budgets of their links.
+#[derive(Debug)]
+pub enum Input {
+    /// To be stepped.
+    Event(Event),
+    /// A message, and its share of the link's budget.
+    Receive(Message, Room),
+    /// A letter of another node's driver.
+    Letter {
+        /// Who sent it.
+        from: NodeId,
+        /// What it says.
+        letter: Bytes,
+        /// Its share of the link's budget.
+        room: Room,
+    },
+    /// A lane cannot go on.
+    Failed(StopReason),
+}
+
+impl From<Incoming> for Input {
+    fn from(incoming: Incoming) -> Self {
+        match incoming {
+            Incoming::Message(message, room) => Self::Receive(message, room),
+            Incoming::Letter { from, letter, room } => Self::Letter { from, letter, room },
+            Incoming::Unreachable(peer) => Self::Event(Event::Unreachable(peer)),
+        }
+    }
+}
+
+/// Who asked for something administrative: a caller, or the engine itself, before it ends.
+#[derive(Debug)]
+enum Asked<A> {
+    Caller(A),
+    Leaving(crate::leave::HandedOver),
+}
+
+impl<A: Operator> Operator for Asked<A> {
+    fn answer(self, outcome: AdminOutcome) {
+        match self {
+            Self::Caller(operator) => operator.answer(outcome),
+            // It is over, whatever came of it. Nobody listens any more if the node stops first.
+            Self::Leaving(handed_over) => drop(handed_over.send(())),
+        }
+    }
+
+    fn stopped(self) {
+        if let Self::Caller(operator) = self {
+            operator.stopped();
+        }
+    }
+}
+
+/// Sends messages and letters, whatever the network.
+trait Post: Send {
+    fn transport(&mut self) -> &mut dyn Transport;
+    fn send_letter(&mut self, to: NodeId, letter: Bytes) -> bool;
+}
+
+/// The transport of a network.
+struct PostOf<N: Network>(N::Transport);
+
+impl<N: Network> Post for PostOf<N> {
+    fn transport(&mut self) -> &mut dyn Transport {
+        &mut self.0
+    }
+
+    fn send_letter(&mut self, to: NodeId, letter: Bytes) -> bool {
+        N::send_letter(&mut self.0, to, letter)
+    }
+}
+
+/// Performs tasks of the snapshot lane, whatever its store.
+trait Snapshots: Send {
+    fn perform(&self, task: SnapshotTask);
+}
+
+impl<P: SnapshotStore> Snapshots for SnapshotLane<P> {
+    fn perform(&self, task: SnapshotTask) {
+        Self::perform(self, task);
+    }
+}
+
+/// A node that runs, its lanes, and everybody who waits for it: started by a [`Setup`]. `W` and `A` are callers as the
+/// driver keeps them. Dropped, it ends its lanes.
+pub struct Engine<S: StateMachine, W: Caller<Response = S::Response>, A: Operator> {
+    node: RecordedNode,
+    recording: Option<RecordingWriter>,
+    log: Box<dyn LogLane>,
+    machine: UnboundedSender<LaneTask<S, W>>,
+    snapshots: Box<dyn Snapshots>,
+    post: Box<dyn Post>,
+    clients: Clients<W, Box<dyn Read<S>>, Asked<A>>,
+    /// Writes that wait for room in the node.
+    backlog: VecDeque<W>,
+    forwards: Forwards<W>,
+    desk: Desk,
+    leaving: Option<Leaving>,
+}
+
+impl<S: StateMachine, W: Caller<Response = S::Response>, A: Operator> std::fmt::Debug for Engine<S, W, A> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+impl<S: StateMachine, W: Caller<Response = S::Response>, A: Operator> Engine<S, W, A> {
+    /// The node, to look at.
+    #[must_use]
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// How many writes and reads wait.
+    #[must_use]
+    pub fn pending(&self) -> (usize, usize) {
+        let (writes, reads) = self.clients.pending();
+        (writes + self.backlog.len() + self.forwards.len(), reads)
+    }
+
+    /// Writes that wait for room in the node.
+    pub const fn backlog(&mut self) -> &mut VecDeque<W> {
+        &mut self.backlog
+    }
+
+    // --- a turn: what has arrived is handed over ------------------------------------------------------------
+
+    /// Takes in what comes from lanes and peers.
+    ///
+    /// # Errors
+    /// The reason to stop.
+    pub fn take(&mut self, now: Instant, input: Input) -> Result<(), StopReason> {
+        match input {
+            Input::Event(event) => self.step(now, event),
+            // The link's room is given back when the message has been taken in.
+            Input::Receive(message, _room) => self.step(now, Event::Receive(message)),
+            Input::Letter { from, letter, room: _room } => {
+                let Self { forwards, desk, node, machine, backlog, .. } = self;
+                forward::receive(forwards, desk, from, letter, node.membership(), backlog, |claim, kept| {
+                    drop(machine.send(LaneTask::Claim(claim, kept)));
+                });
+                Ok(())
+            }
+            Input::Failed(reason) => Err(reason),
+        }
+    }
+
+    /// Lets a read wait for its round, or the leader's lease.
+    pub fn read(&mut self, read: Box<dyn Read<S>>, consistency: ReadConsistency) {
+        self.clients.read(read, consistency);
+    }
+
+    /// Reads the state as it is.
+    pub fn read_local(&mut self, read: Box<dyn Read<S>>) {
+        // A lane that has ended reported why before it did; here as below. The read is dropped, which its caller sees.
+        drop(self.machine.send(LaneTask::Serve(vec![read])));
+    }
+
+    /// Asks the node for something administrative.
+    ///
+    /// # Errors
+    /// The reason to stop.
+    pub fn admin(&mut self, now: Instant, request: AdminRequest, operator: A) -> Result<(), StopReason> {
+        let ticket = self.clients.admin(Asked::Caller(operator));
+        self.step(now, request.into_event(ticket))
+    }
+
+    /// Hands the leadership over, if the node has it; [`finish`](Self::finish) then ends it.
+    ///
+    /// # Errors
+    /// The reason to stop.
+    pub fn leave(&mut self, now: Instant) -> Result<(), StopReason> {
+        if self.leaving.is_some() {
+            return Ok(());
+        }
+        let (leaving, handed_over) = Leaving::begin(self.node.config().election_timeout_max);
+        self.leaving = Some(leaving);
+        let ticket = self.clients.admin(Asked::Leaving(handed_over));
+        self.step(now, Event::StepDown { ticket })
+    }
+
+    /// Ends a turn: does all that follows from what was taken in. `look` for callers that are gone: now and then, since
+    /// all that wait are looked at. Returns when to take the next turn at the latest.
+    ///
+    /// # Errors
+    /// The reason to stop.
+    pub fn finish(&mut self, now: Instant, look: bool) -> Result<Option<Instant>, StopReason> {
+        while let Some(event) = self.clients.reads() {
+            self.step(now, event)?;
+        }
+        self.propose(now)?;
+        if self.node.deadline().is_some_and(|deadline| deadline <= now) {
+            self.step(now, Event::Wake)?;
+        }
+        if look {
+            self.forget(now)?;
+        }
+        self.drain(now)?;
+        if let Some(recording) = &mut self.recording {
+            recording.take(&mut self.node, now);
+        }
+        let Self { desk, post, .. } = self;
+        desk.send(|to, letter| post.send_letter(to, letter));
+        let (writes, _) = self.pending();
+        let leave_at = match &mut self.leaving {
+            Some(leaving) => Some(leaving.at(now, writes).ok_or(StopReason::Requested)?),
+            None => None,
+        };
+        Ok([self.node.deadline(), leave_at].into_iter().flatten().min())
+    }
+
+    /// A node that refuses an event was misused by its driver, and can no longer vouch for anything.
+    fn step(&mut self, now: Instant, event: Event) -> Result<(), StopReason> {
+        self.node.step(now, event).map_err(StopReason::Driver)
+    }
+
+    /// Proposes as much as the node has room for, or passes on to the leader what may be passed on.
+    fn propose(&mut self, now: Instant) -> Result<(), StopReason> {
+        if self.backlog.is_empty() {
+            return Ok(());
+        }
+        if self.node.role() == RoleKind::Leader {
+            return match self.clients.propose(&mut self.backlog, self.node.write_room_bytes()) {
+                Some(event) => self.step(now, event),
+                None => Ok(()),
+            };
+        }
+        // What the node would answer; without a ticket, so that refusals by the million take no place behind a
+        // write whose outcome is long in coming.
+        let leader = self.node.status().leader;
+        let rejection = Rejection::not_leader(leader, self.node.membership());
+        let Self { forwards, backlog, post, .. } = self;
+        forwards.pass(backlog, leader, &rejection, |to, letter| post.send_letter(to, letter));
+        Ok(())
+    }
+
+    /// Gives up what nobody waits for any more.
+    fn forget(&mut self, now: Instant) -> Result<(), StopReason> {
+        self.backlog.retain(|write| !write.is_abandoned());
+        self.forwards.forget();
+        self.clients.abandoned().into_iter().try_for_each(|event| self.step(now, event))
+    }
+
+    /// Does all that the node has to do, and what follows from that in the same turn.
+    fn drain(&mut self, now: Instant) -> Result<(), StopReason> {
+        loop {
+            while let Some(action) = self.node.poll_action() {
+                self.perform(now, action)?;
+            }
+            match self.log.flush()? {
+                Some(durable) => self.step(now, Event::Persisted(durable))?,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    fn perform(&mut self, now: Instant, action: Action) -> Result<(), StopReason> {
+        match action {
+            Action::Send(message) => self.post.transport().send(message),
+            Action::Log(task) => self.log.perform(task),
+            Action::Machine(MachineTask::Apply(entries)) => {
+                let committed = self.clients.committed();
+                drop(self.machine.send(LaneTask::Apply { entries, committed }));
+            }
+            Action::Machine(MachineTask::Serve(tickets)) => {
+                drop(self.machine.send(LaneTask::Serve(self.clients.served(tickets))));
+            }
+            Action::Machine(MachineTask::TakeSnapshot(meta)) => {
+                drop(self.machine.send(LaneTask::TakeSnapshot(meta)));
+            }
+            Action::Machine(MachineTask::Restore(meta)) => {
+                let committed = self.clients.committed();
+                drop(self.machine.send(LaneTask::Restore(Restore { meta, committed })));
+            }
+            Action::Snapshot(task) => self.snapshots.perform(task),
+            Action::Respond(response) => self.clients.respond(response, self.node.membership()),
+            Action::ReadLog { read, from, through, bytes_max } => {
+                if let Some(event) = self.log.read(LogSpan { read, from, through, bytes_max })? {
+                    self.step(now, event)?;
+                }
+            }
+            Action::Peers(membership) => self.post.transport().peers(&membership),
+            Action::Notify(notice) => trace_notice(self.node.status().id, notice),
+        }
+        Ok(())
+    }
+
+    /// The node stops for this reason, which must have been published: tells everybody who waits. What was handed to the
+    /// lanes is still done, then they end.
+    pub fn stop(self, reason: &StopReason) {
+        trace_stop(self.node.status().id, reason);
+        let Self { mut node, recording, mut clients, backlog, mut forwards, mut desk, mut post, .. } = self;
+        if let Some(recording) = recording {
+            let orderly = !matches!(reason, StopReason::Panicked { .. } | StopReason::Driver(_));
+            recording.end(&mut node, orderly);
+        }
+        // Closures of readers are dropped here: users' code.
+        if let Err(panicked) = guard("read", || clients.stop()) {
+            tracing::error!(%panicked, "raft.read");
+        }
+        backlog.into_iter().for_each(|write| write.reject(Rejection::Stopped));
+        forwards.stop();
+        desk.send(|to, letter| post.send_letter(to, letter));
+    }
+}
+
+/// Answers a read of a node that has stopped.
+pub fn refuse_read<S>(read: Box<dyn Read<S>>) {
+    reject_reads(vec![read]);
+}
