@@ -130,8 +130,24 @@ async fn a_peer_is_not_admitted_if_it_cannot_be_remembered() {
     }
     // Those who are known still are.
     log.peers().admit(PEER, Some(DirectoryId::new(5))).await.unwrap();
-    drop(log);
+    // A disk that has room again is used again, without a restart.
     fs::remove_dir(&obstacle).unwrap();
-    let log = DurableLog::open(dir.path(), IDENTITY).unwrap();
     log.peers().admit(NodeId::new(9), Some(DirectoryId::new(6))).await.unwrap();
+    drop(log);
+
+    // Where it is not known what the disk holds, nobody guesses before the next start.
+    let path = dir.path().join("raft-peers");
+    let table = fs::read(&path).unwrap();
+    let log = DurableLog::open(dir.path(), IDENTITY).unwrap();
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    let (new, directory) = (NodeId::new(10), Some(DirectoryId::new(7)));
+    assert!(matches!(log.peers().admit(new, directory).await, Err(PeerRefused::Failed { .. })));
+    fs::remove_dir(&path).unwrap();
+    fs::write(&path, &table).unwrap();
+    assert!(matches!(log.peers().admit(new, directory).await, Err(PeerRefused::Failed { .. })));
+    drop(log);
+    let log = DurableLog::open(dir.path(), IDENTITY).unwrap();
+    assert_eq!(log.peers().get(NodeId::new(9)), Some(DirectoryId::new(6)));
+    log.peers().admit(new, directory).await.unwrap();
 }

@@ -54,7 +54,7 @@ struct Shared {
 struct Disk {
     dir: PathBuf,
     identity: Identity,
-    /// Held while the file is replaced: why nothing can be written any more.
+    /// Held while the file is replaced: why it cannot be any more.
     failed: Mutex<Option<Arc<io::Error>>>,
     _marker: Arc<Marker>,
 }
@@ -82,7 +82,7 @@ pub enum PeerRefused {
     },
     /// It is not known, and cannot be remembered.
     #[error(
-        "the data directory of node {peer} cannot be remembered: {source}; mend the disk, then start this node again"
+        "the data directory of node {peer} cannot be remembered: {source}; mend the disk, and start this node again if that does not help"
     )]
     Failed {
         /// Who.
@@ -212,7 +212,9 @@ impl Shared {
         if next == before {
             return Ok(());
         }
-        if let Err(error) = disk.replace(&next) {
+        // Nothing has changed under the file's own name: a disk that has room again is tried again, with a new file.
+        disk.write_aside(&next).map_err(|error| PeerRefused::Failed { peer, source: Arc::new(error) })?;
+        if let Err(error) = disk.replace() {
             // What the disk holds now is unknown, and is found out by the next start.
             let source = Arc::clone(failed.insert(Arc::new(error)));
             return Err(PeerRefused::Failed { peer, source });
@@ -223,13 +225,23 @@ impl Shared {
 }
 
 impl Disk {
-    fn replace(&self, known: &BTreeMap<NodeId, DirectoryId>) -> io::Result<()> {
+    fn write_aside(&self, known: &BTreeMap<NodeId, DirectoryId>) -> io::Result<()> {
         let new_path = self.dir.join(NEW_FILE);
-        let mut file = File::create(&new_path)?;
-        file.write_all(&encode(self.identity, known))?;
-        file.sync_all()?;
-        drop(file);
-        fs::rename(&new_path, self.dir.join(FILE))?;
+        match fs::remove_file(&new_path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = File::create_new(&new_path)?;
+        let written = file.write_all(&encode(self.identity, known)).and_then(|()| file.sync_all());
+        if written.is_err() {
+            // It takes room that others may need; an error: the next attempt removes it.
+            let _ = fs::remove_file(&new_path);
+        }
+        written
+    }
+
+    fn replace(&self) -> io::Result<()> {
+        fs::rename(self.dir.join(NEW_FILE), self.dir.join(FILE))?;
         sync_directory(&self.dir).map_err(io::Error::other)
     }
 }
