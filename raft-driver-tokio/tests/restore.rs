@@ -261,6 +261,16 @@ async fn a_backup_is_taken_beside_a_running_node_and_begins_a_new_cluster() {
     assert!(matches!(error, SnapshotFileError::Exists { .. }), "{error}");
     let left: Vec<_> = fs::read_dir(root.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(left.iter().all(|name| name != "backup.part"), "{left:?}");
+    let store = snapshots.clone();
+    let (streamed, cut) = tokio::task::spawn_blocking(move || {
+        let (mut streamed, mut room) = (Vec::new(), [0; 60]);
+        assert_eq!(*store.export_to(&mut streamed).unwrap(), *store.newest().unwrap());
+        (streamed, store.export_to(&mut room[..]).unwrap_err())
+    })
+    .await
+    .unwrap();
+    assert_eq!(streamed, fs::read(&file).unwrap(), "through a stream, it is the same");
+    assert!(cut.to_string().contains("cannot write to a stream"), "{cut}");
     within(old.shutdown()).await;
 
     // A byte that changed is noticed wherever it is.

@@ -7,14 +7,14 @@
 //! * All of it is read and compared before anything is made of it.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use raft_core::SnapshotMeta;
 
-use super::file::{self, BlockWriter, Unread};
+use super::file::{self, BlockWriter, Sink, Stream, Unread};
 use super::files::{COMPLETE, MAGIC, SnapshotFileError, SnapshotFiles, group_of, remove};
 use crate::GroupId;
 use crate::storage::durable::{Identity, sync_directory};
@@ -51,19 +51,7 @@ impl SnapshotFiles {
         let file = file.map_err(SnapshotFileError::io("create", &aside))?;
         let aside = Aside(aside);
         let failed = || SnapshotFileError::io("write", &aside.0);
-        let source = self.0.path(meta.id, COMPLETE);
-        let mut blocks = BlockWriter::begin(file, &self.0.head()).map_err(failed())?;
-        let mut offset = 0;
-        while offset < meta.size_bytes {
-            let part = file::read(&mut from, meta.size_bytes, offset, COPY_BYTES);
-            let part = part.map_err(|unread| unread_at(&source, unread))?;
-            blocks.write(&part).map_err(failed())?;
-            offset += part.len() as u64;
-        }
-        if blocks.written().digest != meta.digest {
-            return Err(unread_at(&source, Unread::Damaged("its digest is wrong")));
-        }
-        blocks.finish(&meta).map_err(failed())?;
+        self.copy(&meta, &mut from, file, failed)?.sync_all().map_err(failed())?;
         // A link is refused where a rename would replace what somebody put there meanwhile.
         fs::hard_link(&aside.0, to).map_err(SnapshotFileError::io("name", to))?;
         let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty());
@@ -73,6 +61,42 @@ impl SnapshotFiles {
             return Err(error.into());
         }
         Ok(meta)
+    }
+
+    /// The same through a stream: what has arrived as a whole is a backup. What was written before an error is a part of
+    /// one, and refused as such by [`BackupFile::open`]. Blocking, as `to` is; nothing is needed on the disk.
+    ///
+    /// # Errors
+    /// If there is no snapshot (take one first), it cannot be read, or `to` fails.
+    pub fn export_to(&self, to: impl Write) -> Result<Arc<SnapshotMeta>, SnapshotFileError> {
+        let name = Path::new("a stream");
+        let (meta, mut from) = self.open_newest(name)?;
+        let failed = || SnapshotFileError::io("write to", name);
+        self.copy(&meta, &mut from, Stream(to), failed)?.flush().map_err(failed())?;
+        Ok(meta)
+    }
+
+    /// Copies a snapshot from its file, and compares all of it with its checksums before it writes the end.
+    fn copy<F: Sink, E: FnOnce(io::Error) -> SnapshotFileError>(
+        &self,
+        meta: &SnapshotMeta,
+        from: &mut File,
+        to: F,
+        failed: impl Fn() -> E,
+    ) -> Result<F, SnapshotFileError> {
+        let source = self.0.path(meta.id, COMPLETE);
+        let mut blocks = BlockWriter::begin(to, &self.0.head()).map_err(failed())?;
+        let mut offset = 0;
+        while offset < meta.size_bytes {
+            let part = file::read(from, meta.size_bytes, offset, COPY_BYTES);
+            let part = part.map_err(|unread| unread_at(&source, unread))?;
+            blocks.write(&part).map_err(failed())?;
+            offset += part.len() as u64;
+        }
+        if blocks.written().digest != meta.digest {
+            return Err(unread_at(&source, Unread::Damaged("its digest is wrong")));
+        }
+        blocks.end(meta).map_err(failed())
     }
 
     /// The newest snapshot, open: it can be read to its end also if it is dropped meanwhile.

@@ -50,9 +50,40 @@ impl From<io::Error> for Unread {
     }
 }
 
+/// Where a snapshot is written to.
+pub(super) trait Sink: Write {
+    /// Makes what was written durable, where that means something.
+    fn sync(&mut self) -> io::Result<()>;
+}
+
+impl Sink for File {
+    fn sync(&mut self) -> io::Result<()> {
+        self.sync_data()
+    }
+}
+
+/// To somewhere else: whoever receives it makes it durable.
+pub(super) struct Stream<W>(pub(super) W);
+
+impl<W: Write> Write for Stream<W> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.0.write(data)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl<W: Write> Sink for Stream<W> {
+    fn sync(&mut self) -> io::Result<()> {
+        self.flush()
+    }
+}
+
 /// Writes a file from its beginning to its end.
-pub(super) struct BlockWriter {
-    file: File,
+pub(super) struct BlockWriter<F = File> {
+    file: F,
     /// The block that is being filled, behind room for its checksum.
     block: Vec<u8>,
     blocks: u64,
@@ -61,8 +92,8 @@ pub(super) struct BlockWriter {
     unsynced_bytes: u64,
 }
 
-impl BlockWriter {
-    pub(super) fn begin(mut file: File, head: &[u8; HEAD_BYTES]) -> io::Result<Self> {
+impl<F: Sink> BlockWriter<F> {
+    pub(super) fn begin(mut file: F, head: &[u8; HEAD_BYTES]) -> io::Result<Self> {
         file.write_all(head)?;
         let mut block = Vec::with_capacity(SUM_BYTES + BLOCK_BYTES);
         block.resize(SUM_BYTES, 0);
@@ -90,7 +121,7 @@ impl BlockWriter {
         self.file.write_all(&self.block)?;
         self.unsynced_bytes += self.block.len() as u64;
         if self.unsynced_bytes >= SYNC_BYTES {
-            self.file.sync_data()?;
+            self.file.sync()?;
             self.unsynced_bytes = 0;
         }
         self.blocks += 1;
@@ -102,8 +133,8 @@ impl BlockWriter {
         Written { size_bytes: self.size_bytes, digest: self.digest.digest() }
     }
 
-    /// Writes what is left, and returns when all of it is durable under the name that it has.
-    pub(super) fn finish(mut self, meta: &SnapshotMeta) -> io::Result<()> {
+    /// Writes what is left, and hands out what all was written to: it is not durable yet.
+    pub(super) fn end(mut self, meta: &SnapshotMeta) -> io::Result<F> {
         if self.block.len() > SUM_BYTES {
             self.put_block()?;
         }
@@ -114,7 +145,14 @@ impl BlockWriter {
         tail.extend_from_slice(&xxh3_64(&tail).to_le_bytes());
         tail.extend_from_slice(&END_MAGIC);
         self.file.write_all(&tail)?;
-        self.file.sync_all()
+        Ok(self.file)
+    }
+}
+
+impl BlockWriter {
+    /// Writes what is left, and returns when all of it is durable under the name that it has.
+    pub(super) fn finish(self, meta: &SnapshotMeta) -> io::Result<()> {
+        self.end(meta)?.sync_all()
     }
 }
 
