@@ -92,3 +92,40 @@ fn a_cluster_that_lost_its_majority_begins_anew_and_a_backup_of_it_too() {
         assert_eq!(answer.text(), format!("v{key}"));
     }
 }
+
+#[test]
+fn a_backup_of_a_running_cluster_holds_what_was_acknowledged_and_begins_another() {
+    let cluster = Cluster::started(3);
+    let value = |key: usize| format!("{key}").repeat(1 + key * 997 % 5000);
+    for key in 0..40 {
+        cluster.put(&format!("k{key}"), &value(key));
+    }
+    // Of one that does not lead: what others have acknowledged is in it all the same.
+    let at = (cluster.leader() + 1) % 3;
+    let file = format!("{}.backup", cluster.nodes[at].data.display());
+    let backup = ["backup", &file, "--endpoints", &cluster.nodes[at].http];
+    let taken = run(&backup);
+    assert!(taken.status.success(), "{}", String::from_utf8_lossy(&taken.stderr));
+    assert!(String::from_utf8_lossy(&taken.stdout).contains("bytes of state through"));
+    refused(&backup).says(2, &["exists", "what to do"]);
+    refused(&["backup", &format!("{file}.2"), "--endpoints", "127.0.0.1:1"]).says(8, &["no backup"]);
+    cluster.put("later", "not in it");
+    let directory = cluster.nodes[at].data.parent().unwrap();
+    let names = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name());
+    let left: Vec<_> = names.filter(|name| name.to_string_lossy().contains(".part")).collect();
+    assert!(left.is_empty(), "{left:?}");
+
+    let (raft, data) = (free_address(), format!("{file}.data"));
+    let peer = format!("1={raft}");
+    let import =
+        ["offline", "import", &file, "--id", "1", "--cluster", "2", "--data", &data, "--peer", &peer];
+    assert_eq!(refused(&import).code, Some(0));
+    let node = Node::new(1, raft, free_address(), data.into());
+    let mut new = Cluster::new(1);
+    new.nodes = vec![node.with(&["--join", "--cluster", "2"])];
+    new.start();
+    for key in 0..40 {
+        assert_eq!(new.get(&format!("k{key}")), Some(value(key)));
+    }
+    assert_eq!(new.get("later"), None);
+}

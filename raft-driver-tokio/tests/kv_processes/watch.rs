@@ -137,7 +137,7 @@ fn a_second_signal_ends_a_node_at_once() {
     let http = cluster.nodes[0].http.clone();
     // A request whose body does not come holds up a shutdown in order, for a while.
     let mut slow = TcpStream::connect(&http).unwrap();
-    slow.write_all(b"PUT /kv/slow HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nabc").unwrap();
+    slow.write_all(b"PUT /kv/slow HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\nabc").unwrap();
     until("it to be heard", || {
         let text = Answer::get(&http, "/metrics")?.text();
         let held =

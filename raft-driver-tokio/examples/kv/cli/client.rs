@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use raft_core::NodeId;
 
-use crate::cli::{parse_address, parse_cluster, parse_id};
+use crate::cli::{parse_address, parse_cluster, parse_id, parse_reachable};
 
 pub(super) const EXIT_CODES: &str = "\
 Exit codes:
@@ -90,10 +90,10 @@ pub(crate) enum MemberCommand {
         #[arg(value_parser = parse_id)]
         id: NodeId,
         /// Where other nodes reach it; may be left out for a member.
-        #[arg(long, value_name = "HOST:PORT", value_parser = parse_address)]
+        #[arg(long, value_name = "HOST:PORT", value_parser = parse_reachable)]
         raft: Option<String>,
         /// Where clients reach it.
-        #[arg(long, value_name = "HOST:PORT", value_parser = parse_address)]
+        #[arg(long, value_name = "HOST:PORT", value_parser = parse_reachable)]
         http: Option<String>,
         /// It receives the log, and has no vote.
         #[arg(long)]
@@ -134,6 +134,21 @@ pub(crate) struct Snapshot {
     pub(crate) node: Option<NodeId>,
     #[command(flatten)]
     pub(crate) reach: Reach,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BackupTo {
+    /// The file; it must not exist.
+    pub(crate) to: PathBuf,
+    /// HTTP addresses of nodes: the first that sends a backup is taken.
+    #[arg(
+        long,
+        value_name = "HOST:PORT,..",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:8101,127.0.0.1:8102,127.0.0.1:8103",
+        value_parser = parse_address
+    )]
+    pub(crate) endpoints: Vec<String>,
 }
 
 /// Put load on a cluster, and report throughput, latencies and errors.

@@ -4,13 +4,15 @@ mod client;
 mod offline;
 mod serve;
 
+use std::net::IpAddr;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use raft_core::NodeId;
 
 pub(crate) use client::{
-    Bench, Certs, Demo, Get, Load, Member, MemberCommand, Put, Reach, Remove, Snapshot, Status, Transfer,
+    BackupTo, Bench, Certs, Demo, Get, Load, Member, MemberCommand, Put, Reach, Remove, Snapshot, Status,
+    Transfer,
 };
 pub(crate) use offline::{Backup, DataDir, Import, Offline, OfflineCommand, Rescue};
 pub(crate) use serve::{Peers, Serve};
@@ -69,6 +71,11 @@ pub(crate) enum Command {
     /// Have nodes take a snapshot now.
     #[command(after_help = client::EXIT_CODES)]
     Snapshot(Snapshot),
+    /// Copy the state of a running cluster into a file, from which `kv offline import` begins a new cluster.
+    ///
+    /// It holds every write that was acknowledged before. Checked as a whole before the file has its name.
+    #[command(after_help = client::EXIT_CODES)]
+    Backup(BackupTo),
     /// Look into data directories while no node runs on them, back one up, or begin a new cluster from what is left.
     #[command(max_term_width = 110, after_help = offline::HELP)]
     Offline(Offline),
@@ -97,6 +104,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Status(options) => crate::client::operator::status(&options),
         Command::Member(options) => crate::client::operator::member(options.command),
         Command::Transfer(options) => crate::client::operator::transfer(&options),
+        Command::Backup(options) => crate::client::backup::backup(&options),
         Command::Snapshot(options) => crate::client::operator::snapshot(&options),
         Command::Offline(options) => crate::offline::run(options.command),
     };
@@ -128,6 +136,24 @@ pub(crate) fn parse_address(text: &str) -> Result<String, String> {
     }
 }
 
+/// The same, for an address that others are to connect to.
+pub(crate) fn parse_reachable(text: &str) -> Result<String, String> {
+    let text = parse_address(text)?;
+    if is_wildcard(&text) {
+        return Err(format!(
+            "'{text}' is where a node listens on all of its addresses: name one that others reach"
+        ));
+    }
+    Ok(text)
+}
+
+/// Whether it stands for every address of a host.
+pub(crate) fn is_wildcard(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    ip.is_ok_and(|ip| ip.to_canonical().is_unspecified())
+}
+
 /// A cluster's number.
 pub(crate) fn parse_cluster(text: &str) -> Result<u128, String> {
     let parsed = match text.strip_prefix("0x") {
@@ -146,5 +172,16 @@ mod tests {
     #[test]
     fn the_definition_holds_together() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn an_address_to_connect_to_is_no_wildcard() {
+        for address in ["h:1", "127.0.0.1:1", "[::1]:1", "zero.example:1"] {
+            assert_eq!(parse_reachable(address).as_deref(), Ok(address));
+        }
+        for address in ["0.0.0.0:1", "[::]:1", "[::ffff:0.0.0.0]:1", "h", "h:0"] {
+            assert!(parse_reachable(address).is_err(), "{address}");
+        }
+        assert!(is_wildcard("0.0.0.0") && !is_wildcard("[::1]"));
     }
 }

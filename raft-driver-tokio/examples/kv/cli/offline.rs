@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use raft_core::{LogId, LogIndex, NodeId, Term};
 
-use crate::cli::{parse_address, parse_cluster, parse_id};
+use crate::cli::{parse_cluster, parse_id, parse_reachable};
 
 pub(super) const HELP: &str = "\
 Look first:
   kv offline inspect --id 1 --cluster 1 --data /tmp/kv-1
-A backup, of a node that is stopped (the newest snapshot; `kv snapshot` takes one):
+A backup of a cluster that runs is `kv backup FILE`. Of a node that is stopped (its newest snapshot):
   kv offline backup --id 1 --cluster 1 --data /tmp/kv-1 --to /tmp/kv.backup
 A new cluster from it, here of one node; of three, with the same --peer list on each of them:
   kv offline import /tmp/kv.backup --id 1 --cluster 2 --data /tmp/kv-new --peer 1=127.0.0.1:7101
@@ -96,14 +96,14 @@ pub(crate) struct Rescue {
     /// An empty directory for the new cluster's first node, which keeps the survivor's number.
     #[arg(long, value_name = "DIR")]
     pub(crate) new_data: PathBuf,
-    /// Where that node listens for the others.
-    #[arg(long, value_name = "HOST:PORT", value_parser = parse_address)]
+    /// Where the others will reach that node.
+    #[arg(long, value_name = "HOST:PORT", value_parser = parse_reachable)]
     pub(crate) raft: String,
 }
 
 fn parse_member(text: &str) -> Result<(NodeId, String), String> {
     let (id, address) = text.split_once('=').ok_or("expected N=RAFT, as in 2=127.0.0.1:7102")?;
-    Ok((parse_id(id)?, parse_address(address)?))
+    Ok((parse_id(id)?, parse_reachable(address)?))
 }
 
 fn parse_other(text: &str) -> Result<(NodeId, LogId), String> {

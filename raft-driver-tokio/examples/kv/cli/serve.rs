@@ -9,7 +9,7 @@ use bytes::Bytes;
 use clap::Args;
 use raft_core::NodeId;
 
-use crate::cli::{parse_address, parse_cluster, parse_id};
+use crate::cli::{is_wildcard, parse_address, parse_cluster, parse_id, parse_reachable};
 use crate::failure::{Failure, Kind};
 
 pub(super) const HELP: &str = "\
@@ -31,6 +31,7 @@ HTTP (versions 1.1 and 2; plain, without authentication):
   POST /members/cancel  gives up the change in progress
   POST /transfer    {\"to\":2}, or no body for whoever is furthest: 200 {\"leader\":N}
   POST /snapshot    this node takes a snapshot now: 200 once it is durable
+  POST /backup      the state as of now, as a file for `kv offline import`; cut if something fails
                     What operators ask for is answered 202 where it takes longer than 10 s, and
                     goes on. To ask again is harmless
   GET /             a page that shows the cluster live
@@ -59,12 +60,21 @@ pub(crate) struct Serve {
     /// This node's number, from 1 on, unique in its cluster for ever. Never give it to another disk.
     #[arg(long, value_name = "N", value_parser = parse_id)]
     pub(crate) id: NodeId,
-    /// Listen here for the other nodes; with the port of this node's own --peer.
+    /// Listen here for the other nodes; with the port of this node's own --peer or --advertise.
     #[arg(long, value_name = "HOST:PORT", value_parser = parse_address)]
     pub(crate) raft: String,
     /// Listen here for clients.
     #[arg(long, value_name = "HOST:PORT", value_parser = parse_address)]
     pub(crate) http: String,
+    /// Where other nodes reach this one, for a node that is started with --join and listens on all of its addresses.
+    /// The others find it in --peer, and say --raft if this is left out.
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "peers", value_parser = parse_reachable)]
+    pub(crate) advertise: Option<String>,
+    /// A host name under which clients reach this node. Once for each: requests for other hosts are refused, but those
+    /// of --http, --peer and the members, `localhost`, and every numeric address are known. A web page that has its
+    /// name point here can do nothing.
+    #[arg(long = "host", value_name = "NAME")]
+    pub(crate) hosts: Vec<String>,
     /// Where this node keeps its log. Made if missing; belongs to one node and one process at a time.
     #[arg(long, value_name = "DIR")]
     pub(crate) data: PathBuf,
@@ -167,6 +177,10 @@ impl Serve {
         let wrong = |what: String, advice: &str| Failure::new(Kind::Arguments, what, advice);
         let (mut members, mut http) = (BTreeMap::new(), BTreeMap::new());
         for peer in &self.peers {
+            if is_wildcard(&peer.raft) || peer.http.as_deref().is_some_and(is_wildcard) {
+                let what = format!("--peer names node {} by an address that nobody can connect to", peer.id);
+                return Err(wrong(what, "name an address that the others and clients reach"));
+            }
             if members.values().any(|address| *address == peer.raft) {
                 let what = format!("--peer names the address {} twice", peer.raft);
                 return Err(wrong(what, "give every node an address of its own"));
@@ -183,6 +197,10 @@ impl Serve {
                 what,
                 "name every node in --peer, this one included; the list is the same on every node",
             ));
+        }
+        if self.join && self.advertise.is_none() && is_wildcard(&self.raft) {
+            let what = format!("--raft {} tells other nodes nothing of where this one is", self.raft);
+            return Err(wrong(what, "say where they reach it: --advertise HOST:PORT"));
         }
         if self.heartbeat_ms >= self.election_ms {
             let what = "--heartbeat-ms is not shorter than --election-ms".to_owned();
@@ -250,8 +268,26 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_joins_says_where_it_is() {
+        let join = |raft: &str, more: &[&str]| {
+            let fixed = ["kv", "serve", "--id", "4", "--http", "127.0.0.1:2", "--data", "d", "--join"];
+            match Cli::try_parse_from(fixed.iter().chain(&["--raft", raft]).chain(more)).unwrap().command {
+                Command::Serve(serve) => serve.peers().map(|_| ()).map_err(|failure| failure.kind),
+                _ => unreachable!("serve was asked for"),
+            }
+        };
+        assert_eq!(join("10.0.0.4:7100", &[]), Ok(()));
+        for wildcard in ["0.0.0.0:7100", "[::]:7100"] {
+            assert_eq!(join(wildcard, &[]), Err(Kind::Arguments));
+            assert_eq!(join(wildcard, &["--advertise", "node4.example:7100"]), Ok(()));
+        }
+    }
+
+    #[test]
     fn contradicting_arguments_are_refused() {
-        let cases: [(&[&str], &str); 4] = [
+        let cases: [(&[&str], &str); 6] = [
+            (&["--peer", "1=0.0.0.0:1"], "nobody can connect"),
+            (&["--peer", "1=h:1@[::]:2"], "nobody can connect"),
             (&["--peer", "2=h:1"], "not among"),
             (&["--peer", "1=h:1", "--peer", "1=h:2"], "node 1 twice"),
             (&["--peer", "1=h:1", "--peer", "2=h:1"], "h:1 twice"),

@@ -4,6 +4,7 @@
 //! * Follows 307 and 503 within a limit of time; a request of which nobody knows whether it was performed is repeated
 //!   only if that changes nothing: a read, or a write in a [`session`].
 
+pub(crate) mod backup;
 pub(crate) mod commands;
 mod connection;
 pub(crate) mod operator;

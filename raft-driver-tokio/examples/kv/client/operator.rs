@@ -13,6 +13,7 @@ use crate::cli::{MemberCommand, Snapshot, Status, Transfer};
 use crate::client::commands::{not_done, print, refused, with};
 use crate::client::{Ask, Client, Failed, Until, told};
 use crate::failure::{Failure, Kind};
+use crate::http::admin::HALF_DONE;
 
 /// How long one node is asked how it is.
 const LOOK_LIMIT: Duration = Duration::from_secs(2);
@@ -200,8 +201,8 @@ async fn change(client: &Client, ask: &Ask, until: Until<'_>) -> Result<(), Fail
             Ok((StatusCode::OK, _)) => return Ok(()),
             // It goes on; asked again, the answer is that it is in progress, or done.
             Ok((StatusCode::ACCEPTED, _)) => Failed::Unknown("the change takes longer, and goes on".into()),
-            Ok((StatusCode::CONFLICT, body)) if kind(&body) == "change_in_progress" => {
-                Failed::Unknown(told(StatusCode::CONFLICT, &body))
+            Ok((status, body)) if ["change_in_progress", HALF_DONE].contains(&&*kind(&body)) => {
+                Failed::Unknown(told(status, &body))
             }
             Ok((status, body)) => return Err(refused(status, &body)),
             Err(failed) => return Err(not_done(failed)),

@@ -5,7 +5,6 @@ mod connections;
 mod handle;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use raft_core::Config;
 use raft_core::host::{LogStore, SnapshotStore};
@@ -20,7 +19,7 @@ pub(crate) use handle::Handle;
 
 use crate::failure::Failure;
 use crate::http::Front;
-use crate::http::listen::{CONNECTIONS_MAX, accept};
+use crate::http::listen::{Limits, accept};
 use crate::once::Replicated;
 
 /// Runs a server to its end, on so many threads.
@@ -51,15 +50,15 @@ pub(crate) fn start<L: LogStore, P: SnapshotStore>(
     Ok(Handle::new(builder.start_recovered(recovered, tcp)?))
 }
 
-/// Serves clients until it is told to stop; ends when they have been served. A client may take so long to receive an answer.
+/// Serves clients until it is told to stop; ends when they have been served.
 pub(crate) fn listen(
     listener: TcpListener,
     front: Arc<Front<Handle>>,
     stop: CancellationToken,
-    receive_limit: Duration,
+    limits: Limits,
     _threads: u16,
 ) -> JoinHandle<()> {
-    spawn(accept(listener, Connections::new(front), stop, CONNECTIONS_MAX, receive_limit))
+    spawn(accept(listener, Connections::new(front), stop, limits))
 }
 
 /// Runs a task that belongs to a client.

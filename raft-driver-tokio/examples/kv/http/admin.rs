@@ -3,24 +3,32 @@
 //! * Only what the body says is done; what is not understood is refused.
 //! * A change of the members takes as long as new ones need to catch up. Whoever asked is answered 202 after a while, and
 //!   finds in `GET /status` how far it is. What is as asked for already is done: to ask again is harmless.
-//! * Where clients reach the members is written to the log before they become members, so that every node can send
-//!   clients to every leader.
+//! * Where clients reach new members is written to the log once their change is in it, and before they can lead: every
+//!   node can send clients to every leader, and a change that is refused leaves nothing behind.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::{StatusCode, Uri};
 use raft_core::host::Envelope;
-use raft_core::{AdminRefusal, MembershipChange, NodeId};
+use raft_core::{AdminRefusal, LogIndex, MembershipChange, NodeId};
 use raft_driver_tokio::{AdminError, WriteError};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::cli::parse_address;
+use crate::cli::parse_reachable;
 use crate::http::Front;
 use crate::http::answer::{Answer, Known, Problem, json};
-use crate::machine;
+use crate::machine::{self, Addresses};
 use crate::node::Node;
+
+/// Between two looks whether a change has begun.
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+
+/// The members were changed; where clients reach them was not written.
+pub(crate) const HALF_DONE: &str = "half_done";
 
 /// What `POST /members` takes: one node.
 #[derive(Debug, Deserialize)]
@@ -60,7 +68,7 @@ struct Transfer {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Change {
     pub(crate) membership: MembershipChange,
-    pub(crate) http: BTreeMap<NodeId, String>,
+    pub(crate) http: Addresses,
 }
 
 impl Change {
@@ -102,9 +110,9 @@ impl Change {
         let Member { id, raft, http, learner } =
             serde_json::from_slice(body).map_err(|error| error.to_string())?;
         let id = number(id)?;
-        let addresses = raft.map(|raft| Ok::<_, String>((id, Bytes::from(parse_address(&raft)?))));
+        let addresses = raft.map(|raft| Ok::<_, String>((id, Bytes::from(parse_reachable(&raft)?))));
         let addresses = addresses.transpose()?.into_iter().collect();
-        let http = http.map(|http| Ok::<_, String>((id, parse_address(&http)?))).transpose()?;
+        let http = http.map(|http| Ok::<_, String>((id, parse_reachable(&http)?))).transpose()?;
         let (one, none) = (BTreeSet::from([id]), BTreeSet::new());
         let (voters, learners) = if learner { (none, one) } else { (one, none) };
         Ok(Self::update(voters, learners, BTreeSet::new(), addresses, http.into_iter().collect()))
@@ -121,10 +129,10 @@ impl Change {
         for (id, text) in voters.iter().chain(&learners) {
             let (id, Some(text)) = (number(*id)?, text) else { continue };
             let (raft, clients) = match text.split_once('@') {
-                Some((raft, clients)) => (raft, Some(parse_address(clients)?)),
+                Some((raft, clients)) => (raft, Some(parse_reachable(clients)?)),
                 None => (text.as_str(), None),
             };
-            addresses.insert(id, Bytes::from(parse_address(raft)?));
+            addresses.insert(id, Bytes::from(parse_reachable(raft)?));
             http.extend(clients.map(|clients| (id, clients)));
         }
         let ids = |named: BTreeMap<u64, _>| named.into_keys().map(NodeId::new).collect();
@@ -167,24 +175,72 @@ impl<N: Node> Front<N> {
     }
 
     pub(crate) async fn change_members(&self, change: Change, uri: &Uri) -> Answer {
+        // New members may only have heard of the log, not of the list that this node was started with. What was not
+        // asked for here is true whatever becomes of the change.
         let known = self.glance.http();
-        // New members may only have heard of the log, not of the list that this node was started with.
-        let all = self.http.iter().filter(|(id, _)| !known.contains_key(id)).chain(&change.http);
-        for (id, address) in all.filter(|(id, address)| known.get(id) != Some(address)) {
-            match self.node.write(Envelope::Plain.seal(machine::set_http(*id, address))).await {
-                Ok(_) => {}
-                Err(WriteError::NotLeader { leader, .. }) => return self.elsewhere(leader, uri),
-                Err(error) => {
+        let started_with = self.http.iter().filter(|(id, _)| !known.contains_key(id));
+        let missing = started_with.map(|(id, address)| (*id, address.clone())).collect();
+        if let Err(error) = self.write_addresses(&missing).await {
+            return match error {
+                WriteError::NotLeader { leader, .. } => self.elsewhere(leader, uri).answer(),
+                error => {
                     let message = format!("the members were not changed: {error}");
-                    return Problem::unavailable("no_write", message).answer();
+                    Problem::unavailable("no_write", message).answer()
                 }
-            }
+            };
         }
         let leaves = change.leaves();
-        match self.node.change_membership(change.membership).await {
-            Ok(()) | Err(AdminError::Refused(AdminRefusal::NoChange)) => done(),
-            Err(AdminError::Refused(AdminRefusal::UnknownNode(id))) if leaves == Some(id) => done(),
-            Err(error) => self.not_done(error, uri),
+        let Some(before) = self.node.observe().await else {
+            return Problem::unavailable("stopped", "the node has stopped").answer();
+        };
+        let mut written = false;
+        let mut changing = pin!(self.node.change_membership(change.membership));
+        let changed = tokio::select! {
+            biased;
+            changed = &mut changing => changed,
+            () = self.begun(before.status.membership_index) => {
+                // If it cannot be written, it is tried again at the end.
+                written = self.write_addresses(&change.http).await.is_ok() && !change.http.is_empty();
+                changing.await
+            }
+        };
+        match changed {
+            Ok(()) | Err(AdminError::Refused(AdminRefusal::NoChange)) => {}
+            Err(AdminError::Refused(AdminRefusal::UnknownNode(id))) if leaves == Some(id) => {}
+            Err(error) => {
+                let problem = self.not_done(error, uri);
+                // Another change began at the same time, and was taken for this one.
+                let partly = written && problem.outcome == Some(Known::DidNotHappen);
+                return if partly { problem.known(Known::Unknown) } else { problem }.answer();
+            }
+        }
+        match self.write_addresses(&change.http).await {
+            Ok(()) => done(),
+            Err(error) => {
+                let message =
+                    format!("the members are as asked for; where clients reach them is not written: {error}");
+                let failed = StatusCode::INTERNAL_SERVER_ERROR;
+                let problem = Problem::new(failed, HALF_DONE, message, "ask again: what is done stays done");
+                problem.known(Known::Committed).answer()
+            }
+        }
+    }
+
+    /// Writes what the log does not say yet of where clients reach whom.
+    async fn write_addresses(&self, addresses: &Addresses) -> Result<(), WriteError> {
+        let known = self.glance.http();
+        for (id, address) in addresses {
+            if known.get(id) != Some(address) {
+                self.node.write(Envelope::Plain.seal(machine::set_http(*id, address))).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Resolves when a configuration is in the log that was not there before; never, if the node stops.
+    async fn begun(&self, before: LogIndex) {
+        while self.node.observe().await.is_none_or(|now| now.status.membership_index <= before) {
+            tokio::time::sleep(LOOK_INTERVAL).await;
         }
     }
 
@@ -200,7 +256,7 @@ impl<N: Node> Front<N> {
             Err(AdminError::Refused(AdminRefusal::AlreadyLeader)) => {
                 json(StatusCode::OK, &json!({ "leader": self.node.id().get() }))
             }
-            Err(error) => self.not_done(error, uri),
+            Err(error) => self.not_done(error, uri).answer(),
         }
     }
 
@@ -208,23 +264,23 @@ impl<N: Node> Front<N> {
     pub(crate) async fn snapshot(&self, uri: &Uri) -> Answer {
         match self.node.snapshot().await {
             Ok(()) => done(),
-            Err(error) => self.not_done(error, uri),
+            Err(error) => self.not_done(error, uri).answer(),
         }
     }
 
-    fn not_done(&self, error: AdminError, uri: &Uri) -> Answer {
+    fn not_done(&self, error: AdminError, uri: &Uri) -> Problem {
         let refusal = match error {
             AdminError::NotLeader { leader, .. } => return self.elsewhere(leader, uri),
             AdminError::Refused(refusal) => refusal,
             error => {
                 let message = format!("{error}: it may be done or not");
                 let next = "look at GET /status; to ask again is harmless";
-                return Problem::unknown(StatusCode::INTERNAL_SERVER_ERROR, message, next).answer();
+                return Problem::unknown(StatusCode::INTERNAL_SERVER_ERROR, message, next);
             }
         };
         let next = match &refusal {
             AdminRefusal::NoEntryCommitted | AdminRefusal::Busy | AdminRefusal::NotDurable => {
-                return Problem::unavailable("not_now", refusal).answer();
+                return Problem::unavailable("not_now", refusal);
             }
             AdminRefusal::ChangeInProgress => {
                 "wait until GET /status says \"changing\":false, or POST /members/cancel"
@@ -242,7 +298,7 @@ impl<N: Node> Front<N> {
         };
         // Whoever was asked to take over may do so yet.
         let known = if refusal == AdminRefusal::TimedOut { Known::Unknown } else { Known::DidNotHappen };
-        Problem::new(StatusCode::CONFLICT, kind, refusal, next).known(known).answer()
+        Problem::new(StatusCode::CONFLICT, kind, refusal, next).known(known)
     }
 }
 

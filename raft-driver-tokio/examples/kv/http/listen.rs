@@ -1,85 +1,44 @@
-//! The HTTP front's connections: accepted, limited in number, in silence and in what they leave unread, and ended
-//! in order. Who speaks HTTP on them is the driver's matter: see [`Connections`].
+//! The HTTP front's connections: accepted, limited in number, in silence and in what they leave unread (see
+//! [`activity`](crate::http::activity)), and ended in order. Who speaks HTTP on them is the driver's matter: see
+//! [`Connections`].
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use hyper::Version;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::driver::{self, Connections};
+use crate::http::activity::Clients;
 use crate::node::Node;
 
-/// Clients connected at a time; more wait to be accepted.
-pub(crate) const CONNECTIONS_MAX: usize = 1024;
+/// Clients connected at a time.
+pub(crate) const CONNECTIONS_MAX: u32 = 1024;
 /// Requests at a time on one HTTP/2 connection.
 pub(crate) const STREAMS_MAX: u32 = 128;
 /// The longest head of a request; also what HTTP/1.1 buffers for a connection.
 pub(crate) const HEAD_BYTES_MAX: usize = 32 * 1024;
-/// How long a connection may be silent.
+/// How long a connection may be quiet; also how long a request's head may take.
 pub(crate) const IDLE_LIMIT: Duration = Duration::from_secs(60);
 /// How long a client may take to receive an answer.
 pub(crate) const RECEIVE_LIMIT: Duration = Duration::from_secs(60);
 /// How long a shutdown waits for requests in flight.
 pub(crate) const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 
-/// The answers of one connection that were not sent yet, by when each was ready.
-#[derive(Debug, Default)]
-pub(crate) struct Unsent {
-    since: Mutex<BTreeSet<(Instant, usize)>>,
+/// What clients may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Connected at a time.
+    pub(crate) connections_max: u32,
+    /// How long a connection may be quiet.
+    pub(crate) idle: Duration,
+    /// How long a client may take to receive an answer, or the next part of it.
+    pub(crate) receive: Duration,
 }
 
-/// An answer's body. It goes when its last byte has been handed to the operating system, or its connection ends:
-/// hyper is done with an answer as such earlier than that.
-struct Held<T> {
-    bytes: Bytes,
-    unsent: Arc<Unsent>,
-    key: (Instant, usize),
-    _with: T,
-}
-
-impl<T> AsRef<[u8]> for Held<T> {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl<T> Drop for Held<T> {
-    fn drop(&mut self) {
-        self.unsent.since().remove(&self.key);
-    }
-}
-
-impl Unsent {
-    fn since(&self) -> MutexGuard<'_, BTreeSet<(Instant, usize)>> {
-        self.since.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// An answer's body; `with` is kept until it was sent.
-    pub(crate) fn hold(self: &Arc<Self>, bytes: Bytes, with: impl Send + 'static) -> Bytes {
-        let now = Instant::now();
-        let mut since = self.since();
-        let number = since.range((now, 0)..).next_back().map_or(0, |(_, number)| number + 1);
-        since.insert((now, number));
-        drop(since);
-        Bytes::from_owner(Held { bytes, unsent: Arc::clone(self), key: (now, number), _with: with })
-    }
-
-    /// Resolves when one has waited for longer than `limit`.
-    async fn overdue(&self, limit: Duration) {
-        loop {
-            let oldest = self.since().first().map(|(since, _)| *since);
-            match oldest.map(|oldest| oldest + limit) {
-                Some(due) if due <= Instant::now() => return,
-                Some(due) => tokio::time::sleep_until(due).await,
-                None => tokio::time::sleep(limit).await,
-            }
-        }
+impl Default for Limits {
+    fn default() -> Self {
+        Self { connections_max: CONNECTIONS_MAX, idle: IDLE_LIMIT, receive: RECEIVE_LIMIT }
     }
 }
 
@@ -92,36 +51,36 @@ fn prepare(stream: &TcpStream) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Accepts clients until it is cancelled, at most so many at a time, then lets requests in flight end.
+/// Accepts clients until it is cancelled, then lets requests in flight end.
 pub(crate) async fn accept<N: Node>(
     listener: TcpListener,
     connections: Connections<N>,
     stop: CancellationToken,
-    connections_max: usize,
-    receive_limit: Duration,
+    limits: Limits,
 ) {
-    let room = Arc::new(Semaphore::new(connections_max));
+    let clients = Clients::new(limits.connections_max, stop.clone());
     let next = async {
         loop {
-            let permit = Arc::clone(&room).acquire_owned().await;
             match listener.accept().await {
                 Ok((stream, _)) => {
                     if let Err(error) = prepare(&stream) {
                         tracing::debug!(%error, "a client vanished");
                         continue;
                     }
-                    let unsent = Arc::<Unsent>::default();
-                    let connection = connections.open(&unsent);
+                    let place = clients.enter().await;
+                    let connection = connections.open(&place.activity);
                     driver::spawn(async move {
-                        let _permit = permit;
-                        let Ok(Ok(Some(version))) = tokio::time::timeout(IDLE_LIMIT, begins(&stream)).await
-                        else {
-                            tracing::debug!("a client connected and asked nothing");
-                            return;
+                        let activity = &place.activity;
+                        let serve = async {
+                            match begins(&stream).await {
+                                Ok(Some(version)) => connection.serve(stream, version).await,
+                                _ => tracing::debug!("a client connected and asked nothing"),
+                            }
                         };
                         tokio::select! {
-                            () = connection.serve(stream, version) => {}
-                            () = unsent.overdue(receive_limit) => {
+                            () = serve => {}
+                            () = activity.left(limits.idle) => {}
+                            () = activity.overdue(limits.receive) => {
                                 tracing::debug!("a client did not receive its answers in time");
                             }
                         }
@@ -137,7 +96,7 @@ pub(crate) async fn accept<N: Node>(
     };
     stop.run_until_cancelled(next).await;
     drop(listener);
-    if tokio::time::timeout(DRAIN_LIMIT, connections.end()).await.is_err() {
+    if tokio::time::timeout(DRAIN_LIMIT, clients.gone()).await.is_err() {
         tracing::info!("clients did not end in time");
     }
 }
@@ -163,7 +122,9 @@ async fn begins(stream: &TcpStream) -> std::io::Result<Option<Version>> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::sync::Arc;
 
+    use bytes::Bytes;
     use http_body_util::Full;
     use hyper::Request;
     use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -199,11 +160,31 @@ mod tests {
         Arc::new(front)
     }
 
-    async fn listen(front: &Arc<Front<Handle>>, receive_limit: Duration) -> std::net::SocketAddr {
+    async fn listen(front: &Arc<Front<Handle>>, limits: Limits) -> std::net::SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let _ = driver::listen(listener, Arc::clone(front), CancellationToken::new(), receive_limit, 1);
+        let _ = driver::listen(listener, Arc::clone(front), CancellationToken::new(), limits, 1);
         address
+    }
+
+    const WIDE: Limits = Limits { connections_max: 8, idle: PATIENCE, receive: PATIENCE };
+
+    /// Connects, and says something.
+    async fn said(address: std::net::SocketAddr, text: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(text.as_bytes()).await.unwrap();
+        stream
+    }
+
+    /// All that the server says until it closes the connection.
+    async fn heard(mut stream: TcpStream) -> String {
+        let mut answer = Vec::new();
+        tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+        String::from_utf8(answer).unwrap()
+    }
+
+    fn get(path: &str) -> String {
+        format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
     }
 
     #[test]
@@ -223,7 +204,7 @@ mod tests {
         })
         .await
         .unwrap();
-        let address = listen(&front, Duration::from_secs(2)).await;
+        let address = listen(&front, Limits { receive: Duration::from_secs(2), ..WIDE }).await;
 
         let stream = TcpStream::connect(address).await.unwrap();
         let (mut client, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
@@ -258,14 +239,88 @@ mod tests {
 
     async fn send_half_a_body() -> Result<(), Failure> {
         let front = front(Duration::from_millis(50)).await;
-        let address = listen(&front, PATIENCE).await;
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(b"PUT /kv/k HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nabc").await.unwrap();
-        let mut answer = Vec::new();
-        tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
-        let answer = String::from_utf8(answer).unwrap();
+        let address = listen(&front, WIDE).await;
+        let half = "PUT /kv/k HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\nabc";
+        let answer = heard(said(address, half).await).await;
         assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
         assert!(answer.contains("did_not_happen"), "{answer}");
+        Ok(())
+    }
+
+    #[test]
+    fn whoever_asks_how_the_node_is_hears_it_although_everything_is_taken() {
+        driver::run(1, ask_while_all_is_taken()).unwrap();
+    }
+
+    async fn ask_while_all_is_taken() -> Result<(), Failure> {
+        let front = front(PATIENCE).await;
+        let address = listen(&front, WIDE).await;
+        // A long body that hardly arrives takes no more than did arrive.
+        let slow = "PUT /kv/k HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000000\r\n\r\nabc";
+        let _slow = said(address, slow).await;
+        while front.in_flight.available_permits() == IN_FLIGHT_BYTES_MAX {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let free = front.in_flight.available_permits();
+        assert!(free > IN_FLIGHT_BYTES_MAX - 100_000, "{free}");
+
+        let all =
+            Arc::clone(&front.in_flight).acquire_many_owned(u32::try_from(free).unwrap()).await.unwrap();
+        let health = heard(said(address, &get("/healthz")).await).await;
+        assert!(health.starts_with("HTTP/1.1 200 "), "{health}");
+        let read = heard(said(address, &get("/kv/k")).await).await;
+        assert!(read.starts_with("HTTP/1.1 503 "), "{read}");
+        drop(all);
+        let read = heard(said(address, &get("/kv/k")).await).await;
+        assert!(read.starts_with("HTTP/1.1 404 "), "{read}");
+        Ok(())
+    }
+
+    #[test]
+    fn a_connection_on_which_nobody_asks_ends_whatever_else_is_sent() {
+        driver::run(1, only_ping()).unwrap();
+    }
+
+    async fn only_ping() -> Result<(), Failure> {
+        let front = front(PATIENCE).await;
+        let address = listen(&front, Limits { idle: Duration::from_millis(300), ..WIDE }).await;
+        let stream = TcpStream::connect(address).await.unwrap();
+        let (client, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+            .timer(hyper_util::rt::TokioTimer::new())
+            .keep_alive_interval(Duration::from_millis(20))
+            .keep_alive_while_idle(true)
+            .handshake::<_, Full<Bytes>>(TokioIo::new(stream))
+            .await
+            .unwrap();
+        tokio::time::timeout(PATIENCE, connection).await.unwrap().unwrap();
+        drop(client);
+        // Half a head, and nothing at all.
+        assert_eq!(heard(said(address, "GET /healthz HTTP/1.1\r\nho").await).await, "");
+        assert_eq!(heard(said(address, "").await).await, "");
+        Ok(())
+    }
+
+    #[test]
+    fn whoever_is_quiet_makes_room_and_whoever_is_served_does_not() {
+        driver::run(1, fill_all_places()).unwrap();
+    }
+
+    async fn fill_all_places() -> Result<(), Failure> {
+        let front = front(PATIENCE).await;
+        let address = listen(&front, Limits { connections_max: 2, ..WIDE }).await;
+        let half =
+            "PUT /kv/k HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 6\r\n\r\nabc";
+        let mut served = said(address, half).await;
+        while front.in_flight.available_permits() == IN_FLIGHT_BYTES_MAX {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let quiet = said(address, "").await;
+        let third = heard(said(address, &get("/healthz")).await).await;
+        assert!(third.starts_with("HTTP/1.1 200 "), "{third}");
+        assert_eq!(heard(quiet).await, "");
+        served.write_all(b"def").await.unwrap();
+        let put = heard(served).await;
+        assert!(put.starts_with("HTTP/1.1 200 "), "{put}");
         Ok(())
     }
 }

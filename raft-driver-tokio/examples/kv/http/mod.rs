@@ -2,20 +2,24 @@
 //!
 //! * 200 means committed and applied here. 307, 4xx and 503 mean that the write did not happen and never will;
 //!   any other 5xx says in its body what is known.
-//! * Every request ends within [`REQUEST_LIMIT`]; what is in flight fits into [`IN_FLIGHT_BYTES_MAX`], an answer
-//!   until it was sent.
+//! * Every request but a backup ends within [`REQUEST_LIMIT`]; what is in flight fits into [`IN_FLIGHT_BYTES_MAX`], a
+//!   body as far as it has arrived, an answer until it was sent. `GET /healthz` is answered whatever is in flight.
 //! * A value that is read is shared with the map.
 //! * Nothing here knows what drives the node: see [`Node`].
 
 #![allow(clippy::result_large_err, reason = "a refusal is an answer, made once a request at most")]
 
+pub(crate) mod activity;
 pub(crate) mod admin;
 pub(crate) mod answer;
+pub(crate) mod backup;
+pub(crate) mod content;
 pub(crate) mod disk;
 pub(crate) mod elections;
 pub(crate) mod health;
 pub(crate) mod listen;
 pub(crate) mod route;
+mod site;
 mod status;
 mod write;
 
@@ -25,7 +29,7 @@ use std::time::Duration;
 
 use hyper::body::Bytes;
 use hyper::header::{ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue};
-use hyper::{Request, StatusCode, Uri};
+use hyper::{Request, Response, StatusCode, Uri};
 use metrics_exporter_prometheus::PrometheusHandle;
 use raft_core::NodeId;
 use raft_core::host::{Envelope, SessionLimits};
@@ -34,13 +38,17 @@ use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
+use crate::http::activity::Activity;
 use crate::http::admin::Change;
 use crate::http::answer::{Answer, Known, Problem, json, typed};
+use crate::http::backup::Backups;
+use crate::http::content::Content;
 use crate::http::disk::Disk;
 use crate::http::elections::Elections;
-use crate::http::route::{Incoming, Route, envelope, read_admin, read_put, route, same_site};
+use crate::http::route::{Incoming, Route, envelope, read_admin, read_put, route};
+use crate::http::site::{host_name, known_host, same_site};
 use crate::http::status::{Beside, StatusView, reached};
-use crate::machine::{self, Addresses, Glance, VALUE_BYTES_MAX};
+use crate::machine::{self, Addresses, Glance};
 use crate::node::Node;
 
 /// The longest that a client waits for an answer.
@@ -58,7 +66,10 @@ pub(crate) struct Front<N> {
     pub(crate) glance: Glance,
     /// Where clients reach whom, as this node was started with. The log may know better.
     pub(crate) http: Addresses,
+    /// Further names under which clients reach this node, beside those in `http` and in the log.
+    pub(crate) hosts: Vec<String>,
     pub(crate) elections: Arc<Elections>,
+    pub(crate) backups: Option<Backups>,
     /// Where the data is, if it is on a disk.
     pub(crate) disk: Option<Arc<Disk>>,
     /// What `GET /metrics` renders, if anything is recorded.
@@ -76,7 +87,9 @@ impl<N: Node> Front<N> {
             node,
             glance,
             http,
+            hosts: Vec::new(),
             elections: Arc::new(Elections::new()),
+            backups: None,
             disk: None,
             recorder: None,
             leaving: AtomicBool::new(false),
@@ -91,36 +104,52 @@ impl<N: Node> Front<N> {
         self.leaving.store(true, Ordering::Relaxed);
     }
 
-    /// Answers one request. What comes with the answer is to be kept until it was sent.
+    /// Answers one request of a connection.
     pub(crate) async fn answer(
         self: Arc<Self>,
         request: Request<impl Incoming>,
-    ) -> (Answer, Option<OwnedSemaphorePermit>) {
-        let body_bytes = request.body().size_hint().exact().unwrap_or(u64::MAX);
-        let cost_bytes =
-            REQUEST_BYTES + usize::try_from(body_bytes).unwrap_or(usize::MAX).min(VALUE_BYTES_MAX);
-        let Some(mut permit) = self.acquire(cost_bytes) else {
-            return (Problem::unavailable("busy", "too much is in flight").answer(), None);
+        activity: Arc<Activity>,
+    ) -> Response<Content> {
+        let working = activity.begin();
+        let whole = |answer: Answer, permit: Option<OwnedSemaphorePermit>| {
+            answer.map(|body| Content::Whole(activity.hold(body, permit)))
         };
-        let routed = route(request.method(), request.uri());
+        let known = known_host(request.uri(), request.headers(), |name| self.is_called(name));
         let allowed = same_site(request.method(), request.uri(), request.headers());
-        let answer = match allowed.and(routed) {
-            Ok(route) => self.serve_measured(route, request).await,
-            Err(problem) => problem.answer(),
+        let routed = known.and(allowed).and_then(|()| route(request.method(), request.uri()));
+        let route = match routed {
+            Ok(route) => route,
+            Err(problem) => return whole(problem.answer(), None),
         };
-        // From here on it is the answer that counts. A write's is never longer than what it holds already.
+        // Whoever asks how the node is has to hear it, whatever others have taken; a backup is limited otherwise.
+        match route {
+            Route::Health => return whole(self.measured(&route, self.health()).await, None),
+            Route::Backup => {
+                let sent = self.backup(request.uri(), &activity, working).await;
+                return sent.unwrap_or_else(|problem| whole(problem.answer(), None));
+            }
+            _ => {}
+        }
+        let Some(mut permit) = self.acquire(REQUEST_BYTES) else {
+            return whole(busy().answer(), None);
+        };
+        let served = self.serve_in_time(&route, request, &mut permit);
+        let answer = self.measured(&route, served).await;
+        // From here on it is the answer that counts.
         let answer_bytes = REQUEST_BYTES.max(answer.body().len());
         match answer_bytes.checked_sub(permit.num_permits()) {
             Some(0) => {}
             None => drop(permit.split(permit.num_permits() - answer_bytes)),
-            Some(more_bytes) => match self.acquire(more_bytes) {
-                Some(more) => permit.merge(more),
-                None => {
-                    return (Problem::unavailable("busy", "too much is in flight").answer(), Some(permit));
-                }
-            },
+            Some(more_bytes) if grow(&mut permit, more_bytes) => {}
+            Some(_) => return whole(busy().answer(), Some(permit)),
         }
-        (answer, Some(permit))
+        whole(answer, Some(permit))
+    }
+
+    /// Whether clients know this node, or another one that may send them here, by this name.
+    fn is_called(&self, name: &str) -> bool {
+        let same = |host: &String| host_name(host).eq_ignore_ascii_case(name);
+        self.hosts.iter().any(same) || self.http.values().any(same) || self.glance.http().values().any(same)
     }
 
     fn acquire(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
@@ -128,20 +157,25 @@ impl<N: Node> Front<N> {
         Arc::clone(&self.in_flight).try_acquire_many_owned(bytes).ok()
     }
 
-    async fn serve_measured(&self, route: Route, request: Request<impl Incoming>) -> Answer {
-        let (name, began) = (route.name(), Instant::now());
-        let answer = self.serve_in_time(route, request).await;
+    async fn measured(&self, route: &Route, answer: impl Future<Output = Answer>) -> Answer {
+        let began = Instant::now();
+        let answer = answer.await;
         if self.recorder.is_some() {
-            health::count(name, answer.status(), began.elapsed());
+            health::count(route.name(), answer.status(), began.elapsed());
         }
         answer
     }
 
-    async fn serve_in_time(&self, route: Route, request: Request<impl Incoming>) -> Answer {
+    async fn serve_in_time(
+        &self,
+        route: &Route,
+        request: Request<impl Incoming>,
+        permit: &mut OwnedSemaphorePermit,
+    ) -> Answer {
         let deadline = Instant::now() + self.request_limit;
         let (write, admin) = (route.is_write(), route.is_admin());
         let late = StatusCode::GATEWAY_TIMEOUT;
-        match timeout_at(deadline, self.serve(route, request, deadline)).await {
+        match timeout_at(deadline, self.serve(route.clone(), request, deadline, permit)).await {
             Ok(answer) => answer,
             Err(_) if write => Problem::unknown(late, "no outcome in time", write::READ_IT).answer(),
             Err(_) if admin => {
@@ -155,14 +189,20 @@ impl<N: Node> Front<N> {
         }
     }
 
-    async fn serve(&self, route: Route, request: Request<impl Incoming>, deadline: Instant) -> Answer {
+    async fn serve(
+        &self,
+        route: Route,
+        request: Request<impl Incoming>,
+        deadline: Instant,
+        permit: &mut OwnedSemaphorePermit,
+    ) -> Answer {
         let (parts, body) = request.into_parts();
         let uri = &parts.uri;
         match route {
             Route::Get(key) => self.get(key, uri).await,
             Route::Put(key) => {
                 // First the body: whoever sends a long one hears of a wrong header all the same.
-                let command = in_time(deadline, read_put(&key, body)).await;
+                let command = in_time(deadline, read_put(&key, body, permit)).await;
                 match command.and_then(|command| Ok((envelope(&parts.headers)?, command))) {
                     Ok((envelope, command)) => self.write(envelope, command, uri).await,
                     Err(problem) => problem.answer(),
@@ -180,14 +220,14 @@ impl<N: Node> Front<N> {
                 typed(StatusCode::OK, Bytes::from_static(PAGE.as_bytes()), "text/html; charset=utf-8")
             }
             Route::Status => self.status().await,
-            Route::Health => self.health().await,
+            Route::Health | Route::Backup => unreachable!("answered before"),
             Route::Ready => self.ready().await,
             Route::Metrics => self.metrics().await,
             Route::RemoveMember(id) => self.change_members(Change::remove(id), uri).await,
             Route::CancelChange => self.change_members(Change::cancel(), uri).await,
             Route::Snapshot => self.snapshot(uri).await,
             Route::AddMember | Route::ChangeMembers | Route::Transfer => {
-                let body = match in_time(deadline, read_admin(body)).await {
+                let body = match in_time(deadline, read_admin(body, permit)).await {
                     Ok(body) => body,
                     Err(problem) => return problem.answer(),
                 };
@@ -206,7 +246,7 @@ impl<N: Node> Front<N> {
             Ok(None) => {
                 Problem::new(StatusCode::NOT_FOUND, "no_such_key", "the key has no value", "PUT one").answer()
             }
-            Err(ReadError::NotLeader { leader, .. }) => self.elsewhere(leader, uri),
+            Err(ReadError::NotLeader { leader, .. }) => self.elsewhere(leader, uri).answer(),
             Err(error @ ReadError::Panicked) => {
                 let next = "report it, with what the node logged";
                 Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", error, next).answer()
@@ -216,11 +256,11 @@ impl<N: Node> Front<N> {
     }
 
     /// To the leader, if it is known where clients reach it.
-    pub(crate) fn elsewhere(&self, leader: Option<NodeId>, uri: &Uri) -> Answer {
+    pub(crate) fn elsewhere(&self, leader: Option<NodeId>, uri: &Uri) -> Problem {
         let Some(leader) = leader.filter(|leader| *leader != self.node.id()) else {
-            return Problem::unavailable("no_leader", "no leader is known").answer();
+            return Problem::unavailable("no_leader", "no leader is known");
         };
-        let problem = match reached(&self.glance.http(), &self.http, leader) {
+        match reached(&self.glance.http(), &self.http, leader) {
             Some(address) => {
                 let path = uri.path_and_query().map_or("/", |path| path.as_str());
                 match HeaderValue::from_str(&format!("http://{address}{path}")) {
@@ -238,8 +278,7 @@ impl<N: Node> Front<N> {
                      --peer {leader}=RAFT@HTTP"
                 ),
             ),
-        };
-        problem.answer()
+        }
     }
 
     async fn status(&self) -> Answer {
@@ -259,6 +298,17 @@ impl<N: Node> Front<N> {
         answer.headers_mut().insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
         answer
     }
+}
+
+/// Counts more of what is in flight, if there is room.
+fn grow(permit: &mut OwnedSemaphorePermit, bytes: usize) -> bool {
+    let more = u32::try_from(bytes).ok();
+    let more = more.and_then(|more| Arc::clone(permit.semaphore()).try_acquire_many_owned(more).ok());
+    more.map(|more| permit.merge(more)).is_some()
+}
+
+fn busy() -> Problem {
+    Problem::unavailable("busy", "too much is in flight")
 }
 
 /// Until the body is there, nothing was proposed: this limit is as long as the request's own, and asked first.

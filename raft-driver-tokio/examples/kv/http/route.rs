@@ -1,7 +1,7 @@
 //! What a request asks for, or why it is refused before the node hears of it.
 //!
 //! * Nothing is guessed: what is not understood is refused, since it could name another key.
-//! * A value is copied once, into its command, as it arrives.
+//! * A value is copied once, into its command, as it arrives; a longer one again whenever that has to grow.
 
 #![allow(clippy::result_large_err, reason = "a refusal is an answer, made once a request at most")]
 
@@ -10,18 +10,22 @@ use std::fmt::Display;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use hyper::body::Body;
-use hyper::header::{HOST, HeaderMap, ORIGIN};
-use hyper::http::uri::Authority;
+use hyper::header::HeaderMap;
 use hyper::{Method, StatusCode, Uri};
 use raft_core::NodeId;
 use raft_core::host::{Envelope, SessionId};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::http::answer::{Known, Problem};
+use crate::http::{busy, grow};
 use crate::machine::{self, KEY_BYTES_MAX, VALUE_BYTES_MAX};
 
 /// Bytes of a body that are read to their end although they are too many: a client that still sends when its
 /// connection is closed may never see the answer.
 const DRAIN_BYTES_MAX: usize = 8 * VALUE_BYTES_MAX;
+
+/// Room for a body before its first byte: what is announced may never come.
+const BEGIN_BYTES: usize = 64 * 1024;
 
 /// What a request asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +48,7 @@ pub(crate) enum Route {
     CancelChange,
     Transfer,
     Snapshot,
+    Backup,
 }
 
 impl Route {
@@ -80,6 +85,7 @@ impl Route {
             Self::AddMember | Self::RemoveMember(_) | Self::ChangeMembers | Self::CancelChange => "members",
             Self::Transfer => "transfer",
             Self::Snapshot => "snapshot",
+            Self::Backup => "backup",
         }
     }
 }
@@ -102,6 +108,7 @@ pub(crate) fn route(method: &Method, uri: &Uri) -> Result<Route, Problem> {
         "/members/cancel" => &[(Method::POST, Route::CancelChange)],
         "/transfer" => &[(Method::POST, Route::Transfer)],
         "/snapshot" => &[(Method::POST, Route::Snapshot)],
+        "/backup" => &[(Method::POST, Route::Backup)],
         _ if key.is_some() || member.is_some() || session.is_some() => &[],
         _ => {
             let message = format!("there is nothing at {}", clipped(path));
@@ -185,30 +192,11 @@ pub(crate) const SEQUENCE: &str = "raft-sequence";
 pub(crate) const NEEDED_FROM: &str = "raft-needed-from";
 
 const ADDRESSES: &str = "ask for /, /kv/{key}, /sessions, /status, /healthz, /readyz or /metrics; operators: /members, \
-                         /members/{id}, /members/cancel, /transfer, /snapshot";
+                         /members/{id}, /members/cancel, /transfer, /snapshot, /backup";
 
 /// What is repeated of an address that was not understood.
-fn clipped(text: &str) -> String {
+pub(crate) fn clipped(text: &str) -> String {
     text.chars().take(60).collect()
-}
-
-/// That a request which changes something does not come from a web page of somewhere else: a browser that reaches this
-/// port would carry out what any page asks for.
-pub(crate) fn same_site(method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), Problem> {
-    let Some(origin) = headers.get(ORIGIN).filter(|_| *method != Method::GET) else { return Ok(()) };
-    // HTTP/2 names the host in the address.
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-    let host = host.or_else(|| uri.authority().map(Authority::as_str));
-    let from = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
-    match (from, host) {
-        (Some((_, from)), Some(host)) if from.eq_ignore_ascii_case(host) => Ok(()),
-        _ => {
-            let message = "a web page of another site asked for a change";
-            let next = "use a client that is no browser, or a page of this node";
-            let problem = Problem::new(StatusCode::FORBIDDEN, "foreign_origin", message, next);
-            Err(problem.known(Known::DidNotHappen))
-        }
-    }
 }
 
 /// Percent-decoding that refuses what it does not understand, instead of guessing another key.
@@ -241,21 +229,33 @@ pub(crate) trait Incoming: Body<Data = Bytes, Error: Display> + Unpin {}
 
 impl<B: Body<Data = Bytes, Error: Display> + Unpin> Incoming for B {}
 
-/// Reads the value straight into its command.
-pub(crate) async fn read_put(key: &[u8], body: impl Incoming) -> Result<Bytes, Problem> {
+/// Reads the value straight into its command, and counts it in `permit`.
+pub(crate) async fn read_put(
+    key: &[u8],
+    body: impl Incoming,
+    permit: &mut OwnedSemaphorePermit,
+) -> Result<Bytes, Problem> {
     let announced_bytes = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
-    let command = machine::begin_put(key, announced_bytes.min(VALUE_BYTES_MAX));
-    Ok(read(body, command, VALUE_BYTES_MAX).await?.freeze())
+    let command = machine::begin_put(key, announced_bytes.min(BEGIN_BYTES));
+    Ok(read(body, command, VALUE_BYTES_MAX, permit).await?.freeze())
 }
 
 /// Reads what an operator says.
-pub(crate) async fn read_admin(body: impl Incoming) -> Result<Bytes, Problem> {
+pub(crate) async fn read_admin(
+    body: impl Incoming,
+    permit: &mut OwnedSemaphorePermit,
+) -> Result<Bytes, Problem> {
     const ADMIN_BYTES_MAX: usize = 64 * 1024;
-    Ok(read(body, BytesMut::new(), ADMIN_BYTES_MAX).await?.freeze())
+    Ok(read(body, BytesMut::new(), ADMIN_BYTES_MAX, permit).await?.freeze())
 }
 
 /// Appends a body of at most `bytes_max`.
-async fn read(mut body: impl Incoming, mut whole: BytesMut, bytes_max: usize) -> Result<BytesMut, Problem> {
+async fn read(
+    mut body: impl Incoming,
+    mut whole: BytesMut,
+    bytes_max: usize,
+    permit: &mut OwnedSemaphorePermit,
+) -> Result<BytesMut, Problem> {
     let mut body_bytes = 0_usize;
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
@@ -265,6 +265,9 @@ async fn read(mut body: impl Incoming, mut whole: BytesMut, bytes_max: usize) ->
         let Some(data) = frame.data_ref() else { continue };
         body_bytes = body_bytes.saturating_add(data.len());
         if body_bytes <= bytes_max {
+            if !grow(permit, data.len()) {
+                return Err(busy());
+            }
             whole.extend_from_slice(data);
         } else if body_bytes > bytes_max.saturating_add(DRAIN_BYTES_MAX) {
             break;
@@ -311,6 +314,7 @@ mod tests {
             (Method::POST, "/members/cancel", Route::CancelChange),
             (Method::POST, "/transfer", Route::Transfer),
             (Method::POST, "/snapshot", Route::Snapshot),
+            (Method::POST, "/backup", Route::Backup),
         ] {
             assert_eq!(routed(method, path), Ok(route), "{path}");
         }
@@ -375,22 +379,6 @@ mod tests {
             &[(SESSION, "7"), (SEQUENCE, "-1")],
         ] {
             assert_eq!(read(bad), Err("bad_session"), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn a_page_of_another_site_changes_nothing() {
-        let site = |method: Method, origin: Option<&str>| {
-            let mut headers = HeaderMap::new();
-            headers.insert(HOST, "127.0.0.1:8101".parse().unwrap());
-            headers.extend(origin.map(|origin| (ORIGIN, origin.parse().unwrap())));
-            same_site(&method, &Uri::from_static("/transfer"), &headers).map_err(|refused| refused.status)
-        };
-        assert_eq!(site(Method::POST, None), Ok(()), "no browser");
-        assert_eq!(site(Method::POST, Some("http://127.0.0.1:8101")), Ok(()), "its own page");
-        assert_eq!(site(Method::GET, Some("http://elsewhere.example")), Ok(()), "changes nothing");
-        for origin in ["http://elsewhere.example", "null", "http://127.0.0.1:8102"] {
-            assert_eq!(site(Method::POST, Some(origin)), Err(StatusCode::FORBIDDEN), "{origin}");
         }
     }
 }

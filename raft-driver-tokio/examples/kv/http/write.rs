@@ -32,7 +32,7 @@ impl<N: Node> Front<N> {
         };
         let failed = StatusCode::INTERNAL_SERVER_ERROR;
         match error {
-            WriteError::NotLeader { leader, .. } => self.elsewhere(leader, uri),
+            WriteError::NotLeader { leader, .. } => self.elsewhere(leader, uri).answer(),
             WriteError::Unknown => Problem::unknown(failed, error, READ_IT).answer(),
             WriteError::ResponseLost { id } => {
                 let next = "nothing: the write is done; read the key if you need the answer";

@@ -24,8 +24,9 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::{Peers, Serve};
 use crate::driver::{self, Handle};
 use crate::failure::{Failure, Kind, chain};
+use crate::http::backup::Backups;
 use crate::http::disk::Disk;
-use crate::http::listen::RECEIVE_LIMIT;
+use crate::http::listen::Limits;
 use crate::http::{Front, health};
 use crate::machine::COMMAND_BYTES_MAX;
 use crate::node::Node;
@@ -73,6 +74,7 @@ async fn serve(options: Serve, peers: Peers) -> Result<(), Failure> {
     let tcp = bind(&options, &peers, &log).await?;
     let refusals = tcp.refusals();
 
+    let backups = Backups::new(snapshots.clone());
     let (machine, glance) = replicated();
     let cannot_start = |error| stores::cannot_start(&options, &error);
     let recovered = Recovered::ask(log, snapshots, machine).await.map_err(cannot_start)?;
@@ -89,11 +91,14 @@ async fn serve(options: Serve, peers: Peers) -> Result<(), Failure> {
     let node = driver::start(config(&options), recording, recovered, tcp).map_err(cannot_start)?;
     let mut front = Front::new(node.clone(), glance, peers.http.clone());
     front.disk = Some(Arc::new(Disk::new(options.data.clone(), stores::snapshots_in(&options))));
+    front.backups = Some(backups);
     front.recorder = Some(recorder);
+    front.hosts = options.hosts.iter().chain([&options.http]).cloned().collect();
     let front = Arc::new(front);
     tokio::spawn(watch(node.clone(), Arc::clone(&front)));
     let clients = CancellationToken::new();
-    let served = driver::listen(http, Arc::clone(&front), clients.clone(), RECEIVE_LIMIT, options.threads);
+    let served =
+        driver::listen(http, Arc::clone(&front), clients.clone(), Limits::default(), options.threads);
 
     let run = async {
         let begin = async {
@@ -175,8 +180,8 @@ async fn bind(options: &Serve, peers: &Peers, log: &DurableLog) -> Result<Tcp, F
     transport.known_peers = Some(log.peers());
     transport.bootstrap = (!options.join).then(|| BootstrapDigest::of(&peers.members));
     // Where this node listens may be a wildcard; where it is reached is on the list.
-    let own = peers.members.get(&options.id);
-    transport.advertise = own.map(|address| String::from_utf8_lossy(address).into_owned());
+    let listed = peers.members.get(&options.id).map(|address| String::from_utf8_lossy(address).into_owned());
+    transport.advertise = options.advertise.clone().or(listed);
     for (flag, listens, reached) in [
         ("--raft", &options.raft, transport.advertise.clone()),
         ("--http", &options.http, peers.http.get(&options.id).cloned()),
@@ -185,7 +190,7 @@ async fn bind(options: &Serve, peers: &Peers, log: &DurableLog) -> Result<Tcp, F
         if let Some(reached) = reached
             && port(listens) != port(&reached)
         {
-            let what = "this node listens on another port than --peer tells the others";
+            let what = "this node listens on another port than others are told";
             tracing::warn!(flag, listens, reached, "{what}");
         }
     }
