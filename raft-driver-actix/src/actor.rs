@@ -4,63 +4,74 @@
 //!   sees at each wake whatever has arrived by then, as a batch.
 //! * Handlers only put things into the inbox. Everything else happens in the turn.
 //! * A node that stops by itself leaves its actor behind: it answers every request with the typed error, and
-//!   [`GetMetrics`] with the reason, until [`Shutdown`] comes or nobody holds an address any more.
+//!   [`GetMetrics`] with the reason, until it is shut down or nobody holds an address any more; or, if it is supervised,
+//!   until it runs again.
 //! * Lanes and networks hold weak addresses only: dropping the last address stops the node.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{self, Poll};
 
-use actix::{Actor, ActorContext, ActorFuture, AsyncContext, Context, Handler, Message, MessageResult};
-use raft_core::host::{Read, StateMachine};
-use raft_core::{Event, ReadConsistency};
+use actix::{
+    Actor, ActorContext, ActorFuture, AsyncContext, Context, Handler, Message, MessageResult, Supervised,
+};
+use bytes::Bytes;
+use raft_core::host::{Read, Rejection, StateMachine, Writer};
+use raft_core::{AdminRefusal, NodeId, ReadConsistency};
 use raft_driver_tokio::StopReason;
-use raft_driver_tokio::driver::{AdminRequest, Timer, guard, trace_stop};
-use raft_driver_tokio::transport::Room;
-use tokio::sync::mpsc;
+use raft_driver_tokio::driver::{
+    AdminRequest, Ends, Engine, Fresh, Freshness, Input, Proof, Running, Timer, guard, refuse_read,
+};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::admin::{
-    AdminReply, Campaign, ChangeMembership, InitWithConfig, Shutdown, StepDown, TakeSnapshot,
-    TransferLeadership,
+    AddLearner, AdminReply, Campaign, CancelConfigChange, ChangeMembership, InitWithConfig,
+    ProposeConfigChange, Shutdown, ShutdownNow, StepDown, TransferLeader, TriggerSnapshot,
 };
-use crate::messages::{ClientRead, ClientWrite, Deferred, PendingWrite, RaftMessage, Reply};
+use crate::messages::{ClientRead, ClientWrite, Deferred, PendingWrite, RaftMessage, ReadFreshness, Reply};
 use crate::metrics::{GetMetrics, Publisher, RaftMetrics};
-use crate::turn::Running;
+use crate::supervise::{Origin, Restart};
 
 /// What one turn takes in at most, about.
 const TURN_EVENTS_MAX: usize = 1024;
 
-/// What reaches the node beside requests, past the mailbox's capacity: completions are bounded by the core's limits,
-/// messages by the budgets of their links.
-pub(crate) enum Input {
-    Event(Event),
-    Receive(raft_core::Message, Option<Room>),
-    Failed(StopReason),
+/// The node as this driver runs it.
+pub(crate) type NodeEngine<S> = Engine<S, PendingWrite<<S as StateMachine>::Response>, AdminReply>;
+pub(crate) type NodeRunning<S> = Running<S, PendingWrite<<S as StateMachine>::Response>, AdminReply>;
+
+/// What reaches the node beside requests, past the mailbox's capacity: see [`Input`]. It names the life of the node that
+/// it is for, as a supervised one may have several.
+pub(crate) struct Arrival {
+    pub(crate) life: u64,
+    pub(crate) input: Input,
 }
 
-impl Message for Input {
+impl Message for Arrival {
     type Result = ();
 }
+
+/// Makes a read, from what it proves and its share of what may wait.
+type MakeRead<S> = Box<dyn FnOnce(Option<Proof>, Option<OwnedSemaphorePermit>) -> Box<dyn Read<S>>>;
 
 /// What callers ask for.
 pub(crate) enum Request<S: StateMachine> {
     Write(PendingWrite<S::Response>),
-    Read(Box<dyn Read<S>>, ReadConsistency),
+    Read(ReadFreshness, MakeRead<S>),
     Admin(AdminRequest, AdminReply),
-    Shutdown(Reply<StopReason>),
+    Shutdown { at_once: bool, reply: Reply<StopReason> },
 }
 
 /// What has arrived and was not taken in yet. Between turns it holds less than [`TURN_EVENTS_MAX`].
 pub(crate) struct Inbox<S: StateMachine> {
-    pub(crate) inputs: VecDeque<Input>,
-    pub(crate) requests: VecDeque<Request<S>>,
+    inputs: VecDeque<Input>,
+    requests: VecDeque<Request<S>>,
     /// Who waits for the end.
-    pub(crate) shutdowns: Vec<Reply<StopReason>>,
+    shutdowns: Vec<Reply<StopReason>>,
 }
 
 impl<S: StateMachine> Inbox<S> {
@@ -71,6 +82,42 @@ impl<S: StateMachine> Inbox<S> {
     fn len(&self) -> usize {
         self.inputs.len() + self.requests.len()
     }
+
+    /// The node does not run: answers whatever is here. One that `returns` will take it, if it is asked again.
+    fn reject(&mut self, returns: bool) {
+        self.inputs.clear();
+        let why = if returns { Rejection::Busy } else { Rejection::Stopped };
+        for request in self.requests.drain(..) {
+            match request {
+                Request::Write(write) => write.reject(why.clone()),
+                Request::Read(_, read) => match returns {
+                    true => read(None, None).reject(Rejection::Busy),
+                    false => refuse_read(read(None, None)),
+                },
+                Request::Admin(_, reply) if returns => reply.tell(Err(AdminRefusal::Busy.into())),
+                Request::Admin(_, reply) => raft_core::host::Operator::stopped(reply),
+                Request::Shutdown { reply, .. } => self.shutdowns.push(reply),
+            }
+        }
+    }
+}
+
+/// What the actor does.
+enum State<S: StateMachine> {
+    Runs(Box<Node<S>>),
+    /// The node has stopped; what it owned ends.
+    Ends(Pin<Box<dyn Future<Output = ()>>>),
+    /// Nothing is left of it.
+    Ended,
+    /// It will run again.
+    Returns(Restart<S>),
+}
+
+/// A node that runs.
+struct Node<S: StateMachine> {
+    engine: NodeEngine<S>,
+    timer: Timer,
+    ends: Ends,
 }
 
 /// A Raft node as an actor, started by a [`Builder`](crate::Builder).
@@ -79,63 +126,83 @@ impl<S: StateMachine> Inbox<S> {
 /// [`GetMetrics`].
 pub struct Raft<S: StateMachine> {
     inbox: Rc<RefCell<Inbox<S>>>,
-    /// `None` once the node has stopped.
-    running: Option<Running<S>>,
-    timer: Timer,
+    state: State<S>,
+    life: u64,
     publisher: Publisher,
+    freshness: Arc<Freshness>,
+    /// Stale reads that may wait for the state machine.
+    local_reads: Arc<Semaphore>,
     /// Why the node has stopped.
     reason: Option<StopReason>,
-    children: Children,
+    /// Where a supervised node comes from.
+    origin: Option<Origin<S>>,
+    address: Option<(NodeId, Bytes)>,
     mailbox_max: usize,
 }
 
 // Nothing in it is ever pinned in place.
 impl<S: StateMachine> Unpin for Raft<S> {}
 
-/// What must have ended before the node has.
-pub(crate) struct Children {
-    /// Closes the network, and waits for what runs on the blocking pool.
-    pub(crate) network: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    /// Closed when whatever holds a [`Lifeline`](crate::storage::Lifeline) is gone.
-    pub(crate) lanes: mpsc::Receiver<Infallible>,
-}
-
-impl Children {
-    fn poll_ended(&mut self, task: &mut task::Context<'_>) -> Poll<()> {
-        if let Some(network) = &mut self.network {
-            match network.as_mut().poll(task) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(()) => self.network = None,
-            }
-        }
-        match self.lanes.poll_recv(task) {
-            Poll::Ready(None) => Poll::Ready(()),
-            Poll::Ready(Some(never)) => match never {},
-            Poll::Pending => Poll::Pending,
-        }
-    }
-}
-
 impl<S: StateMachine> Raft<S> {
     pub(crate) fn new(
-        running: Running<S>,
-        timer: Timer,
+        running: NodeRunning<S>,
         publisher: Publisher,
-        children: Children,
+        origin: Option<Origin<S>>,
+        address: Option<(NodeId, Bytes)>,
         mailbox_max: usize,
     ) -> Self {
+        let Running { engine, timer, ends, .. } = running;
         let inbox = Inbox { inputs: VecDeque::new(), requests: VecDeque::new(), shutdowns: Vec::new() };
-        let inbox = Rc::new(RefCell::new(inbox));
-        Self { inbox, running: Some(running), timer, publisher, reason: None, children, mailbox_max }
+        Self {
+            inbox: Rc::new(RefCell::new(inbox)),
+            state: State::Runs(Box::new(Node { engine, timer, ends })),
+            life: 0,
+            publisher,
+            freshness: Freshness::new(),
+            local_reads: Arc::new(Semaphore::new(mailbox_max)),
+            reason: None,
+            origin,
+            address,
+            mailbox_max,
+        }
     }
 
-    fn turn(&mut self) {
-        let Self { inbox, running, timer, publisher, .. } = self;
-        let mut inbox = inbox.borrow_mut();
-        let Some(running) = running else { return inbox.reject() };
+    /// Takes in what has arrived and does all that follows.
+    fn turn(&mut self, due: bool) {
+        let Self { inbox, state, publisher, freshness, local_reads, mailbox_max, .. } = self;
+        let mut inbox_now = inbox.borrow_mut();
+        let inbox = &mut *inbox_now;
+        let State::Runs(node) = state else { return inbox.reject(self.origin.is_some()) };
         // Neither a bug of the core nor one of users' transports may leave anybody waiting.
-        let turned = guard("node", || running.turn(&mut inbox, timer, publisher));
-        drop(inbox);
+        let turned = guard("node", || {
+            let Node { engine, timer, .. } = &mut **node;
+            let now = timer.now();
+            // The timer fires once a heartbeat or election timeout at most: often enough to look for callers that
+            // are gone, and seldom enough to look at all of them.
+            let look = !timer.is_armed();
+            inbox.inputs.drain(..).try_for_each(|input| engine.take(now, input))?;
+            while let Some(request) = inbox.requests.pop_front() {
+                match request {
+                    Request::Write(write) => engine.backlog().push_back(write),
+                    Request::Read(how, read) => read_fresh(engine, freshness, local_reads, how, read),
+                    Request::Admin(request, reply) => engine.admin(now, request, reply)?,
+                    Request::Shutdown { at_once, reply } => {
+                        inbox.shutdowns.push(reply);
+                        match at_once {
+                            true => return Err(StopReason::Requested),
+                            false => engine.leave(now)?,
+                        }
+                    }
+                }
+            }
+            let next = engine.finish(now, look)?;
+            let kept = engine.backlog().len().min(*mailbox_max);
+            engine.backlog().drain(kept..).for_each(|write| write.reject(Rejection::Busy));
+            timer.arm(next);
+            publisher.publish(engine.node(), engine.pending(), due);
+            Ok(())
+        });
+        drop(inbox_now);
         if let Err(reason) = turned.unwrap_or_else(|panicked| Err(panicked.into())) {
             self.halt(reason);
         }
@@ -143,27 +210,26 @@ impl<S: StateMachine> Raft<S> {
 
     /// Stops the node and tells everybody. What was handed to the lanes is still done, then they end.
     fn halt(&mut self, reason: StopReason) {
-        let Some(mut running) = self.running.take() else { return };
-        let id = running.node.status().id;
-        trace_stop(id, &reason);
-        // First, so that whoever is told "stopped" can ask why.
-        self.publisher.stop(&running.node, &reason);
-        self.reason = Some(reason);
-        // Closures of readers and a transport are dropped here: users' code again.
-        let dropped = guard("node", || {
-            running.stop();
-            drop(running);
-        });
-        if let Err(panicked) = dropped {
-            tracing::error!(id = id.get(), %panicked, "raft.drop");
+        if !matches!(self.state, State::Runs(_)) {
+            return;
         }
-        self.inbox.borrow_mut().reject();
+        let State::Runs(node) = std::mem::replace(&mut self.state, State::Ended) else { return };
+        let Node { engine, ends, .. } = *node;
+        // First, so that whoever is told "stopped" can ask why.
+        self.publisher.stop(engine.node(), &reason);
+        self.reason = Some(reason.clone());
+        // Closures of readers and a transport are dropped here: users' code again.
+        if let Err(panicked) = guard("node", || engine.stop(&reason)) {
+            tracing::error!(%panicked, "raft.drop");
+        }
+        self.state = State::Ends(Box::pin(ends.ended()));
+        self.inbox.borrow_mut().reject(false);
     }
 
     /// Makes room before the mailbox brings more than a turn should take.
     fn make_room(&mut self) {
         if self.inbox.borrow().len() >= TURN_EVENTS_MAX {
-            self.turn();
+            self.turn(false);
         }
     }
 
@@ -172,23 +238,102 @@ impl<S: StateMachine> Raft<S> {
         Deferred::new(message, &self.inbox)
     }
 
+    fn arrived(&mut self, input: Input) {
+        self.make_room();
+        self.inbox.borrow_mut().inputs.push_back(input);
+    }
+
     fn poll(&mut self, context: &mut Context<Self>, task: &mut task::Context<'_>) {
-        // Polled even when nothing seems to have happened: spurious turns are harmless, and cost little.
-        let _ = self.timer.poll(task);
+        let due = self.publisher.poll_due(task);
+        if let State::Runs(node) = &mut self.state {
+            // Polled even when nothing seems to have happened: spurious turns are harmless, and cost little.
+            let _ = node.timer.poll(task);
+        }
         if !context.connected() {
             self.halt(StopReason::HandlesDropped);
         }
-        self.turn();
-        if self.running.is_some() {
-            if self.timer.poll(task).is_ready() {
-                // It was armed for a moment that has passed already.
-                task.waker().wake_by_ref();
+        self.turn(due);
+        match &mut self.state {
+            State::Runs(node) => {
+                if node.timer.poll(task).is_ready() {
+                    // It was armed for a moment that has passed already.
+                    task.waker().wake_by_ref();
+                }
             }
-        } else if self.children.poll_ended(task).is_ready()
-            && (!self.inbox.borrow().shutdowns.is_empty() || !context.connected())
-        {
+            State::Ends(ends) => {
+                if ends.as_mut().poll(task).is_ready() {
+                    self.state = State::Ended;
+                    self.ended(context);
+                }
+            }
+            State::Ended => self.ended(context),
+            State::Returns(restart) => {
+                let wanted = self.inbox.borrow().shutdowns.is_empty() && context.connected();
+                let Poll::Ready(running) = restart.poll(task, wanted) else { return };
+                match running {
+                    Some(running) => self.returned(running, task),
+                    None => self.state = State::Ended,
+                }
+                if !wanted {
+                    self.halt(StopReason::Requested);
+                    task.waker().wake_by_ref();
+                }
+            }
+        }
+    }
+
+    /// Nothing is left of the node: the actor ends too if that was wanted, or lets its supervisor start it anew.
+    fn ended(&mut self, context: &mut Context<Self>) {
+        let asked = !self.inbox.borrow().shutdowns.is_empty();
+        let failed = self.reason.as_ref().is_some_and(|reason| !reason.is_orderly());
+        if asked || !context.connected() || (failed && self.origin.is_some()) {
             context.stop();
         }
+    }
+
+    /// The node runs again.
+    fn returned(&mut self, running: NodeRunning<S>, task: &mut task::Context<'_>) {
+        let Running { engine, timer, stats, ends } = running;
+        self.publisher.restarted(engine.node(), stats);
+        // What was proved of another state machine says nothing of this one.
+        self.freshness = Freshness::new();
+        self.reason = None;
+        self.state = State::Runs(Box::new(Node { engine, timer, ends }));
+        task.waker().wake_by_ref();
+    }
+}
+
+fn read_fresh<S: StateMachine>(
+    engine: &mut NodeEngine<S>,
+    freshness: &Arc<Freshness>,
+    local_reads: &Arc<Semaphore>,
+    how: ReadFreshness,
+    read: MakeRead<S>,
+) {
+    let bound = match how {
+        // A lease proves as much as the clocks are worth: stale reads do not rely on it.
+        ReadFreshness::Proved(ReadConsistency::Lease) => {
+            return engine.read(read(None, None), ReadConsistency::Lease);
+        }
+        ReadFreshness::Proved(consistency) => {
+            return engine.read(read(Some(freshness.ask()), None), consistency);
+        }
+        ReadFreshness::Stale(bound) => bound,
+    };
+    match freshness.judge(bound) {
+        Fresh::Enough => {}
+        Fresh::Aging => {
+            if let Some(question) = freshness.question() {
+                engine.read(question, ReadConsistency::Linearizable);
+            }
+        }
+        Fresh::Unproved => {
+            return engine.read(read(Some(freshness.ask()), None), ReadConsistency::Linearizable);
+        }
+    }
+    match Arc::clone(local_reads).try_acquire_owned() {
+        Ok(room) => engine.read_local(read(None, Some(room))),
+        Err(_) => read(None, None).reject(Rejection::Busy),
     }
 }
 
@@ -210,9 +355,28 @@ impl<S: StateMachine> Actor for Raft<S> {
         // Only if the arbiter ends under a node that runs.
         self.halt(StopReason::RuntimeEnded);
         let mut inbox = self.inbox.borrow_mut();
-        inbox.reject();
+        inbox.reject(false);
+        if !inbox.shutdowns.is_empty() {
+            // Whatever ended it, it is not to return.
+            self.origin = None;
+        }
         let reason = self.reason.clone().unwrap_or(StopReason::RuntimeEnded);
         inbox.shutdowns.drain(..).for_each(|reply| reply.answer(reason.clone()));
+    }
+}
+
+/// Restarted by its supervisor, a node is what survived in its stores, as after a start of the process. Only one that
+/// was started by [`Builder::supervise`](crate::Builder::supervise) can be.
+impl<S: StateMachine> Supervised for Raft<S> {
+    fn restarting(&mut self, _: &mut Self::Context) {
+        let failed = self.reason.as_ref().is_some_and(|reason| !reason.is_orderly());
+        if let Some(origin) = self.origin.as_mut().filter(|_| failed) {
+            self.life += 1;
+            self.state = State::Returns(origin.restart(self.life));
+        } else {
+            // It was shut down, and stays so: whoever has an address yet is told.
+            self.origin = None;
+        }
     }
 }
 
@@ -233,20 +397,30 @@ impl<S: StateMachine> ActorFuture<Raft<S>> for Turns {
     }
 }
 
-impl<S: StateMachine> Handler<Input> for Raft<S> {
+impl<S: StateMachine> Handler<Arrival> for Raft<S> {
     type Result = ();
 
-    fn handle(&mut self, input: Input, _: &mut Self::Context) {
-        self.make_room();
-        self.inbox.borrow_mut().inputs.push_back(input);
+    fn handle(&mut self, Arrival { life, input }: Arrival, _: &mut Self::Context) {
+        if life == self.life {
+            self.arrived(input);
+        }
     }
 }
 
 impl<S: StateMachine> Handler<RaftMessage> for Raft<S> {
     type Result = ();
 
-    fn handle(&mut self, RaftMessage(message): RaftMessage, context: &mut Self::Context) {
-        Handler::<Input>::handle(self, Input::Receive(message, None), context);
+    fn handle(&mut self, message: RaftMessage, _: &mut Self::Context) {
+        let id = self.publisher.last().status.id;
+        self.arrived(match message {
+            RaftMessage::Protocol(message) => Input::Receive(message, None),
+            RaftMessage::Letter { from, to, letter } if to == id => {
+                Input::Letter { from, letter, room: None }
+            }
+            RaftMessage::Letter { from, to, .. } => {
+                return tracing::warn!(%id, %from, %to, "raft.misaddressed");
+            }
+        });
     }
 }
 
@@ -266,6 +440,17 @@ impl<S: StateMachine, T: Send + 'static> Handler<ClientRead<S, T>> for Raft<S> {
     }
 }
 
+impl<S: StateMachine> Handler<InitWithConfig> for Raft<S> {
+    type Result = Deferred<S, InitWithConfig>;
+
+    fn handle(&mut self, mut init: InitWithConfig, _: &mut Self::Context) -> Self::Result {
+        if let Some((id, address)) = &self.address {
+            init.members.entry(*id).or_insert_with(|| address.clone());
+        }
+        self.defer(init)
+    }
+}
+
 /// Messages that are answered in a later turn.
 macro_rules! deferred {
     ($($message:ty),* $(,)?) => {$(
@@ -278,15 +463,26 @@ macro_rules! deferred {
         }
     )*};
 }
-deferred!(InitWithConfig, Campaign, ChangeMembership, TransferLeadership, StepDown, TakeSnapshot, Shutdown,);
+deferred!(
+    AddLearner,
+    Campaign,
+    CancelConfigChange,
+    ChangeMembership,
+    ProposeConfigChange,
+    Shutdown,
+    ShutdownNow,
+    StepDown,
+    TransferLeader,
+    TriggerSnapshot,
+);
 
 impl<S: StateMachine> Handler<GetMetrics> for Raft<S> {
     type Result = MessageResult<GetMetrics>;
 
     fn handle(&mut self, _: GetMetrics, _: &mut Self::Context) -> Self::Result {
-        let metrics: RaftMetrics = match &self.running {
-            Some(running) => self.publisher.now(&running.node, running.pending()),
-            None => self.publisher.last(),
+        let metrics: RaftMetrics = match &self.state {
+            State::Runs(node) => self.publisher.now(node.engine.node(), node.engine.pending()),
+            State::Ends(_) | State::Ended | State::Returns(_) => self.publisher.last().clone(),
         };
         MessageResult(metrics)
     }

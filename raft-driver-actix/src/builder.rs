@@ -1,59 +1,78 @@
-//! Starting a node: recovery, lanes, network and actor are put together here.
+//! Starting a node: the actor is put together here around an engine.
 
-use std::collections::VecDeque;
+use std::future::Future;
 use std::sync::Arc;
 
-use actix::{Addr, AsyncContext, Context, Recipient};
-use raft_core::host::{Clients, LogStore, SnapshotStore, StateMachine};
-use raft_core::{Config, Event};
-use raft_driver_tokio::driver::{self, Assembled, SnapshotLane};
-use raft_driver_tokio::transport::{Closed, Inbox, Incoming, Network, Started};
-use raft_driver_tokio::{Recovered, StartError};
-use tokio::sync::mpsc;
-use tokio_util::task::TaskTracker;
+use actix::{Addr, AsyncContext, Context, Recipient, Supervisor};
+use bytes::Bytes;
+use raft_core::host::{SnapshotStore, StateMachine};
+use raft_driver_tokio::driver::Setup;
+use raft_driver_tokio::storage::NodeLog;
+use raft_driver_tokio::transport::Network;
+use raft_driver_tokio::{Recording, Recovered, StartError};
 
-use crate::actor::{Children, Input, Raft};
-use crate::metrics::{Publisher, RaftMetrics};
-use crate::storage::{Reports, log_lane, machine_lane};
-use crate::turn::Running;
+use crate::actor::{NodeRunning, Raft};
+use crate::config::Config;
+use crate::metrics::{Listeners, Publisher, RaftMetrics};
+use crate::supervise::{Origin, Parts, Place, inputs};
+
+/// The largest mailbox.
+const MAILBOX_MAX: usize = 1 << 20;
 
 /// Starts a node.
 #[derive(Clone, Debug)]
 pub struct Builder {
+    setup: Setup,
     config: Config,
     mailbox_max: usize,
-    machine_thread: bool,
+    address: Option<Bytes>,
     listeners: Vec<Recipient<RaftMetrics>>,
 }
 
 impl Builder {
-    /// A node with this configuration of the protocol.
+    /// A node with this configuration: a [`Config`], or a [`raft_core::Config`].
     #[must_use]
-    pub const fn new(config: Config) -> Self {
-        Self { config, mailbox_max: 8192, machine_thread: false, listeners: Vec::new() }
+    pub fn new(config: impl Into<Config>) -> Self {
+        let config = config.into();
+        let setup = Setup::new(config.protocol.clone());
+        Self { setup, config, mailbox_max: 8192, address: None, listeners: Vec::new() }
     }
 
-    /// How many messages the actor's mailbox holds before those who `send` wait, and how many writes may wait in the
-    /// actor for room in the node before they are `Busy`. Default 8,192.
-    ///
-    /// # Panics
-    /// If it is zero, which Actix takes for no limit.
+    /// How many messages the actor's mailbox holds before those who `send` wait, how many writes may wait in the actor for
+    /// room in the node, and how many stale reads for the state machine, before they are `Busy`. Default 8,192; between 1
+    /// and 1,048,576.
     #[must_use]
     pub const fn mailbox_max(mut self, messages: usize) -> Self {
-        assert!(messages > 0, "a mailbox holds one message at least");
         self.mailbox_max = messages;
         self
     }
 
-    /// Gives the state machine a thread of its own. By default it is an actor on the node's arbiter, which costs less;
-    /// a machine that waits for a device, or computes for long, needs the thread.
+    /// The node's own address, as its peers reach it: [`InitWithConfig`](crate::admin::InitWithConfig) then adds the node
+    /// if it is missing.
     #[must_use]
-    pub const fn machine_on_thread(mut self) -> Self {
-        self.machine_thread = true;
+    pub fn address(mut self, address: impl Into<Bytes>) -> Self {
+        self.address = Some(address.into());
         self
     }
 
-    /// Sends metrics there at each change of role, term, leader or membership, and when the node stops.
+    /// Gives the state machine a thread of its own. By default it is a task on the node's arbiter, which costs less;
+    /// a machine that waits for a device, or computes for long, needs the thread.
+    #[must_use]
+    pub const fn machine_on_thread(mut self) -> Self {
+        self.setup.machine_thread = true;
+        self
+    }
+
+    /// Records the node's life into files, to be replayed by `sim replay` when something went wrong: see
+    /// [`raft_driver_tokio::Builder::record`]. The files hold clients' commands: treat them like the log.
+    #[must_use]
+    pub fn record(mut self, recording: Recording) -> Self {
+        self.setup.recording = Some(recording);
+        self
+    }
+
+    /// Sends metrics there: when the node starts, at each change of role, term, leader or membership, when it stops, and at
+    /// the [`metrics_rate`](Config::metrics_rate). An address of an actor that is in turn held by the node keeps both alive.
     #[must_use]
     pub fn listener(mut self, listener: Recipient<RaftMetrics>) -> Self {
         self.listeners.push(listener);
@@ -63,7 +82,7 @@ impl Builder {
     /// Recovers what survived and starts the node on the current arbiter.
     ///
     /// # Errors
-    /// If something cannot be recovered, or what was recovered cannot be trusted. Nothing runs then.
+    /// If something cannot be recovered, what was recovered cannot be trusted, or a limit is impossible. Nothing runs then.
     ///
     /// # Panics
     /// Outside an Actix system.
@@ -76,17 +95,18 @@ impl Builder {
     ) -> Result<Addr<Raft<S>>, StartError>
     where
         S: StateMachine,
-        L: LogStore,
+        L: NodeLog,
         P: SnapshotStore,
         N: Network,
     {
+        self.validate()?;
         self.start_recovered(Recovered::ask(log, snapshots, machine).await?, network)
     }
 
     /// Starts the node on the current arbiter, on what was recovered and looked at before.
     ///
     /// # Errors
-    /// If what was recovered cannot be trusted. Nothing runs then.
+    /// If what was recovered cannot be trusted, or a limit is impossible. Nothing runs then.
     ///
     /// # Panics
     /// Outside an Actix system.
@@ -97,61 +117,70 @@ impl Builder {
     ) -> Result<Addr<Raft<S>>, StartError>
     where
         S: StateMachine,
-        L: LogStore,
+        L: NodeLog,
         P: SnapshotStore,
         N: Network,
     {
-        let (config, command_bytes_max) = (self.config.clone(), self.config.command_bytes_max);
-        network.check(&config).map_err(StartError::Network)?;
-        let Assembled { node, timer, log, snapshots, machine } =
-            recovered.assemble(self.config, network.message_bytes_max(), None)?;
-        let node = node.into_node();
-
+        self.validate()?;
         let context = Context::<Raft<S>>::new();
-        let address = context.address().downgrade();
-        let (lifeline, lanes) = mpsc::channel(1);
-        let report = address.clone();
-        let reports: Reports = Arc::new(move |input| {
-            // A node that is gone needs no report.
-            if let Some(node) = report.upgrade() {
-                node.do_send(input);
-            }
-        });
-        let log = log_lane(log, Arc::clone(&reports), &lifeline)?;
-        let pool = TaskTracker::new();
-        let report = Arc::clone(&reports);
-        let snapshots =
-            SnapshotLane::start(snapshots, Arc::new(move |event| report(Input::Event(event))), pool.clone());
-        let machine = machine_lane(machine, snapshots.clone(), reports, &lifeline, self.machine_thread)
-            .inspect_err(|_| snapshots.stop())?;
-        let inbox = Inbox::new(move |incoming| {
-            let node = address.upgrade().ok_or(Closed)?;
-            node.do_send(match incoming {
-                Incoming::Message(message, room) => Input::Receive(message, Some(room)),
-                Incoming::Unreachable(peer) => Input::Event(Event::Unreachable(peer)),
-                // A write that a node of the other driver forwards: nobody here takes it, and it gets no answer.
-                Incoming::Letter { .. } => return Ok(()),
-            });
-            Ok(())
-        });
-        let Started { transport, stats, stop } = network.start(&config, inbox);
-        let publisher = Publisher::new(&node, stats, self.listeners);
-        let running = Running {
-            node,
-            log,
-            machine,
-            snapshots: Box::new(snapshots),
-            transport: Box::new(transport),
-            clients: Clients::new(command_bytes_max).checking(driver::check::<S>),
-            backlog: VecDeque::new(),
-            backlog_max: self.mailbox_max,
-        };
-        let stop = Box::pin(async move {
-            stop.await;
-            pool.close();
-            pool.wait().await;
-        });
-        let children = Children { network: Some(stop), lanes };
-        Ok(context.run(Raft::new(running, timer, publisher, children, self.mailbox_max)))
+        let place = Place::default();
+        take_place(&place, &context);
+        let running = self.setup.clone().start(recovered, network, inputs(place, 0))?;
+        Ok(context.run(self.actor(running, None)))
     }
+
+    /// Starts the node on the current arbiter under a [`Supervisor`]: should its store, its state machine or its actor
+    /// fail, everything of it ends, and after a pause it is opened anew and goes on from what survived. Its address stays.
+    /// Meanwhile requests are answered `Busy`, and [`GetMetrics`](crate::metrics::GetMetrics) tells why.
+    ///
+    /// `open` is called for each life of the node.
+    ///
+    /// # Errors
+    /// If the first start fails. Later ones are tried until one succeeds, ever less often, and traced.
+    ///
+    /// # Panics
+    /// Outside an Actix system.
+    pub async fn supervise<S, L, P, N, F>(
+        self,
+        open: impl Fn() -> F + 'static,
+    ) -> Result<Addr<Raft<S>>, StartError>
+    where
+        S: StateMachine,
+        L: NodeLog,
+        P: SnapshotStore,
+        N: Network,
+        F: Future<Output = Result<Parts<L, P, S, N>, StartError>> + 'static,
+    {
+        self.validate()?;
+        let (log, snapshots, machine, network) = open().await?;
+        let recovered = Recovered::ask(log, snapshots, machine).await?;
+        let place = Place::default();
+        let running = self.setup.clone().start(recovered, network, inputs(Arc::clone(&place), 0))?;
+        let origin = Origin::new(self.setup.clone(), Arc::clone(&place), open);
+        Ok(Supervisor::start(move |context| {
+            take_place(&place, context);
+            self.actor(running, Some(origin))
+        }))
+    }
+
+    fn actor<S: StateMachine>(self, running: NodeRunning<S>, origin: Option<Origin<S>>) -> Raft<S> {
+        let listeners = Listeners::new(self.listeners, self.config.metrics_rate);
+        let stats = Arc::clone(&running.stats);
+        let publisher = Publisher::new(running.engine.node(), stats, listeners);
+        let address = self.address.map(|address| (self.config.protocol.id, address));
+        Raft::new(running, publisher, origin, address, self.mailbox_max)
+    }
+
+    fn validate(&self) -> Result<(), StartError> {
+        let (value, value_max) = (self.mailbox_max, MAILBOX_MAX);
+        match (1..=value_max).contains(&value) {
+            true => Ok(()),
+            false => Err(StartError::Limit { what: "mailbox_max", value, value_max }),
+        }
+    }
+}
+
+/// The actor is about to be there.
+fn take_place<S: StateMachine>(place: &Place<S>, context: &Context<Raft<S>>) {
+    place.set(context.address().downgrade()).expect("a node has one actor");
 }

@@ -6,13 +6,13 @@
 //! [`ChangeMembership`](admin::ChangeMembership) and others in [`admin`] from operators, [`GetMetrics`](metrics::GetMetrics) from whoever wants to know.
 //!
 //! ```
-//! use actix::prelude::*;
 //! use raft_core::host::{RestoreError, SnapshotSource, StateMachine, WholeState};
-//! use raft_core::{Config, Entries, EntryRef, NodeId};
-//! use raft_driver_actix::Builder;
+//! use raft_core::{Entries, EntryRef, NodeId};
 //! use raft_driver_actix::admin::{InitWithConfig, Shutdown};
 //! use raft_driver_actix::messages::{ClientRead, ClientResponse, ClientWrite, ResponseMode};
-//! use raft_driver_tokio::storage::{MemoryLog, MemorySnapshots};
+//! use raft_driver_actix::metrics::{State, watch};
+//! use raft_driver_actix::storage::{MemoryLog, MemorySnapshots};
+//! use raft_driver_actix::{Builder, Config};
 //! use raft_driver_tokio::transport::Channels;
 //!
 //! /// Adds up the lengths of all commands.
@@ -46,28 +46,18 @@
 //!     }
 //! }
 //!
-//! # struct Leads(Option<tokio::sync::oneshot::Sender<()>>);
-//! # impl Actor for Leads { type Context = Context<Self>; }
-//! # impl Handler<raft_driver_actix::metrics::RaftMetrics> for Leads {
-//! #     type Result = ();
-//! #     fn handle(&mut self, seen: raft_driver_actix::metrics::RaftMetrics, _: &mut Self::Context) {
-//! #         if seen.status.role == raft_core::RoleKind::Leader { self.0.take().map(|leads| leads.send(())); }
-//! #     }
-//! # }
 //! #[actix::main]
 //! async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //!     let id = NodeId::new(1);
-//! #   let (sender, leads) = tokio::sync::oneshot::channel();
-//! #   let listener = Leads(Some(sender)).start().recipient();
-//!     let builder = Builder::new(Config::new(id));
-//! #   let builder = builder.listener(listener);
+//!     let (listener, mut metrics) = watch();
+//!     let builder = Builder::new(Config::build(id).validate()?).listener(listener);
 //!     let network = Channels::default();
 //!     let (log, snapshots) = (MemoryLog::default(), MemorySnapshots::default());
 //!     let raft = builder.start(log, snapshots, Total::default(), network.endpoint()).await?;
 //!
 //!     // Once in the life of a cluster. Afterwards a node goes on from what its log store holds.
-//!     raft.send(InitWithConfig { members: [(id, "nowhere".into())].into() }).await??;
-//! #   leads.await?; // a listener waits until the node leads
+//!     raft.send(InitWithConfig::new([(id, "nowhere")])).await??;
+//!     metrics.wait_for(|seen| seen.as_ref().is_some_and(|seen| seen.state() == State::Leader)).await?;
 //!
 //!     let written = raft.send(ClientWrite::new("hello", ResponseMode::Applied)).await??;
 //!     assert!(matches!(written, ClientResponse::Applied { response: 5, .. }));
@@ -111,15 +101,18 @@
 mod actor;
 pub mod admin;
 mod builder;
+mod config;
 pub mod messages;
 pub mod metrics;
 pub mod network;
-mod storage;
-mod turn;
+pub mod storage;
+mod supervise;
 
 pub use actor::Raft;
 pub use builder::Builder;
+pub use config::{Config, ConfigBuilder, ConfigError};
 #[doc(no_inline)]
 pub use raft_driver_tokio::{
-    AdminError, Certainty, ReadError, Recovered, StartError, StopReason, WriteError,
+    AdminError, Certainty, Health, ReadError, Recording, Recovered, StartError, StopReason, WriteError,
 };
+pub use supervise::Parts;

@@ -3,25 +3,30 @@
 //! * No future waits in the actor: a handler's response is the request itself, which keeps the reply's sender and
 //!   waits in the actor's inbox for the next turn. Actix polls every future of an actor at each of its wakes, so a
 //!   future for each request would make each request pay for all.
-//! * A request is answered once. Whoever no longer listens is not answered, and forgotten in time.
+//! * A request is answered once. Whoever no longer listens is not answered, and forgotten in time: to give up, drop the
+//!   future, or let [`Request::timeout`](actix::dev::Request::timeout) do so.
 
 use std::cell::RefCell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::rc::Rc;
+use std::time::Duration;
 
 use actix::dev::{MessageResponse, OneshotSender};
 use actix::{Actor, Message};
 use bytes::Bytes;
-use raft_core::host::{Read, Rejection, StateMachine, Writer};
-use raft_core::{LogId, ReadConsistency};
-use raft_driver_tokio::driver::guard;
+use raft_core::host::{Application, Codec, CommandError, Rejection, StateMachine, Typed, Writer};
+use raft_core::{LogId, NodeId, ReadConsistency};
+use raft_driver_tokio::driver::{Caller, ReadJob, Served};
 use raft_driver_tokio::{ReadError, WriteError};
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::actor::{Inbox, Raft, Request};
 
 /// When a write is answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ResponseMode {
     /// When it is committed: it will survive, and every state machine will apply it.
     Committed,
@@ -30,19 +35,48 @@ pub enum ResponseMode {
 }
 
 /// A client proposes a command to the leader (§8). `R` is the state machine's response.
+///
+/// A node that does not lead answers [`WriteError::NotLeader`] with the command, the leader and its address, unless the
+/// write may be [forwarded](Self::forwarding).
 #[derive(Clone, Debug)]
 pub struct ClientWrite<R> {
     /// The command.
     pub command: Bytes,
     /// When it is answered.
     pub mode: ResponseMode,
+    forward: Option<Duration>,
     response: PhantomData<fn() -> R>,
 }
 
 impl<R> ClientWrite<R> {
     /// A write that is answered as `mode` says.
     pub fn new(command: impl Into<Bytes>, mode: ResponseMode) -> Self {
-        Self { command: command.into(), mode, response: PhantomData }
+        Self { command: command.into(), mode, forward: None, response: PhantomData }
+    }
+
+    /// A write of a typed command, validated by the application and encoded here, in the caller. Bytes are validated too,
+    /// by the leader: see [`WriteError::Invalid`].
+    ///
+    /// # Errors
+    /// If the application rejects the command, or it cannot be encoded. Nothing is in the log.
+    pub fn typed<A, C, K>(
+        command: &A::Command,
+        mode: ResponseMode,
+    ) -> Result<Self, CommandError<A::Rejection>>
+    where
+        A: Application<Response = R>,
+        C: Codec<A::Command>,
+    {
+        Ok(Self::new(Typed::<A, C, K>::command(command)?, mode))
+    }
+
+    /// Sends it on to the leader if the node does not lead, once: the leader does not pass it on. Works over transports
+    /// that carry letters, as the shipped ones do. What is lost on the way is [`WriteError::Unknown`] after `limit`.
+    ///
+    /// The response is that of the asked node's own state machine, so that a read of it afterwards sees the write.
+    #[must_use]
+    pub fn forwarding(self, limit: Duration) -> Self {
+        Self { forward: Some(limit), ..self }
     }
 }
 
@@ -51,7 +85,7 @@ impl<R: 'static> Message for ClientWrite<R> {
 }
 
 /// What became of a write.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ClientResponse<R> {
     /// It is committed.
     Committed {
@@ -74,32 +108,59 @@ impl<R> ClientResponse<R> {
             Self::Committed { id } | Self::Applied { id, .. } => *id,
         }
     }
+
+    /// What the state machine answered, if the write waited for that.
+    pub fn response(self) -> Option<R> {
+        match self {
+            Self::Committed { .. } => None,
+            Self::Applied { response, .. } => Some(response),
+        }
+    }
 }
 
-/// A client reads a node's state machine, linearizably: the closure sees every write that was answered
-/// before this was sent (§8, thesis §6.4). It runs in the state machine's lane and should be short. Any member serves it:
-/// one that does not lead asks its leader first how far it must be.
+/// A client reads a node's state machine by a closure, which runs in the state machine's lane and should be short. Any
+/// member serves it: one that does not lead asks its leader first how far it must be.
+///
+/// Linearizable unless it is told otherwise: the closure sees every write that was answered before this was sent (§8,
+/// thesis §6.4).
 pub struct ClientRead<S, T> {
     closure: Box<dyn FnOnce(&S) -> T + Send>,
-    consistency: ReadConsistency,
+    freshness: ReadFreshness,
+}
+
+/// What a read must see.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum ReadFreshness {
+    Proved(ReadConsistency),
+    Stale(Duration),
 }
 
 impl<S, T> ClientRead<S, T> {
     /// A read by this closure.
     pub fn new(closure: impl FnOnce(&S) -> T + Send + 'static) -> Self {
-        Self { closure: Box::new(closure), consistency: ReadConsistency::Linearizable }
+        let freshness = ReadFreshness::Proved(ReadConsistency::Linearizable);
+        Self { closure: Box::new(closure), freshness }
     }
 
-    /// The same, with a choice of how the leader proves that it still leads.
+    /// The same, linearizable as far as clocks can be relied on: no message is sent where the leader has a lease, see
+    /// [`raft_core::Config::lease`].
     #[must_use]
-    pub fn with(self, consistency: ReadConsistency) -> Self {
-        Self { consistency, ..self }
+    pub fn lease(self) -> Self {
+        Self { freshness: ReadFreshness::Proved(ReadConsistency::Lease), ..self }
+    }
+
+    /// The same, of a state that may lack writes that were answered less than `bound` before: nobody is asked as long as a
+    /// linearizable read, of whomever, has proved that; see [`raft_driver_tokio::Raft::read_stale`]. `Duration::MAX` reads
+    /// whatever the node has.
+    #[must_use]
+    pub fn stale(self, bound: Duration) -> Self {
+        Self { freshness: ReadFreshness::Stale(bound), ..self }
     }
 }
 
 impl<S, T> fmt::Debug for ClientRead<S, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ClientRead")
+        f.debug_struct("ClientRead").field("freshness", &self.freshness).finish_non_exhaustive()
     }
 }
 
@@ -107,17 +168,45 @@ impl<S, T: 'static> Message for ClientRead<S, T> {
     type Result = Result<T, ReadError>;
 }
 
-/// A message of the protocol. Sent *to* a [`Raft`] actor, it is one that was received for it from the
-/// peer that it names, which must be authenticated. Sent *by* one, through
-/// [`ActorNetwork`](crate::network::ActorNetwork), it is to be carried to its target.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RaftMessage(pub raft_core::Message);
+/// What peers say to each other: the whole of the protocol in one message.
+///
+/// Sent *to* a [`Raft`] actor, it is something that was received for it from the peer that it names, which must be
+/// authenticated. Sent *by* one, through [`ActorNetwork`](crate::network::ActorNetwork), it is to be carried to its
+/// target, in whatever form: it is serde.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum RaftMessage {
+    /// AppendEntries, RequestVote, InstallSnapshot, their answers, and the rest of the protocol. May be lost, repeated and
+    /// late.
+    Protocol(raft_core::Message),
+    /// What the nodes' drivers say to each other: forwarded writes and their answers. May be lost or late, but must not
+    /// arrive twice: whoever carries it does not send it again.
+    Letter {
+        /// Who says it.
+        from: NodeId,
+        /// To whom.
+        to: NodeId,
+        /// What.
+        letter: Bytes,
+    },
+}
 
 impl RaftMessage {
     /// The node that it is for.
     #[must_use]
-    pub const fn target(&self) -> raft_core::NodeId {
-        self.0.to
+    pub const fn target(&self) -> NodeId {
+        match self {
+            Self::Protocol(message) => message.to,
+            Self::Letter { to, .. } => *to,
+        }
+    }
+
+    /// The node that says it.
+    #[must_use]
+    pub const fn sender(&self) -> NodeId {
+        match self {
+            Self::Protocol(message) => message.from,
+            Self::Letter { from, .. } => *from,
+        }
     }
 }
 
@@ -137,7 +226,7 @@ impl<T> Reply<T> {
     }
 
     /// Whoever never asked for an answer did not stop waiting for it.
-    pub(crate) fn is_abandoned(&self) -> bool {
+    fn is_abandoned(&self) -> bool {
         self.0.as_ref().is_some_and(OneshotSender::is_closed)
     }
 }
@@ -173,21 +262,69 @@ impl<S: StateMachine, M: Deferrable<S>> MessageResponse<Raft<S>, M> for Deferred
 
 impl<S: StateMachine> Deferrable<S> for ClientWrite<S::Response> {
     fn into_request(self, reply: Reply<Self::Result>) -> Request<S> {
-        Request::Write(PendingWrite { command: self.command, mode: self.mode, reply })
+        let Self { command, mode, forward, .. } = self;
+        let forward = forward.and_then(|limit| Instant::now().checked_add(limit));
+        Request::Write(PendingWrite { command, forward, reply: WriteReply::Own(mode, Told(Some(reply))) })
     }
 }
 
 impl<S: StateMachine, T: Send + 'static> Deferrable<S> for ClientRead<S, T> {
     fn into_request(self, reply: Reply<Self::Result>) -> Request<S> {
-        Request::Read(Box::new(ReadJob { closure: self.closure, reply }), self.consistency)
+        // A read whose result nobody wants is as good as abandoned.
+        let reply = reply.0.unwrap_or_else(|| oneshot::channel().0);
+        let (closure, freshness) = (self.closure, self.freshness);
+        Request::Read(
+            freshness,
+            Box::new(move |proof, room| Box::new(ReadJob { closure, reply, proof, room })),
+        )
     }
 }
 
 /// A write that waits for its outcome.
 pub(crate) struct PendingWrite<R> {
     command: Bytes,
-    mode: ResponseMode,
-    reply: Reply<Result<ClientResponse<R>, WriteError>>,
+    /// Until when the leader may be asked to write it, if this node does not lead.
+    forward: Option<Instant>,
+    reply: WriteReply<R>,
+}
+
+enum WriteReply<R> {
+    Own(ResponseMode, Told<R>),
+    /// Another node asks for its caller.
+    Served(Served),
+}
+
+/// The caller of a write. One that is given up, because its limit has passed, hears that too.
+struct Told<R>(Option<Reply<Result<ClientResponse<R>, WriteError>>>);
+
+impl<R> Told<R> {
+    fn answer(mut self, answer: Result<ClientResponse<R>, WriteError>) {
+        if let Some(reply) = self.0.take() {
+            reply.answer(answer);
+        }
+    }
+
+    fn is_abandoned(&self) -> bool {
+        self.0.as_ref().is_none_or(Reply::is_abandoned)
+    }
+}
+
+impl<R> Drop for Told<R> {
+    fn drop(&mut self) {
+        if let Some(reply) = self.0.take() {
+            reply.answer(Err(WriteError::Unknown));
+        }
+    }
+}
+
+impl<R: Send + 'static> Caller for PendingWrite<R> {
+    fn forward_until(&self) -> Option<Instant> {
+        self.forward
+    }
+
+    fn served(command: Bytes, by: Served) -> Self {
+        Self { command, forward: None, reply: WriteReply::Served(by) }
+    }
 }
 
 impl<R> Writer for PendingWrite<R> {
@@ -198,48 +335,37 @@ impl<R> Writer for PendingWrite<R> {
     }
 
     fn wants_response(&self) -> bool {
-        self.mode == ResponseMode::Applied
+        matches!(self.reply, WriteReply::Own(ResponseMode::Applied, _))
     }
 
     fn is_abandoned(&self) -> bool {
-        self.reply.is_abandoned()
+        match &self.reply {
+            WriteReply::Own(_, reply) => {
+                reply.is_abandoned() || self.forward.is_some_and(|until| until <= Instant::now())
+            }
+            WriteReply::Served(served) => served.is_abandoned(),
+        }
     }
 
     fn committed(self, id: LogId) {
-        self.reply.answer(Ok(ClientResponse::Committed { id }));
+        match self.reply {
+            WriteReply::Own(_, reply) => reply.answer(Ok(ClientResponse::Committed { id })),
+            WriteReply::Served(served) => served.answer(Ok(id)),
+        }
     }
 
     fn applied(self, id: LogId, response: R) {
-        self.reply.answer(Ok(ClientResponse::Applied { id, response }));
+        match self.reply {
+            WriteReply::Own(_, reply) => reply.answer(Ok(ClientResponse::Applied { id, response })),
+            // Not asked for; the other node's own machine answers.
+            WriteReply::Served(served) => served.answer(Ok(id)),
+        }
     }
 
     fn reject(self, rejection: Rejection) {
-        let Self { command, reply, .. } = self;
-        reply.answer(Err(WriteError::new(rejection, command)));
-    }
-}
-
-/// A read that waits to be served.
-struct ReadJob<S, T> {
-    closure: Box<dyn FnOnce(&S) -> T + Send>,
-    reply: Reply<Result<T, ReadError>>,
-}
-
-impl<S, T: Send> Read<S> for ReadJob<S, T> {
-    fn serve(self: Box<Self>, machine: &S) {
-        let Self { closure, reply } = *self;
-        if reply.is_abandoned() {
-            return;
+        match self.reply {
+            WriteReply::Own(_, reply) => reply.answer(Err(WriteError::new(rejection, self.command))),
+            WriteReply::Served(served) => served.answer(Err(rejection)),
         }
-        // A reader that panics harms only its caller: it had no more than a shared reference.
-        reply.answer(guard("read", || closure(machine)).map_err(|_| ReadError::Panicked));
-    }
-
-    fn reject(self: Box<Self>, rejection: Rejection) {
-        self.reply.answer(Err(rejection.into()));
-    }
-
-    fn is_abandoned(&self) -> bool {
-        self.reply.is_abandoned()
     }
 }

@@ -1,19 +1,27 @@
 //! Messages carried by an actor of the application's own.
 //!
 //! A node takes any [`Network`]: the shipped ones ([`Channels`](raft_driver_tokio::transport::Channels) within a
-//! process, and TCP) hand what they receive straight to the node. This one sends through an actor, which routes by
-//! [`RaftMessage::target`], and whoever receives messages feeds them in as [`RaftMessage`] too.
+//! process, and [TCP](raft_driver_tokio::tcp), with TLS) hand what they receive straight to the node. [`ActorNetwork`] sends
+//! through an actor, which routes by [`RaftMessage::target`], and whoever receives messages feeds them in as [`RaftMessage`]
+//! too.
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use actix::Recipient;
+use actix::{Actor, Handler, Recipient};
+use bytes::Bytes;
 use raft_core::host::Transport;
-use raft_core::{Config, Membership, Message};
+use raft_core::{Config, Membership, Message, NodeId};
 use raft_driver_tokio::transport::{Inbox, Network, Started, TransportStats};
 
 use crate::messages::RaftMessage;
+
+/// An actor that carries messages to the nodes that they are for: by HTTP, by a message queue, or to other actors. It may
+/// lose them; it must not invent or alter them. Nothing is to be implemented but the handler.
+pub trait RaftNetwork: Actor + Handler<RaftMessage> {}
+
+impl<A: Actor + Handler<RaftMessage>> RaftNetwork for A {}
 
 /// A network that is an actor.
 ///
@@ -27,7 +35,7 @@ pub struct ActorNetwork {
 }
 
 impl ActorNetwork {
-    /// Sends through this actor.
+    /// Sends through this actor: the recipient of a [`RaftNetwork`].
     #[must_use]
     pub fn new(actor: Recipient<RaftMessage>) -> Self {
         Self { actor, message_bytes_max: u64::MAX }
@@ -55,36 +63,46 @@ impl Network for ActorNetwork {
     }
 
     /// The inbox is not needed: what is received comes as [`RaftMessage`].
-    fn start(self, _: &Config, _: Inbox) -> Started<ActorTransport> {
+    fn start(self, config: &Config, _: Inbox) -> Started<ActorTransport> {
         let counts = Arc::new(Counts::default());
         let stats = Arc::clone(&counts);
         Started {
-            transport: ActorTransport { actor: self.actor, counts },
+            transport: ActorTransport { id: config.id, actor: self.actor, counts },
             stats: Arc::new(move || stats.snapshot()),
             stop: Box::pin(std::future::ready(())),
         }
+    }
+
+    fn send_letter(transport: &mut ActorTransport, to: NodeId, letter: Bytes) -> bool {
+        transport.carry(RaftMessage::Letter { from: transport.id, to, letter })
     }
 }
 
 /// The sending half of an [`ActorNetwork`].
 pub struct ActorTransport {
+    id: NodeId,
     actor: Recipient<RaftMessage>,
     counts: Arc<Counts>,
 }
 
+impl ActorTransport {
+    fn carry(&self, message: RaftMessage) -> bool {
+        let sent = self.actor.try_send(message).is_ok();
+        let count = if sent { &self.counts.sent } else { &self.counts.dropped };
+        count.fetch_add(1, Ordering::Relaxed);
+        sent
+    }
+}
+
 impl fmt::Debug for ActorTransport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ActorTransport")
+        f.debug_struct("ActorTransport").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
 impl Transport for ActorTransport {
     fn send(&mut self, message: Message) {
-        let count = match self.actor.try_send(RaftMessage(message)) {
-            Ok(()) => &self.counts.sent,
-            Err(_) => &self.counts.dropped,
-        };
-        count.fetch_add(1, Ordering::Relaxed);
+        self.carry(RaftMessage::Protocol(message));
     }
 
     fn peers(&mut self, _: &Arc<Membership>) {

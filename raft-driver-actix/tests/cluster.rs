@@ -23,7 +23,7 @@ use raft_core::{
     RoleKind, SnapshotMeta, SnapshotPolicy, Term, Write,
 };
 use raft_driver_actix::admin::{
-    ChangeMembership, InitWithConfig, Shutdown, StepDown, TakeSnapshot, TransferLeadership,
+    ChangeMembership, InitWithConfig, Shutdown, StepDown, TransferLeader, TriggerSnapshot,
 };
 use raft_driver_actix::messages::{ClientRead, ClientResponse, ClientWrite, RaftMessage, ResponseMode};
 use raft_driver_actix::metrics::{GetMetrics, RaftMetrics};
@@ -615,7 +615,7 @@ async fn a_fourth_node_joins_by_snapshot_and_takes_the_leaders_place() {
 
         let to = n(4);
         if cluster.leader().await != to {
-            let led_by = ask(&cluster, TransferLeadership(Some(to))).await;
+            let led_by = ask(&cluster, TransferLeader(Some(to))).await;
             assert!(
                 matches!(led_by, Ok(leader) if leader == to) || led_by == Err(AdminRefusal::AlreadyLeader)
             );
@@ -649,7 +649,7 @@ async fn a_snapshot_outlives_its_node_and_one_that_cannot_be_read_stops_it() {
             }
         })
         .await;
-        let taken = first.raft.send(TakeSnapshot).await.unwrap();
+        let taken = first.raft.send(TriggerSnapshot).await.unwrap();
         // The policy may have taken one of all of it, or be taking one.
         assert!(
             matches!(taken, Ok(()) | Err(AdminError::Refused(AdminRefusal::NoSnapshotNeeded))),

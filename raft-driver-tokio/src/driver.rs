@@ -29,7 +29,7 @@ use crate::error::{Panicked, StartError, StopReason};
 pub use crate::forward::{Caller, FORWARD_LIMIT, Served};
 pub use crate::freshness::{Fresh, Freshness, Proof};
 pub use crate::recording::RecordingWriter;
-pub use crate::request::AdminRequest;
+pub use crate::request::{AdminRequest, ReadJob};
 use crate::storage::NodeLog;
 pub use crate::storage::lane::{LogLane, LogReports};
 pub use crate::storage::snapshot_lane::{SnapshotLane, SnapshotReports};

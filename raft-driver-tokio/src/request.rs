@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use raft_core::host::{Operator, Read, Rejection, Writer};
 use raft_core::{
-    AdminOutcome, Commands, Event, LogId, MembershipChange, NodeId, ReadConsistency, Status, Ticket,
+    AdminOutcome, Commands, Event, LogId, Membership, MembershipChange, NodeId, ReadConsistency, Status,
+    Ticket,
 };
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
@@ -106,9 +107,9 @@ impl AdminRequest {
 pub(crate) struct AdminReply(pub(crate) oneshot::Sender<Result<Option<NodeId>, AdminError>>);
 
 impl Operator for AdminReply {
-    fn answer(self, outcome: AdminOutcome) {
+    fn answer(self, outcome: AdminOutcome, membership: &Membership) {
         // A caller that no longer waits needs no answer; so for every reply below.
-        let _ = self.0.send(AdminError::of(outcome));
+        let _ = self.0.send(AdminError::of(outcome, membership));
     }
 
     fn stopped(self) {
@@ -287,14 +288,17 @@ impl<T> Drop for Part<T> {
     }
 }
 
-/// A read: a closure and where its result goes.
-pub(crate) struct ReadJob<F, T> {
-    pub(crate) closure: F,
-    pub(crate) reply: oneshot::Sender<Result<T, ReadError>>,
+/// For drivers: a read, which is a closure and where its result goes.
+#[derive(Debug)]
+pub struct ReadJob<F, T> {
+    /// Is given the state machine.
+    pub closure: F,
+    /// Hears what it returned.
+    pub reply: oneshot::Sender<Result<T, ReadError>>,
     /// What it proves of the state that it is served from, if anything.
-    pub(crate) proof: Option<Proof>,
+    pub proof: Option<Proof>,
     /// Its share of what may wait, for one that the node does not count.
-    pub(crate) room: Option<OwnedSemaphorePermit>,
+    pub room: Option<OwnedSemaphorePermit>,
 }
 
 impl<S, T, F> Read<S> for ReadJob<F, T>

@@ -88,8 +88,8 @@ pub trait Reader: Sized {
 
 /// A caller that waits for the outcome of an administrative request.
 pub trait Operator: Sized {
-    /// The request has this outcome.
-    fn answer(self, outcome: AdminOutcome);
+    /// The request has this outcome. `membership` is the node's, for the leader's address.
+    fn answer(self, outcome: AdminOutcome, membership: &Membership);
     /// The node stopped before the request had an outcome.
     fn stopped(self);
 }
@@ -230,7 +230,7 @@ impl<W: Writer, R: Reader, A: Operator> Clients<W, R, A> {
             }
             Response::Admin { ticket, outcome } => {
                 if let Some(operator) = self.operators.take(ticket) {
-                    operator.answer(outcome);
+                    operator.answer(outcome, membership);
                 }
             }
         }
@@ -377,7 +377,7 @@ pub(super) mod tests {
     }
 
     impl Operator for Probe {
-        fn answer(self, outcome: AdminOutcome) {
+        fn answer(self, outcome: AdminOutcome, _: &Membership) {
             self.tell(Told::Admin(outcome));
         }
         fn stopped(self) {

@@ -100,6 +100,12 @@ pub trait AsyncLogReader: Clone + Send + Sync + 'static {
     /// Why it cannot read.
     type Error: core::error::Error + Send + Sync + 'static;
 
+    /// Whether the store is still there, as far as is known at once. A driver asks now and then, and stops a node whose
+    /// store is gone: one that only heartbeats would not notice for long.
+    fn is_connected(&self) -> bool {
+        true
+    }
+
     /// As [`LogReader::read`].
     ///
     /// # Errors

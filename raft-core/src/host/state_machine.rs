@@ -58,6 +58,9 @@ pub trait StateMachine: Send + 'static {
     /// the others for ever.
     type Error: core::error::Error + Send + Sync + 'static;
 
+    /// Whether calls wait for a device, or for another thread. A driver then gives the machine a thread of its own.
+    const MAY_BLOCK: bool = false;
+
     /// Applies committed entries in order, exactly once, and pushes one response for each *command* among
     /// them, none for other entries. `responses` comes empty and keeps its capacity between calls.
     ///

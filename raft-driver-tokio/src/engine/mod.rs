@@ -16,8 +16,8 @@ use bytes::Bytes;
 use raft_core::host::recording::RecordedNode;
 use raft_core::host::{Clients, LogSpan, Operator, Read, Rejection, SnapshotStore, StateMachine, Transport};
 use raft_core::{
-    Action, AdminOutcome, Event, Instant, MachineTask, Message, Node, NodeId, ReadConsistency, RoleKind,
-    SnapshotTask,
+    Action, AdminOutcome, Event, Instant, MachineTask, Membership, Message, Node, NodeId, ReadConsistency,
+    RoleKind, SnapshotTask,
 };
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -39,16 +39,16 @@ pub use setup::{Ends, Running, Setup, TransportCounters};
 pub enum Input {
     /// To be stepped.
     Event(Event),
-    /// A message, and its share of the link's budget.
-    Receive(Message, Room),
+    /// A message, and its share of the link's budget, if there is one.
+    Receive(Message, Option<Room>),
     /// A letter of another node's driver.
     Letter {
         /// Who sent it.
         from: NodeId,
         /// What it says.
         letter: Bytes,
-        /// Its share of the link's budget.
-        room: Room,
+        /// Its share of the link's budget, if there is one.
+        room: Option<Room>,
     },
     /// A lane cannot go on.
     Failed(StopReason),
@@ -57,8 +57,8 @@ pub enum Input {
 impl From<Incoming> for Input {
     fn from(incoming: Incoming) -> Self {
         match incoming {
-            Incoming::Message(message, room) => Self::Receive(message, room),
-            Incoming::Letter { from, letter, room } => Self::Letter { from, letter, room },
+            Incoming::Message(message, room) => Self::Receive(message, Some(room)),
+            Incoming::Letter { from, letter, room } => Self::Letter { from, letter, room: Some(room) },
             Incoming::Unreachable(peer) => Self::Event(Event::Unreachable(peer)),
         }
     }
@@ -72,9 +72,9 @@ enum Asked<A> {
 }
 
 impl<A: Operator> Operator for Asked<A> {
-    fn answer(self, outcome: AdminOutcome) {
+    fn answer(self, outcome: AdminOutcome, membership: &Membership) {
         match self {
-            Self::Caller(operator) => operator.answer(outcome),
+            Self::Caller(operator) => operator.answer(outcome, membership),
             // It is over, whatever came of it. Nobody listens any more if the node stops first.
             Self::Leaving(handed_over) => drop(handed_over.send(())),
         }

@@ -28,7 +28,7 @@ pub struct Setup {
     pub config: Config,
     /// Where it is recorded, if it is.
     pub recording: Option<Recording>,
-    /// Whether the state machine gets a thread of its own.
+    /// Whether the state machine gets a thread of its own, although it does not say that it may block.
     pub machine_thread: bool,
     /// See [`Timer::align`].
     pub timer_step: Duration,
@@ -107,9 +107,14 @@ impl Setup {
         let told = Arc::clone(&reports);
         let snapshots = SnapshotLane::start(snapshots, Arc::new(move |event| told(Ok(event))), pool.clone());
         let keep = Arc::new(AtomicUsize::new(0));
-        let (machine, machine_runner) =
-            apply::start(machine, snapshots.clone(), reports, Arc::clone(&keep), machine_thread)
-                .inspect_err(|_| snapshots.stop())?;
+        let (machine, machine_runner) = apply::start(
+            machine,
+            snapshots.clone(),
+            reports,
+            Arc::clone(&keep),
+            machine_thread || S::MAY_BLOCK,
+        )
+        .inspect_err(|_| snapshots.stop())?;
         let Started { transport, stats, stop } =
             network.start(&config, Inbox::new(move |incoming| inputs(incoming.into())));
         let guard = snapshots.stop_on_drop();

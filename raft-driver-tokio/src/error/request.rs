@@ -4,7 +4,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use raft_core::host::{Rejection, Unacceptable};
-use raft_core::{AdminOutcome, AdminRefusal, LogId, NodeId, WriteRefusal};
+use raft_core::{AdminOutcome, AdminRefusal, LogId, Membership, NodeId, WriteRefusal};
 
 use super::{Advice, Certainty};
 
@@ -237,18 +237,19 @@ impl AdminError {
         }
     }
 
-    /// What a caller is told of an outcome: who leads now, if the leadership was transferred.
+    /// What a caller is told of an outcome: who leads now, if the leadership was transferred. `membership` is the node's,
+    /// for the leader's address.
     ///
     /// # Errors
     /// If it was not done, or nobody knows.
-    pub fn of(outcome: AdminOutcome) -> Result<Option<NodeId>, Self> {
+    pub fn of(outcome: AdminOutcome, membership: &Membership) -> Result<Option<NodeId>, Self> {
         match outcome {
             AdminOutcome::Done => Ok(None),
             AdminOutcome::Transferred { to } => Ok(Some(to)),
             AdminOutcome::Unknown => Err(Self::Unknown),
-            // Whoever knows the membership fills the address in.
             AdminOutcome::Refused(AdminRefusal::NotLeader { leader }) => {
-                Err(Self::NotLeader { leader, address: None })
+                let address = leader.and_then(|leader| membership.nodes.get(&leader).cloned());
+                Err(Self::NotLeader { leader, address })
             }
             AdminOutcome::Refused(refusal) => Err(refusal.into()),
         }

@@ -121,16 +121,8 @@ impl<S: StateMachine> Raft<S> {
             None => return Err(AdminRefusal::Busy.into()),
         }
         match until(deadline, receiver).await {
-            Some(answer) => answer.unwrap_or(Err(AdminError::Stopped)).map_err(|error| self.located(error)),
+            Some(answer) => answer.unwrap_or(Err(AdminError::Stopped)),
             None => Err(AdminError::Unknown),
         }
-    }
-
-    /// With the leader's address, if it was refused because this node does not lead.
-    fn located(&self, error: AdminError) -> AdminError {
-        let AdminError::NotLeader { leader, .. } = error else { return error };
-        let metrics = self.shared.metrics.borrow();
-        let address = leader.and_then(|leader| metrics.membership.nodes.get(&leader).cloned());
-        AdminError::NotLeader { leader, address }
     }
 }

@@ -245,6 +245,9 @@ impl<A: AsyncLogStore> LogLane for Asynchronous<A> {
     }
 
     fn flush(&mut self) -> Result<Option<WriteId>, StopReason> {
+        if !self.reader.is_connected() {
+            return Err(failed(StoreGone));
+        }
         let mut shared = lock(&self.shared);
         if !shared.queue.is_empty()
             && let Some(store) = shared.idle.take()
@@ -269,6 +272,11 @@ impl<A: AsyncLogStore> LogLane for Asynchronous<A> {
         Ok(None)
     }
 }
+
+/// The store says that it is not there any more.
+#[derive(Debug, thiserror::Error)]
+#[error("the log store is gone")]
+struct StoreGone;
 
 fn failed(error: impl Error + Send + Sync + 'static) -> StopReason {
     StopReason::Log(Arc::new(error))

@@ -383,6 +383,8 @@ where
     type Snapshot = FrozenSessions<S::Snapshot, S::Response, C>;
     type Error = SessionsError<S::Error>;
 
+    const MAY_BLOCK: bool = S::MAY_BLOCK;
+
     fn apply(&mut self, entries: &Entries, responses: &mut Vec<Self::Response>) -> Result<(), Self::Error> {
         for entry in entries.iter() {
             let (at, sealed) = match entry {
