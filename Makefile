@@ -61,12 +61,14 @@ mutants: ## Plant every bug under sim/mutants and show that the simulator catche
 DRIVER ?= tokio
 DURATION_S ?= 600
 NET ?= proxy
-CHAOS_SERVER = $(OUT)/release/kv-$(DRIVER)
+CHAOS_SERVER = $(OUT)/release/kv-chaos-$(DRIVER)
+EXAMPLE_tokio := kv
+EXAMPLE_actix := kv-actix
 
 # The seed determines the faults and their times, not how processes and requests interleave.
 chaos: ## Five real servers killed, paused, cut off, replaced under load, every history checked; DURATION_S, SEED, DRIVER=tokio|actix, NET=proxy|namespaces
-	$(CARGO) build --release -p raft-driver-$(DRIVER) --example kv
-	cp $(OUT)/release/examples/kv $(CHAOS_SERVER)
+	$(CARGO) build --release -p raft-driver-$(DRIVER) --example $(EXAMPLE_$(DRIVER))
+	cp $(OUT)/release/examples/$(EXAMPLE_$(DRIVER)) $(CHAOS_SERVER)
 	$(CARGO) run --release -p raft-driver-tokio --example chaos -- run --server $(CHAOS_SERVER) \
 	  --duration-s $(DURATION_S) --net $(NET) $(if $(SEED),--seed $(SEED))
 

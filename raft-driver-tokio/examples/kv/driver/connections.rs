@@ -13,8 +13,13 @@ use tokio::net::TcpStream;
 use crate::failure::chain;
 use crate::http::Front;
 use crate::http::activity::Activity;
-use crate::http::listen::{HEAD_BYTES_MAX, IDLE_LIMIT, STREAMS_MAX};
+use crate::http::listen::IDLE_LIMIT;
 use crate::node::Node;
+
+/// Requests at a time on one HTTP/2 connection.
+const STREAMS_MAX: u32 = 128;
+/// The longest head of a request; also what HTTP/1.1 buffers for a connection.
+const HEAD_BYTES_MAX: usize = 32 * 1024;
 
 /// What all connections have in common.
 pub(crate) struct Connections<N> {

@@ -37,7 +37,7 @@ pub(crate) fn run(threads: u16, server: impl Future<Output = Result<(), Failure>
 }
 
 /// Starts the node.
-pub(crate) fn start<L: LogStore, P: SnapshotStore>(
+pub(crate) async fn start<L: LogStore, P: SnapshotStore>(
     config: Config,
     recording: Option<Recording>,
     recovered: Recovered<Replicated, L, P>,
@@ -57,8 +57,8 @@ pub(crate) fn listen(
     stop: CancellationToken,
     limits: Limits,
     _threads: u16,
-) -> JoinHandle<()> {
-    spawn(accept(listener, Connections::new(front), stop, limits))
+) -> std::io::Result<JoinHandle<()>> {
+    Ok(spawn(accept(listener, Connections::new(front), stop, limits)))
 }
 
 /// Runs a task that belongs to a client.

@@ -14,10 +14,6 @@ use crate::node::Node;
 
 /// Clients connected at a time.
 pub(crate) const CONNECTIONS_MAX: u32 = 1024;
-/// Requests at a time on one HTTP/2 connection.
-pub(crate) const STREAMS_MAX: u32 = 128;
-/// The longest head of a request; also what HTTP/1.1 buffers for a connection.
-pub(crate) const HEAD_BYTES_MAX: usize = 32 * 1024;
 /// How long a connection may be quiet; also how long a request's head may take.
 pub(crate) const IDLE_LIMIT: Duration = Duration::from_secs(60);
 /// How long a client may take to receive an answer.
@@ -153,7 +149,7 @@ mod tests {
         config.command_bytes_max = COMMAND_BYTES_MAX as u64;
         let (log, snapshots) = (MemoryLog::default(), MemorySnapshots::default());
         let recovered = Recovered::ask(log, snapshots, machine).await.unwrap();
-        let node = driver::start(config, None, recovered, tcp).unwrap();
+        let node = driver::start(config, None, recovered, tcp).await.unwrap();
         node.bootstrap([(id, Bytes::from_static(b"127.0.0.1:1"))].into()).await.unwrap();
         let mut front = Front::new(node, glance, BTreeMap::new());
         front.request_limit = request_limit;
@@ -163,7 +159,8 @@ mod tests {
     async fn listen(front: &Arc<Front<Handle>>, limits: Limits) -> std::net::SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let _ = driver::listen(listener, Arc::clone(front), CancellationToken::new(), limits, 1);
+        let stop = CancellationToken::new();
+        drop(driver::listen(listener, Arc::clone(front), stop, limits, 1).unwrap());
         address
     }
 

@@ -88,7 +88,7 @@ async fn serve(options: Serve, peers: Peers) -> Result<(), Failure> {
     // Before the node: it looks for one when it starts.
     let recorder = recorder()?;
     let recording = options.record.as_ref().map(Recording::new);
-    let node = driver::start(config(&options), recording, recovered, tcp).map_err(cannot_start)?;
+    let node = driver::start(config(&options), recording, recovered, tcp).await.map_err(cannot_start)?;
     let mut front = Front::new(node.clone(), glance, peers.http.clone());
     front.disk = Some(Arc::new(Disk::new(options.data.clone(), stores::snapshots_in(&options))));
     front.backups = Some(backups);
@@ -98,7 +98,8 @@ async fn serve(options: Serve, peers: Peers) -> Result<(), Failure> {
     tokio::spawn(watch(node.clone(), Arc::clone(&front)));
     let clients = CancellationToken::new();
     let served =
-        driver::listen(http, Arc::clone(&front), clients.clone(), Limits::default(), options.threads);
+        driver::listen(http, Arc::clone(&front), clients.clone(), Limits::default(), options.threads)
+            .map_err(|error| Failure::other(format!("no clients can be served: {error}")))?;
 
     let run = async {
         let begin = async {
