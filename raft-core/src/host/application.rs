@@ -86,6 +86,11 @@ pub trait Application: Send + 'static {
     /// response says so.
     fn apply(&mut self, command: Self::Command, at: LogId) -> Result<Self::Response, Self::Error>;
 
+    /// As [`StateMachine::response_bytes`](super::StateMachine::response_bytes).
+    fn response_bytes(response: &Self::Response) -> usize {
+        size_of_val(response)
+    }
+
     /// As [`StateMachine::recover`](super::StateMachine::recover).
     ///
     /// # Errors

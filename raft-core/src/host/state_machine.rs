@@ -103,6 +103,12 @@ pub trait StateMachine: Send + 'static {
         let _ = command;
         Ok(())
     }
+
+    /// About how much memory a response takes, with all that it owns. A driver bounds by it what it keeps of responses
+    /// that their writers may yet ask for. The default counts the value itself, and nothing that it points to.
+    fn response_bytes(response: &Self::Response) -> usize {
+        size_of_val(response)
+    }
 }
 
 /// Why a command must never be in the log.

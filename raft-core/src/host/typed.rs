@@ -197,6 +197,10 @@ where
     fn check(command: &Bytes) -> Result<(), Unacceptable> {
         Self::check_bytes(command)
     }
+
+    fn response_bytes(response: &A::Response) -> usize {
+        A::response_bytes(response)
+    }
 }
 
 impl<A, C> StateMachine for Typed<A, C, ByItself>
@@ -227,6 +231,10 @@ where
 
     fn check(command: &Bytes) -> Result<(), Unacceptable> {
         Self::check_bytes(command)
+    }
+
+    fn response_bytes(response: &A::Response) -> usize {
+        A::response_bytes(response)
     }
 }
 

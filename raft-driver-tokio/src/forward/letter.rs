@@ -2,13 +2,14 @@
 //!
 //! | bytes | field |
 //! |--:|---|
-//! | 1 | version: 1 |
+//! | 1 | version: 2 |
 //! | 1 | kind: 1 for writes, 2 for answers |
 //! | 8 | life: chosen by the asking node at its start, echoed in answers |
 //!
 //! Writes: 4 bytes, after how many milliseconds they are given up; 8 bytes, the first one's id, the others' follow; then
 //! for each command its length in 4 bytes, and the command. Answers: for each 8 bytes for the id, 1 for its kind, and what
-//! belongs to that.
+//! belongs to that. Nodes whose letters differ in their version refuse each other in the transport's handshake: whoever
+//! raises it raises that of the protocol there.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use bytes::{Buf, BufMut, Bytes};
 use raft_core::host::{Rejection, Unacceptable};
 use raft_core::{LogId, LogIndex, NodeId, Term, WriteRefusal};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const WRITES: u8 = 1;
 const ANSWERS: u8 = 2;
 const HEAD_BYTES: usize = 1 + 1 + 8;
@@ -24,8 +25,11 @@ const HEAD_BYTES: usize = 1 + 1 + 8;
 /// Commands of one letter: more of them are a peer's mistake, whatever their size.
 pub(super) const COMMANDS_MAX: usize = 4096;
 
-/// The longest outcome: id, kind, two numbers.
-pub(super) const OUTCOME_BYTES_MAX: usize = 8 + 1 + 16;
+/// The longest outcome: id, kind, why the command is invalid.
+pub(super) const OUTCOME_BYTES_MAX: usize = 8 + 1 + 2 + REASON_BYTES_MAX;
+
+/// A reason that is longer is cut.
+const REASON_BYTES_MAX: usize = 256;
 
 const COMMITTED: u8 = 0;
 const NOT_LEADER: u8 = 1;
@@ -37,9 +41,6 @@ const LOG_FULL: u8 = 6;
 const STOPPED: u8 = 7;
 const UNKNOWN: u8 = 8;
 const INVALID: u8 = 9;
-
-/// What is said of it here: the reason itself does not travel.
-const INVALID_THERE: &str = "the leader refuses it";
 
 /// A letter that was understood.
 #[derive(Debug, PartialEq)]
@@ -122,20 +123,30 @@ fn put_outcome(out: &mut Vec<u8>, outcome: &Outcome) {
             out.put_u64_le(leader.get());
         }
         Outcome::NotLeader(None) => out.put_u8(NO_LEADER),
-        Outcome::Rejected(Rejection::Refused(WriteRefusal::TooLarge { bytes, bytes_max })) => {
+        Outcome::Rejected(rejection) => put_rejection(out, rejection),
+    }
+}
+
+fn put_rejection(out: &mut Vec<u8>, rejection: &Rejection) {
+    match rejection {
+        Rejection::Busy => out.put_u8(BUSY),
+        Rejection::Superseded => out.put_u8(SUPERSEDED),
+        Rejection::Refused(WriteRefusal::TooLarge { bytes, bytes_max }) => {
             out.put_u8(TOO_LARGE);
             out.put_u64_le(*bytes);
             out.put_u64_le(*bytes_max);
         }
-        Outcome::Rejected(rejection) => out.put_u8(match rejection {
-            Rejection::Busy => BUSY,
-            Rejection::Superseded => SUPERSEDED,
-            Rejection::Refused(_) => LOG_FULL,
-            Rejection::Invalid(_) => INVALID,
-            Rejection::Stopped => STOPPED,
-            Rejection::NotLeader { .. } => NO_LEADER,
-            Rejection::Unknown | Rejection::ResponseLost(_) => UNKNOWN,
-        }),
+        Rejection::Refused(WriteRefusal::LogFull) => out.put_u8(LOG_FULL),
+        Rejection::Invalid(why) => {
+            let why = why.to_string();
+            let why = &why[..why.floor_char_boundary(REASON_BYTES_MAX)];
+            out.put_u8(INVALID);
+            out.put_u16_le(u16::try_from(why.len()).expect("it was cut"));
+            out.put_slice(why.as_bytes());
+        }
+        Rejection::Stopped => out.put_u8(STOPPED),
+        Rejection::NotLeader { .. } => out.put_u8(NO_LEADER),
+        Rejection::Unknown | Rejection::ResponseLost(_) => out.put_u8(UNKNOWN),
     }
 }
 
@@ -187,7 +198,14 @@ fn get_outcome(letter: &mut Bytes) -> Option<Outcome> {
             Outcome::Rejected(Rejection::Refused(WriteRefusal::TooLarge { bytes, bytes_max }))
         }
         LOG_FULL => Outcome::Rejected(Rejection::Refused(WriteRefusal::LogFull)),
-        INVALID => Outcome::Rejected(Rejection::Invalid(Unacceptable::new(INVALID_THERE))),
+        INVALID => {
+            let length = usize::from(letter.try_get_u16_le().ok()?);
+            if length > REASON_BYTES_MAX.min(letter.len()) {
+                return None;
+            }
+            let why = letter.split_to(length);
+            Outcome::Rejected(Rejection::Invalid(Unacceptable::new(std::str::from_utf8(&why).ok()?)))
+        }
         STOPPED => Outcome::Rejected(Rejection::Stopped),
         UNKNOWN => Outcome::Rejected(Rejection::Unknown),
         _ => return None,
@@ -205,7 +223,8 @@ mod tests {
             Rejection::Superseded,
             Rejection::Refused(too_large),
             Rejection::Refused(WriteRefusal::LogFull),
-            Rejection::Invalid(Unacceptable::new(INVALID_THERE)),
+            Rejection::Invalid(Unacceptable::new("a name has no slash")),
+            Rejection::Invalid(Unacceptable::new("")),
             Rejection::Stopped,
             Rejection::Unknown,
         ];
@@ -232,6 +251,15 @@ mod tests {
     }
 
     #[test]
+    fn a_reason_is_cut_where_a_character_ends() {
+        let rejected = |why: &str| Outcome::Rejected(Rejection::Invalid(Unacceptable::new(why)));
+        let long = format!("a{}", "\u{e9}".repeat(REASON_BYTES_MAX));
+        let letter = answers(7, [(1, &rejected(&long))].into_iter());
+        let outcomes = vec![(1, rejected(&long[..REASON_BYTES_MAX - 1]))];
+        assert_eq!(read(letter), Some(Letter::Answers(Answers { life: 7, outcomes })));
+    }
+
+    #[test]
     fn cut_and_altered_letters_end_in_nothing_worse_than_other_letters() {
         let commands = [Bytes::from("one"), Bytes::from("three")];
         let outcomes = outcomes();
@@ -251,6 +279,6 @@ mod tests {
                 }
             }
         }
-        assert_eq!(read(Bytes::from_static(&[2, 1, 0, 0, 0, 0, 0, 0, 0, 0])), None, "another version");
+        assert_eq!(read(Bytes::from_static(&[3, 1, 0, 0, 0, 0, 0, 0, 0, 0])), None, "another version");
     }
 }

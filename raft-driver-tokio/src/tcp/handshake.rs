@@ -32,8 +32,8 @@ use crate::tcp::queue::Lane;
 use crate::tcp::refusal::Refusal;
 
 const MAGIC: [u8; 4] = *b"raft";
-/// The versions of this protocol that are spoken here.
-const PROTOCOL: Range = Range { min: 2, max: 2 };
+/// The versions of this protocol that are spoken here: frames, and the letters of drivers.
+const PROTOCOL: Range = Range { min: 3, max: 3 };
 /// The versions of the messages.
 const WIRE: Range = Range { min: wire::VERSION, max: wire::VERSION };
 /// Longest frame of a handshake.

@@ -73,3 +73,26 @@ async fn bytes_that_are_no_command_are_refused_before_they_stop_every_node() {
     let last = results[3].as_ref().expect("it was applied").id;
     assert_eq!(last.index.get(), first.id.index.get() + 2, "nothing else is in the log");
 }
+
+#[tokio::test]
+async fn a_leader_says_why_it_refuses_what_was_passed_on() {
+    let network = Channels::default();
+    let mut nodes = Vec::new();
+    for id in 1..=2 {
+        let (log, snapshots) = (MemoryLog::default(), MemorySnapshots::default());
+        let started = Builder::new(config(id)).start(log, snapshots, Plain::default(), network.endpoint());
+        nodes.push(within(started).await.expect("starts"));
+    }
+    within(nodes[0].bootstrap(members([1, 2]))).await.expect("pristine");
+    let bad = Postcard::encode(&add("a", 0)).expect("it has bytes");
+    // Whichever of the two leads, and though it may change meanwhile.
+    for raft in &nodes {
+        let why = loop {
+            match within(raft.forwarding().write(bad.clone())).await.expect_err("it could not be applied") {
+                WriteError::Invalid { why, .. } => break why,
+                error => assert_eq!(error.certainty(), Certainty::DidNotHappen, "{error}"),
+            }
+        };
+        assert_eq!(why.to_string(), Nothing.to_string());
+    }
+}

@@ -66,7 +66,11 @@ impl fmt::Debug for SessionId {
     }
 }
 
-/// How much the table may hold: at most `sessions_max × window` responses.
+/// How much the table may hold: at most `sessions_max × window` responses, whatever their length.
+///
+/// A response is kept, in memory and in every snapshot, until its client says with a later command that it needs it no
+/// more, or its session is gone. So a machine whose responses are long should have limits whose product times that length
+/// fits in memory, or answer with something short that the client reads the rest by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionLimits {
     sessions_max: u32,
@@ -428,6 +432,14 @@ where
             LogId::ZERO => Ok(LogId::ZERO),
             _ => Err(SessionsError::Durable),
         }
+    }
+
+    fn response_bytes(response: &Self::Response) -> usize {
+        let within = match response {
+            SessionResponse::Applied(response) => S::response_bytes(response),
+            SessionResponse::Opened(_) | SessionResponse::Closed | SessionResponse::Refused(_) => 0,
+        };
+        size_of_val(response) + within
     }
 
     fn check(command: &Bytes) -> Result<(), Unacceptable> {
