@@ -199,7 +199,7 @@ impl<S: StateMachine> Raft<S> {
             let kept = engine.backlog().len().min(*mailbox_max);
             engine.backlog().drain(kept..).for_each(|write| write.reject(Rejection::Busy));
             timer.arm(next);
-            publisher.publish(engine.node(), engine.pending(), due);
+            publisher.publish(engine.node(), engine.load(), due);
             Ok(())
         });
         drop(inbox_now);
@@ -481,7 +481,7 @@ impl<S: StateMachine> Handler<GetMetrics> for Raft<S> {
 
     fn handle(&mut self, _: GetMetrics, _: &mut Self::Context) -> Self::Result {
         let metrics: RaftMetrics = match &self.state {
-            State::Runs(node) => self.publisher.now(node.engine.node(), node.engine.pending()),
+            State::Runs(node) => self.publisher.now(node.engine.node(), node.engine.load()),
             State::Ends(_) | State::Ended | State::Returns(_) => self.publisher.last().clone(),
         };
         MessageResult(metrics)

@@ -13,7 +13,7 @@ use std::time::Duration;
 use actix::{Actor, Addr, Handler, Message, Recipient};
 use raft_core::host::StateMachine;
 use raft_core::{Node, RoleKind};
-use raft_driver_tokio::driver::{TransportCounters, guard};
+use raft_driver_tokio::driver::{Load, TransportCounters, guard};
 use raft_driver_tokio::{Health, Metrics, ReadError, StopReason};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
@@ -171,13 +171,13 @@ impl Publisher {
         self.listeners.tell_change(&self.last);
     }
 
-    /// Publishes what listeners must know, or all if it is `due`; `pending` is the number of writes and of reads.
-    pub(crate) fn publish(&mut self, node: &Node, pending: (usize, usize), due: bool) {
+    /// Publishes what listeners must know, or all if it is `due`.
+    pub(crate) fn publish(&mut self, node: &Node, load: Load, due: bool) {
         let (status, last) = (node.status(), &self.last.status);
         let changed = (status.role, status.term, status.leader) != (last.role, last.term, last.leader)
             || !Arc::ptr_eq(node.membership(), &self.last.membership);
         if changed || due {
-            self.refresh(node, pending);
+            self.refresh(node, load);
         }
         match changed {
             true => self.listeners.tell_change(&self.last),
@@ -190,12 +190,12 @@ impl Publisher {
         self.listeners.poll_due(task)
     }
 
-    fn refresh(&mut self, node: &Node, pending: (usize, usize)) {
-        self.last.0.update(node, pending, (self.transport)());
+    fn refresh(&mut self, node: &Node, load: Load) {
+        self.last.0.update(node, load, (self.transport)());
     }
 
-    pub(crate) fn now(&mut self, node: &Node, pending: (usize, usize)) -> RaftMetrics {
-        self.refresh(node, pending);
+    pub(crate) fn now(&mut self, node: &Node, load: Load) -> RaftMetrics {
+        self.refresh(node, load);
         self.last.clone()
     }
 
@@ -205,7 +205,7 @@ impl Publisher {
 
     pub(crate) fn stop(&mut self, node: &Node, reason: &StopReason) {
         // A node that panicked may do so again; then the last figures stand.
-        if guard("node", || self.refresh(node, (0, 0))).is_err() {
+        if guard("node", || self.refresh(node, Load::default())).is_err() {
             tracing::error!("the node's last status cannot be read");
         }
         self.last.0.stopped = Some(reason.clone());

@@ -29,6 +29,8 @@ const BATCH_MAX: usize = 64;
 
 /// Responses kept for answers of the leader that are late.
 const RESPONSES_KEPT_MAX: usize = 16 * 1024;
+/// What they may take up, as the machine counts it, beside the last one.
+const RESPONSES_KEPT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Something for the state machine.
 pub(crate) enum LaneTask<S, W> {
@@ -92,7 +94,7 @@ where
         reports,
         tasks: VecDeque::new(),
         keep,
-        kept: VecDeque::new(),
+        unclaimed: Unclaimed::default(),
         applied: LogIndex::ZERO,
     };
     let runner = if on_thread {
@@ -176,10 +178,43 @@ struct Lane<S: StateMachine, P: SnapshotStore, W> {
     tasks: VecDeque<LaneTask<S, W>>,
     /// How many forwarded writes may yet claim a response.
     keep: Arc<AtomicUsize>,
-    /// Responses that nobody waited for, in log order.
-    kept: VecDeque<(LogId, S::Response)>,
+    unclaimed: Unclaimed<S::Response>,
     /// The last index applied since the start.
     applied: LogIndex,
+}
+
+/// Responses that nobody waited for, in log order; the oldest make room.
+struct Unclaimed<R> {
+    responses: VecDeque<(LogId, usize, R)>,
+    bytes: usize,
+}
+
+impl<R> Default for Unclaimed<R> {
+    fn default() -> Self {
+        Self { responses: VecDeque::new(), bytes: 0 }
+    }
+}
+
+impl<R> Unclaimed<R> {
+    fn keep(&mut self, id: LogId, bytes: usize, response: R) {
+        // Too long is too long: sums stay within their bounds.
+        let bytes = bytes.min(RESPONSES_KEPT_BYTES_MAX + 1);
+        self.responses.push_back((id, bytes, response));
+        self.bytes += bytes;
+        let is_too_much =
+            |kept: &Self| kept.responses.len() > RESPONSES_KEPT_MAX || kept.bytes > RESPONSES_KEPT_BYTES_MAX;
+        while self.responses.len() > 1 && is_too_much(self) {
+            let (_, bytes, _) = self.responses.pop_front().expect("there are two");
+            self.bytes -= bytes;
+        }
+    }
+
+    fn take(&mut self, index: LogIndex) -> Option<(LogId, R)> {
+        let at = self.responses.binary_search_by_key(&index, |(id, ..)| id.index).ok()?;
+        let (id, bytes, response) = self.responses.remove(at)?;
+        self.bytes -= bytes;
+        Some((id, response))
+    }
 }
 
 impl<S: StateMachine, P: SnapshotStore, W: Writer<Response = S::Response>> Lane<S, P, W> {
@@ -222,22 +257,18 @@ impl<S: StateMachine, P: SnapshotStore, W: Writer<Response = S::Response>> Lane<
         self.applied = entries.last().map_or(self.applied, |last| last.index);
         // Counted before the leader was asked, and so before it could send the entry.
         if self.keep.load(Ordering::Acquire) == 0 {
-            self.kept = VecDeque::new();
+            self.unclaimed = Unclaimed::default();
             return apply(&mut self.machine, entries, committed);
         }
-        let kept = &mut self.kept;
+        let unclaimed = &mut self.unclaimed;
         apply_keeping(&mut self.machine, entries, committed, |id, response| {
-            if kept.len() == RESPONSES_KEPT_MAX {
-                kept.pop_front();
-            }
-            kept.push_back((id, response));
+            unclaimed.keep(id, S::response_bytes(&response), response);
         })
     }
 
     /// Answers from what was kept, or lets the writer wait.
     fn claim(&mut self, claim: Committed<W>) {
-        let found = self.kept.binary_search_by_key(&claim.id.index, |(id, _)| id.index).ok();
-        match found.and_then(|at| self.kept.remove(at)) {
+        match self.unclaimed.take(claim.id.index) {
             Some((id, response)) if id == claim.id => claim.writer.applied(id, response),
             Some(_) => claim.lose(),
             None if claim.id.index > self.applied => self.machine.wait(claim),
@@ -284,5 +315,34 @@ impl<S: StateMachine, P: SnapshotStore, W: Writer<Response = S::Response>> Lane<
             }
         }
         discard(STATE_MACHINE, machine);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use raft_core::Term;
+
+    fn id(index: u64) -> LogId {
+        LogId::new(Term::new(1), LogIndex::new(index))
+    }
+
+    #[test]
+    fn responses_are_kept_up_to_a_number_and_a_size() {
+        let mut unclaimed = Unclaimed::default();
+        for index in 1..=RESPONSES_KEPT_MAX as u64 + 2 {
+            unclaimed.keep(id(index), 8, index);
+        }
+        assert_eq!(unclaimed.take(LogIndex::new(2)), None);
+        assert_eq!(unclaimed.take(LogIndex::new(3)), Some((id(3), 3)));
+        let mut unclaimed = Unclaimed::default();
+        let half = RESPONSES_KEPT_BYTES_MAX / 2;
+        (1..=3).for_each(|index| unclaimed.keep(id(index), half, index));
+        assert_eq!(unclaimed.take(LogIndex::new(1)), None);
+        assert_eq!(unclaimed.take(LogIndex::new(2)), Some((id(2), 2)));
+        // One that is longer than everything has it alone.
+        unclaimed.keep(id(4), usize::MAX, 4);
+        assert_eq!((unclaimed.responses.len(), unclaimed.take(LogIndex::new(4))), (1, Some((id(4), 4))));
+        assert_eq!(unclaimed.bytes, 0);
     }
 }

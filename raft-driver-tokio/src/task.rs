@@ -132,7 +132,7 @@ impl<S: StateMachine> NodeTask<S> {
         }
         let next = self.engine.finish(now, look)?;
         self.timer.arm([next, self.look_at].into_iter().flatten().min());
-        self.publisher.publish(self.engine.node(), self.engine.pending(), asked);
+        self.publisher.publish(self.engine.node(), self.engine.load(), asked);
         Ok(())
     }
 

@@ -26,6 +26,7 @@ use crate::driver::{SnapshotLane, guard, reject_reads, trace_notice, trace_stop}
 use crate::error::StopReason;
 use crate::forward::{self, Caller, Desk, Forwards};
 use crate::leave::Leaving;
+use crate::metrics::Load;
 use crate::recording::RecordingWriter;
 use crate::request::AdminRequest;
 use crate::storage::lane::LogLane;
@@ -147,11 +148,12 @@ impl<S: StateMachine, W: Caller<Response = S::Response>, A: Operator> Engine<S, 
         &self.node
     }
 
-    /// How many writes and reads wait.
+    /// Who waits for it.
     #[must_use]
-    pub fn pending(&self) -> (usize, usize) {
+    pub fn load(&self) -> Load {
         let (writes, reads) = self.clients.pending();
-        (writes + self.backlog.len() + self.forwards.len(), reads)
+        let writes = writes + self.backlog.len() + self.forwards.len();
+        Load { writes, reads, letters_refused: self.desk.refused() }
     }
 
     /// Writes that wait for room in the node.
@@ -237,7 +239,7 @@ impl<S: StateMachine, W: Caller<Response = S::Response>, A: Operator> Engine<S, 
         }
         let Self { desk, post, .. } = self;
         desk.send(|to, letter| post.send_letter(to, letter));
-        let (writes, _) = self.pending();
+        let writes = self.load().writes;
         let leave_at = match &mut self.leaving {
             Some(leaving) => Some(leaving.at(now, writes).ok_or(StopReason::Requested)?),
             None => None,

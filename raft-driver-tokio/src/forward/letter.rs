@@ -150,12 +150,28 @@ fn put_rejection(out: &mut Vec<u8>, rejection: &Rejection) {
     }
 }
 
-/// What a letter says. `None` if it makes no sense.
-pub(super) fn read(mut letter: Bytes) -> Option<Letter> {
+/// What is known of a letter before it is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Head {
+    Writes,
+    /// To letters of this life.
+    Answers(u64),
+}
+
+/// What a letter says. `None` if it makes no sense, or nobody wants it, which costs no more than a look at its beginning.
+pub(super) fn read(mut letter: Bytes, is_wanted: impl FnOnce(Head) -> bool) -> Option<Letter> {
     let (version, kind) = (letter.try_get_u8().ok()?, letter.try_get_u8().ok()?);
     let life = letter.try_get_u64_le().ok()?;
-    match (version, kind) {
-        (VERSION, WRITES) => {
+    let head = match (version, kind) {
+        (VERSION, WRITES) => Head::Writes,
+        (VERSION, ANSWERS) => Head::Answers(life),
+        _ => return None,
+    };
+    if !is_wanted(head) {
+        return None;
+    }
+    Some(match head {
+        Head::Writes => {
             let limit = Duration::from_millis(letter.try_get_u32_le().ok()?.into());
             let first = letter.try_get_u64_le().ok()?;
             let (mut commands, whole) = (Vec::new(), letter.len());
@@ -170,17 +186,16 @@ pub(super) fn read(mut letter: Bytes) -> Option<Letter> {
                 commands.push(if small { Bytes::copy_from_slice(&command) } else { command });
             }
             first.checked_add(commands.len() as u64)?;
-            Some(Letter::Writes(Writes { life, limit, first, commands }))
+            Letter::Writes(Writes { life, limit, first, commands })
         }
-        (VERSION, ANSWERS) => {
+        Head::Answers(life) => {
             let mut outcomes = Vec::new();
             while letter.has_remaining() {
                 outcomes.push((letter.try_get_u64_le().ok()?, get_outcome(&mut letter)?));
             }
-            Some(Letter::Answers(Answers { life, outcomes }))
+            Letter::Answers(Answers { life, outcomes })
         }
-        _ => None,
-    }
+    })
 }
 
 fn get_outcome(letter: &mut Bytes) -> Option<Outcome> {
@@ -215,6 +230,10 @@ fn get_outcome(letter: &mut Bytes) -> Option<Outcome> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn read(letter: Bytes) -> Option<Letter> {
+        super::read(letter, |_| true)
+    }
 
     fn outcomes() -> Vec<(u64, Outcome)> {
         let too_large = WriteRefusal::TooLarge { bytes: 9, bytes_max: 8 };

@@ -7,7 +7,8 @@
 //!   machine applies the same entry.
 //! * Both sides are bounded: the asking one by what may wait in its handles, the serving one by a budget for each member.
 //! * A letter is a peer's word: one that makes no sense is dropped, and an answer counts only if it comes from the node
-//!   that was asked.
+//!   that was asked. Commands of a node that is no member are dropped unread. A newcomer is a member here before it hears
+//!   of a leader; whoever was removed and has not heard of it learns no outcome, which is `Unknown` to its clients.
 
 mod letter;
 
@@ -22,7 +23,7 @@ use raft_core::{LogId, Membership, NodeId, WriteRefusal};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use letter::{Answers, Letter, Outcome, Writes};
+use letter::{Answers, Head, Letter, Outcome, Writes};
 
 /// When a forwarded write is given up whose caller set no limit.
 pub const FORWARD_LIMIT: Duration = Duration::from_secs(10);
@@ -159,9 +160,6 @@ impl<W: Caller> Forwards<W> {
         membership: &Membership,
         mut claim: impl FnMut(Committed<W>, Kept),
     ) {
-        if answers.life != self.life {
-            return;
-        }
         for (id, outcome) in answers.outcomes {
             if self.waiting.get(&id).is_none_or(|passed| passed.to != from) {
                 continue;
@@ -200,10 +198,16 @@ type Outbox = Arc<Mutex<Vec<(NodeId, u64, u64, Outcome)>>>;
 pub(crate) struct Desk {
     outbox: Outbox,
     rooms: BTreeMap<NodeId, Arc<Semaphore>>,
+    /// Letters that were dropped unread, or made no sense.
+    refused: u64,
 }
 
 impl Desk {
-    /// Takes commands that `from` passes on into the queue, as far as it has room here.
+    pub(crate) const fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    /// Takes commands that a member passes on into the queue, as far as it has room here.
     fn take<W: Caller>(
         &mut self,
         from: NodeId,
@@ -212,15 +216,12 @@ impl Desk {
         queue: &mut VecDeque<W>,
     ) {
         let deadline = Instant::now() + writes.limit;
-        let room = membership.nodes.contains_key(&from).then(|| {
-            self.rooms.retain(|member, _| membership.nodes.contains_key(member));
-            let new = || Arc::new(Semaphore::new(MEMBER_BYTES_MAX));
-            Arc::clone(self.rooms.entry(from).or_insert_with(new))
-        });
+        self.rooms.retain(|member, _| membership.nodes.contains_key(member));
+        let room = self.rooms.entry(from).or_insert_with(|| Arc::new(Semaphore::new(MEMBER_BYTES_MAX)));
         for (id, command) in (writes.first..).zip(writes.commands) {
             let share = command.len().clamp(COMMAND_BYTES_MIN, MEMBER_BYTES_MAX);
             let share = u32::try_from(share).unwrap_or(u32::MAX);
-            let share = room.as_ref().and_then(|room| Arc::clone(room).try_acquire_many_owned(share).ok());
+            let share = Arc::clone(room).try_acquire_many_owned(share).ok();
             let outbox = Arc::clone(&self.outbox);
             let served =
                 Served { outbox, to: from, life: writes.life, id, deadline, open: true, _room: share };
@@ -307,10 +308,18 @@ pub(crate) fn receive<W: Caller>(
     queue: &mut VecDeque<W>,
     claim: impl FnMut(Committed<W>, Kept),
 ) {
-    match letter::read(letter) {
+    let read = letter::read(letter, |head| match head {
+        Head::Writes => membership.nodes.contains_key(&from),
+        // Whoever was asked may have left meanwhile, and its answer is true all the same.
+        Head::Answers(life) => life == forwards.life,
+    });
+    match read {
         Some(Letter::Writes(writes)) => desk.take(from, writes, membership, queue),
         Some(Letter::Answers(answers)) => forwards.answered(from, answers, membership, claim),
-        None => tracing::warn!(%from, "raft.letter_malformed"),
+        None => {
+            desk.refused += 1;
+            tracing::debug!(%from, "raft.letter_refused");
+        }
     }
 }
 
@@ -404,14 +413,14 @@ mod tests {
     }
 
     #[test]
-    fn strangers_and_members_that_send_too_much_are_told_so() {
+    fn strangers_are_told_nothing_and_members_that_send_too_much_are_told_so() {
         let (mut asking, mut queue, mut desk) = (forwards(), Queue::new(), Desk::default());
         let command = Bytes::from(vec![0; MEMBER_BYTES_MAX / 2]);
         let letter = letter::writes(1, 0, FORWARD_LIMIT, [&command, &command, &command].into_iter());
         let told = |desk: &mut Desk| {
             let mut letters = Vec::new();
             desk.send(|_, letter| {
-                letters.push(letter::read(letter));
+                letters.push(letter::read(letter, |_| true));
                 true
             });
             letters
@@ -421,7 +430,13 @@ mod tests {
             vec![Some(Letter::Answers(Answers { life: 1, outcomes }))]
         };
         receive(&mut asking, &mut desk, NodeId::new(9), letter.clone(), &members(), &mut queue, |_, _| {});
-        assert_eq!((queue.len(), told(&mut desk)), (0, busy(&[0, 1, 2])));
+        assert_eq!((queue.len(), told(&mut desk), desk.refused(), desk.rooms.len()), (0, vec![], 1, 0));
+        // Nor is there anything to be told to whoever makes no sense, or answers what was never asked.
+        let answer = letter::answers(1, [(0, &Outcome::NotLeader(None))].into_iter());
+        for nonsense in [Bytes::from_static(b"what?"), answer] {
+            receive(&mut asking, &mut desk, NodeId::new(2), nonsense, &members(), &mut queue, |_, _| {});
+        }
+        assert_eq!((queue.len(), told(&mut desk), desk.refused()), (0, vec![], 3));
         receive(&mut asking, &mut desk, NodeId::new(2), letter.clone(), &members(), &mut queue, |_, _| {});
         assert_eq!((queue.len(), told(&mut desk)), (2, busy(&[2])));
         // Another member has room of its own, and what was dropped gives its room back, with an answer.

@@ -10,16 +10,13 @@ use ::metrics::{Counter, Gauge, Histogram, Label, SharedString, Unit};
 use raft_core::{Node, RoleKind, Status};
 use tokio::time::Instant;
 
-use super::Labels;
+use super::{Labels, Load};
 use crate::transport::TransportStats;
 
 const EVERY: Duration = Duration::from_millis(100);
 
-/// What is pending, of writes and of reads.
-type Pending = (usize, usize);
-
 /// Name, description, and what it is now.
-type GaugeOf = (&'static str, &'static str, fn(&Status, Pending) -> f64);
+type GaugeOf = (&'static str, &'static str, fn(&Status, Load) -> f64);
 type CounterOf = (&'static str, &'static str, fn(&Status, &TransportStats) -> u64);
 
 const GAUGES: [GaugeOf; 9] = [
@@ -34,8 +31,8 @@ const GAUGES: [GaugeOf; 9] = [
     ("raft_snapshot_index", "The last entry that the newest snapshot replaces", |status, _| {
         float(status.snapshot.index.get())
     }),
-    ("raft_pending_writes", "Writes that wait for their outcome", |_, pending| float(pending.0 as u64)),
-    ("raft_pending_reads", "Reads that wait to be served", |_, pending| float(pending.1 as u64)),
+    ("raft_pending_writes", "Writes that wait for their outcome", |_, load| float(load.writes as u64)),
+    ("raft_pending_reads", "Reads that wait to be served", |_, load| float(load.reads as u64)),
 ];
 
 const COUNTERS: [CounterOf; 11] = [
@@ -109,7 +106,7 @@ impl Export {
         &mut self,
         moved: bool,
         node: &Node,
-        pending: Pending,
+        load: Load,
         transport: &dyn Fn() -> TransportStats,
     ) {
         let now = Instant::now();
@@ -119,7 +116,7 @@ impl Export {
         self.last = Some(now);
         let (status, transport) = (node.status(), transport());
         for (gauge, (_, _, value)) in self.gauges.iter().zip(GAUGES) {
-            gauge.set(value(&status, pending));
+            gauge.set(value(&status, load));
         }
         for (counter, (_, _, value)) in self.counters.iter().zip(COUNTERS) {
             counter.absolute(value(&status, &transport));

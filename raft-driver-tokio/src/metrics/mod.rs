@@ -33,6 +33,17 @@ pub(crate) struct Labels {
     pub(crate) group: Option<GroupId>,
 }
 
+/// For drivers: who waits for a node, and what was not even taken in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Writes that wait for their outcome.
+    pub writes: usize,
+    /// Reads that wait to be served.
+    pub reads: usize,
+    /// See [`Metrics::letters_refused`].
+    pub letters_refused: u64,
+}
+
 /// A node at a glance.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -49,6 +60,9 @@ pub struct Metrics {
     pub pending_writes: usize,
     /// Reads that wait to be served.
     pub pending_reads: usize,
+    /// What other nodes' drivers passed on and was dropped: commands of nodes that are no members, answers to an earlier
+    /// life of this node, and what makes no sense.
+    pub letters_refused: u64,
     /// Why the node has stopped, if it has.
     pub stopped: Option<StopReason>,
 }
@@ -64,18 +78,20 @@ impl Metrics {
             transport,
             pending_writes: 0,
             pending_reads: 0,
+            letters_refused: 0,
             stopped: None,
         }
     }
 
-    /// For drivers: the node as it is now; `pending` is the number of writes and of reads that wait.
-    pub fn update(&mut self, node: &Node, pending: (usize, usize), transport: TransportStats) {
+    /// For drivers: the node as it is now.
+    pub fn update(&mut self, node: &Node, load: Load, transport: TransportStats) {
         self.status = node.status();
         self.membership.clone_from(node.membership());
         self.peers.clear();
         self.peers.extend(node.peers());
         self.transport = transport;
-        (self.pending_writes, self.pending_reads) = pending;
+        let Load { writes, reads, letters_refused } = load;
+        (self.pending_writes, self.pending_reads, self.letters_refused) = (writes, reads, letters_refused);
     }
 
     /// The leader's address as the membership has it.
@@ -90,7 +106,7 @@ pub(crate) struct Publisher {
     metrics: watch::Sender<Metrics>,
     transport: Arc<dyn Fn() -> TransportStats + Send + Sync>,
     last: Status,
-    pending: (usize, usize),
+    load: Load,
     membership: Arc<Membership>,
     export: Export,
 }
@@ -104,28 +120,28 @@ impl Publisher {
         let metrics = watch::Sender::new(Metrics::new(node, transport()));
         let (last, membership) = (node.status(), Arc::clone(node.membership()));
         let export = Export::new(labels);
-        Self { metrics, transport, last, pending: (0, 0), membership, export }
+        Self { metrics, transport, last, load: Load::default(), membership, export }
     }
 
     pub(crate) fn sender(&self) -> watch::Sender<Metrics> {
         self.metrics.clone()
     }
 
-    /// Publishes what changed; `pending` is the number of writes and of reads that wait.
-    pub(crate) fn publish(&mut self, node: &Node, pending: (usize, usize), asked: bool) {
+    /// Publishes what changed.
+    pub(crate) fn publish(&mut self, node: &Node, load: Load, asked: bool) {
         let (status, last) = (node.status(), &self.last);
         let moved = (status.role, status.term, status.leader) != (last.role, last.term, last.leader)
             || !Arc::ptr_eq(node.membership(), &self.membership);
-        self.export.publish(moved, node, pending, &*self.transport);
-        let changed = status != *last || pending != self.pending;
+        self.export.publish(moved, node, load, &*self.transport);
+        let changed = status != *last || load != self.load;
         if !(asked || moved || (changed && self.metrics.receiver_count() > 0)) {
             return;
         }
-        (self.last, self.pending) = (status, pending);
+        (self.last, self.load) = (status, load);
         if moved {
             self.membership = Arc::clone(node.membership());
         }
-        self.metrics.send_modify(|metrics| metrics.update(node, pending, (self.transport)()));
+        self.metrics.send_modify(|metrics| metrics.update(node, load, (self.transport)()));
     }
 
     /// The last publication.

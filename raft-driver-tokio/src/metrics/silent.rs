@@ -2,7 +2,7 @@
 
 use raft_core::Node;
 
-use super::Labels;
+use super::{Labels, Load};
 use crate::transport::TransportStats;
 
 /// Exports nothing.
@@ -14,7 +14,7 @@ impl Export {
         Self
     }
 
-    pub(crate) fn publish(&mut self, _: bool, _: &Node, _: (usize, usize), _: &dyn Fn() -> TransportStats) {}
+    pub(crate) fn publish(&mut self, _: bool, _: &Node, _: Load, _: &dyn Fn() -> TransportStats) {}
 }
 
 /// Measures nothing.
