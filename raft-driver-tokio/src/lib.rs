@@ -244,7 +244,9 @@
 //!
 //! The limits of the protocol are those of [`raft_core::Config`], and hold here. Beyond them: requests that wait
 //! ([`Builder::queue_max`]), the bytes of their commands ([`Builder::queue_bytes_max`]), and those of
-//! [`TcpConfig`](tcp::TcpConfig). Without [TLS](tcp#tls), TCP is neither encrypted nor authenticated: use it within a
+//! [`TcpConfig`](tcp::TcpConfig). While writes are forwarded, a node keeps 16,384 responses or 16 MiB of them, by
+//! [`response_bytes`](raft_core::host::StateMachine::response_bytes), for answers of the leader that come late; beyond
+//! that, such a write is told that its response is lost. Without [TLS](tcp#tls), TCP is neither encrypted nor authenticated: use it within a
 //! network that you trust.
 
 mod apply;
