@@ -17,7 +17,7 @@ run: ## Three real processes on loopback: elect, write, kill -9, recover, read e
 test: ## All tests, documentation examples included
 	$(CARGO) test --workspace --all-features
 
-ci: ## What has to pass: format, lints, documentation, no std in the core, tests, a fixed set of simulated seeds
+ci: ## What has to pass: format, lints, documentation, no std in the core, tests, a fixed set of simulated seeds, a minute of chaos
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --all-features --no-deps
@@ -25,6 +25,7 @@ ci: ## What has to pass: format, lints, documentation, no std in the core, tests
 	$(MAKE) test
 	$(MAKE) embed
 	$(MAKE) sim-ci
+	$(MAKE) chaos-ci
 
 fmt: ## Format the code
 	$(CARGO) fmt --all
@@ -61,19 +62,21 @@ mutants: ## Plant every bug under sim/mutants and show that the simulator catche
 DRIVER ?= tokio
 DURATION_S ?= 600
 NET ?= proxy
-CHAOS_SERVER = $(OUT)/release/kv-chaos-$(DRIVER)
 EXAMPLE_tokio := kv
 EXAMPLE_actix := kv-actix
+CHAOS_SERVER = $(EXAMPLE_$(DRIVER))
+CHAOS_BUILD = --release -p raft-driver-tokio -p raft-driver-$(DRIVER)
+CHAOS_OUT = $(OUT)/release/examples
 
 # The seed determines the faults and their times, not how processes and requests interleave.
-chaos: ## Five real servers killed, paused, cut off, replaced under load, every history checked; DURATION_S, SEED, DRIVER=tokio|actix, NET=proxy|namespaces
-	$(CARGO) build --release -p raft-driver-$(DRIVER) --example $(EXAMPLE_$(DRIVER))
-	cp $(OUT)/release/examples/$(EXAMPLE_$(DRIVER)) $(CHAOS_SERVER)
-	$(CARGO) run --release -p raft-driver-tokio --example chaos -- run --server $(CHAOS_SERVER) \
-	  --duration-s $(DURATION_S) --net $(NET) $(if $(SEED),--seed $(SEED))
+chaos: ## Five real servers killed, paused, cut off, replaced under load, every history checked; DURATION_S, SEED, DRIVER=tokio|actix, NET=proxy|namespaces, TLS=1
+	$(CARGO) build $(CHAOS_BUILD) --example chaos --example $(CHAOS_SERVER)
+	$(CHAOS_OUT)/chaos run --server $(CHAOS_OUT)/$(CHAOS_SERVER) \
+	  --duration-s $(DURATION_S) --net $(NET) $(if $(SEED),--seed $(SEED)) $(if $(TLS),--tls)
 
+# The programs are those that the tests have built already.
 chaos-ci: ## A minute of it
-	$(MAKE) chaos DURATION_S=60 SEED=$(or $(SEED),1)
+	$(MAKE) chaos DURATION_S=60 SEED=$(or $(SEED),1) CHAOS_BUILD="--workspace --all-features" CHAOS_OUT=$(OUT)/debug/examples
 
 bench: ## Measure: the core's hot path (fails beyond raft-core/benches/figures.txt), the durable log store against a plain file
 	$(CARGO) bench -p raft-core --bench hot_path

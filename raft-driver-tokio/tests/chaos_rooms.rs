@@ -37,6 +37,8 @@ mod proxy;
 mod report;
 #[path = "../examples/chaos/run.rs"]
 mod run;
+#[path = "../examples/chaos/said.rs"]
+mod said;
 #[path = "../examples/chaos/schedule.rs"]
 mod schedule;
 #[path = "../examples/chaos/settle.rs"]

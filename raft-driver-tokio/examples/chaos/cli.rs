@@ -58,6 +58,9 @@ struct Run {
     /// What connects servers and clients.
     #[arg(long, value_enum, default_value = "proxy")]
     net: Net,
+    /// Servers show each other certificates, made by the program for this run.
+    #[arg(long)]
+    tls: bool,
     /// Where data, histories and logs go; below the system's directory for temporary files if it is not given.
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
@@ -141,6 +144,7 @@ fn start(wanted: Run) -> io::Result<bool> {
         clients: wanted.clients,
         ops_per_s: wanted.ops_per_s,
         namespaces: wanted.net == Net::Namespaces,
+        tls: wanted.tls,
         arguments,
         keep: wanted.keep,
     };

@@ -29,8 +29,25 @@ pub(crate) struct Setup {
     pub(crate) server: PathBuf,
     pub(crate) directory: PathBuf,
     pub(crate) disks: disk::Kind,
+    /// Where certificates are, if servers show each other some.
+    pub(crate) tls: Option<PathBuf>,
     /// Further arguments of every server.
     pub(crate) arguments: Vec<String>,
+}
+
+/// Servers that certificates are made for: several times as many as ever are in a run of an hour.
+const CERTIFICATES: &str = "1000";
+
+/// Has the program make certificates, and says where they are.
+pub(crate) fn certificates(server: &Path, directory: &Path) -> io::Result<PathBuf> {
+    let out = directory.join("tls");
+    let mut command = std::process::Command::new(server);
+    command.args(["certs", "--nodes", CERTIFICATES, "--out"]).arg(&out);
+    let made = command.stdin(std::process::Stdio::null()).output()?;
+    match made.status.success() {
+        true => Ok(out),
+        false => Err(io::Error::other(String::from_utf8_lossy(&made.stderr).into_owned())),
+    }
 }
 
 /// One server.
@@ -119,6 +136,11 @@ impl Cluster {
         if self.network.has_packets() {
             // Nobody else is in these namespaces.
             command.arg("--insecure");
+        }
+        if let Some(tls) = &self.setup.tls {
+            command.arg("--tls-ca").arg(tls.join("ca.pem"));
+            command.arg("--tls-cert").arg(tls.join(format!("node-{id}.pem")));
+            command.arg("--tls-key").arg(tls.join(format!("node-{id}.key")));
         }
         match server.founder {
             true => command.args(&self.peers),

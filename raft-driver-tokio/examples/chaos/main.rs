@@ -5,7 +5,7 @@
 //! * [`schedule`] draws the faults from a seed, [`nemesis`] and [`members`] perform them, [`links`] with [`proxy`] and
 //!   [`owner`], or with [`namespaces`], break the network.
 //! * [`clients`] ask over [`api`] and write their [`history`]; [`watch`] looks at the servers themselves.
-//! * [`settle`] is the end, [`verdict`] judges, [`report`] tells.
+//! * [`settle`] is the end, [`said`] is what servers logged, [`verdict`] judges, [`report`] tells.
 //!
 //! It drives any server with the command line and the HTTP surface of the example `kv`. Linux only.
 
@@ -43,6 +43,8 @@ mod proxy;
 mod report;
 #[cfg(target_os = "linux")]
 mod run;
+#[cfg(target_os = "linux")]
+mod said;
 #[cfg(target_os = "linux")]
 mod schedule;
 #[cfg(target_os = "linux")]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::history::{Op, Outcome, Record};
+use crate::said::Said;
 use crate::verdict::Judged;
 
 /// A bar; invisible where standard error is no terminal.
@@ -97,6 +98,7 @@ pub(crate) struct Report<'a> {
     pub(crate) healed_ns: u64,
     pub(crate) recovery: Option<Duration>,
     pub(crate) keys: Option<u64>,
+    pub(crate) said: &'a Said,
     pub(crate) judged: &'a Judged,
     pub(crate) wrong: &'a [String],
 }
@@ -124,10 +126,15 @@ impl std::fmt::Display for Report<'_> {
         for (kind, count) in &self.faults {
             writeln!(f, "  {kind:<22}{count:>10}")?;
         }
+        let Said { full_logs, full_starts, full_files, .. } = self.said;
+        writeln!(
+            f,
+            "\nout of room             {full_logs} servers stopped, {full_starts} could not start, {full_files} files were given up"
+        )?;
         let time = Duration::from_nanos(self.healed_ns);
         let rate = self.figures.writes as f64 / time.as_secs_f64().max(1e-9);
         let (longest, since) = self.figures.longest_without_write(self.healed_ns);
-        writeln!(f, "\nacknowledged writes     {rate:.0} a second")?;
+        writeln!(f, "acknowledged writes     {rate:.0} a second")?;
         writeln!(f, "longest without a write {} (from {} on)", seconds(longest), seconds(since))?;
         match self.recovery {
             Some(recovery) => {

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::clients::Load;
-use crate::cluster::{Cluster, Setup};
+use crate::cluster::{Cluster, Setup, certificates};
 use crate::disk;
 use crate::events::{Event, Events};
 use crate::history::{Lines, Outcome, Record, read_lines};
@@ -21,7 +21,8 @@ use crate::members::Members;
 use crate::nemesis::Nemesis;
 use crate::network::Network;
 use crate::report::{Figures, Progress, Report};
-use crate::schedule::plan;
+use crate::said::Said;
+use crate::schedule::{Fault, Who, plan};
 use crate::settle::Settle;
 use crate::verdict::{Judged, judge};
 use crate::watch::{View, watch};
@@ -36,6 +37,7 @@ pub(crate) struct Options {
     pub(crate) clients: u32,
     pub(crate) ops_per_s: u32,
     pub(crate) namespaces: bool,
+    pub(crate) tls: bool,
     pub(crate) arguments: Vec<String>,
     /// Keep the servers' data even if all is well.
     pub(crate) keep: bool,
@@ -48,6 +50,8 @@ struct Found {
     healed_ns: u64,
     recovery: Option<Duration>,
     keys: Option<u64>,
+    #[serde(default)]
+    said: Said,
 }
 
 /// Runs, prints the report, and says whether all is well. The directory is left as it is.
@@ -64,7 +68,8 @@ pub(crate) async fn run(options: &Options, directory: &Path) -> io::Result<bool>
     let server = directory.join("server");
     fs::copy(&options.server, &server)?;
     let arguments = options.arguments.clone();
-    let setup = Setup { server, directory: directory.to_owned(), disks, arguments };
+    let tls = options.tls.then(|| certificates(&server, directory)).transpose()?;
+    let setup = Setup { server, directory: directory.to_owned(), disks, tls, arguments };
     let events = Arc::new(Events::create(&directory.join("events.jsonl"))?);
     let cluster = Arc::new(Cluster::found(setup, network, options.servers).await?);
 
@@ -121,8 +126,10 @@ pub(crate) async fn run(options: &Options, directory: &Path) -> io::Result<bool>
     lines.flush()?;
     watching.abort();
     settle.kill_all().await;
-    let wrong = complaints(&cluster)?;
-    wrong.into_iter().for_each(|what| events.wrong(what));
+    found.said = Said::by(&cluster)?;
+    let full = events.faults().get(Fault::DiskFull(Who::All).kind()).copied().unwrap_or_default();
+    let wrong = found.said.wrong.iter().cloned().chain(found.said.never_out_of_room(full));
+    wrong.for_each(|what| events.wrong(what));
     fs::write(directory.join("found.json"), serde_json::to_vec(&found)?)?;
 
     let faults = events.faults().into_iter().map(|(kind, count)| (kind.to_owned(), count)).collect();
@@ -153,12 +160,13 @@ pub(crate) fn check(directory: &Path) -> io::Result<bool> {
 
 fn title(options: &Options, disks: disk::Kind) -> String {
     format!(
-        "seed {}, {} s, {} servers, {} clients, {}, {}",
+        "seed {}, {} s, {} servers, {} clients, {}{}, {}",
         options.seed,
         options.duration_s,
         options.servers,
         options.clients,
         if options.namespaces { "network namespaces" } else { "loopback through a proxy" },
+        if options.tls { ", TLS" } else { "" },
         match disks {
             disk::Kind::Tmpfs => "a small file system for each server",
             disk::Kind::Limit => "disks limited by the size of files",
@@ -178,26 +186,12 @@ fn tell(found: &Found, faults: BTreeMap<String, u64>, records: &[Record], wrong:
         healed_ns: found.healed_ns,
         recovery: found.recovery,
         keys: found.keys,
+        said: &found.said,
         judged: &judged,
         wrong,
     };
     println!("\n{report}");
     report.passed()
-}
-
-/// What the servers themselves complained of that must not be.
-fn complaints(cluster: &Cluster) -> io::Result<Vec<String>> {
-    let mut found = Vec::new();
-    for id in 1.. {
-        let log = cluster.log(id);
-        if !log.exists() {
-            break;
-        }
-        let text = String::from_utf8_lossy(&fs::read(log)?).into_owned();
-        let bad = |line: &&str| line.contains("panicked") || line.contains("safety violation");
-        found.extend(text.lines().filter(bad).take(3).map(|line| format!("server {id} said: {line}")));
-    }
-    Ok(found)
 }
 
 /// The clients of a run, and whoever writes down what they did.
