@@ -100,6 +100,9 @@ fn a_backup_of_a_running_cluster_holds_what_was_acknowledged_and_begins_another(
     for key in 0..40 {
         cluster.put(&format!("k{key}"), &value(key));
     }
+    // Of no effect but that the log says where clients reach everybody.
+    let written = cluster.ask("POST", "/members", b"{\"id\":1}");
+    assert_eq!(written.status, 200, "{}", written.text());
     // Of one that does not lead: what others have acknowledged is in it all the same.
     let at = (cluster.leader() + 1) % 3;
     let file = format!("{}.backup", cluster.nodes[at].data.display());
@@ -128,4 +131,9 @@ fn a_backup_of_a_running_cluster_holds_what_was_acknowledged_and_begins_another(
         assert_eq!(new.get(&format!("k{key}")), Some(value(key)));
     }
     assert_eq!(new.get("later"), None);
+    // The new cluster sends nobody to the old one.
+    let status = new.nodes[0].status().unwrap();
+    assert!(status["members"][0]["http"].is_null(), "{status}");
+    let old = cluster.nodes[at].status().unwrap();
+    assert!(old["members"][0]["http"].is_string(), "{old}");
 }

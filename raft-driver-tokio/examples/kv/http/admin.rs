@@ -177,7 +177,7 @@ impl<N: Node> Front<N> {
     pub(crate) async fn change_members(&self, change: Change, uri: &Uri) -> Answer {
         // New members may only have heard of the log, not of the list that this node was started with. What was not
         // asked for here is true whatever becomes of the change.
-        let known = self.glance.http();
+        let known = self.addresses();
         let started_with = self.http.iter().filter(|(id, _)| !known.contains_key(id));
         let missing = started_with.map(|(id, address)| (*id, address.clone())).collect();
         if let Err(error) = self.write_addresses(&missing).await {
@@ -228,10 +228,11 @@ impl<N: Node> Front<N> {
 
     /// Writes what the log does not say yet of where clients reach whom.
     async fn write_addresses(&self, addresses: &Addresses) -> Result<(), WriteError> {
-        let known = self.glance.http();
+        let known = self.addresses();
         for (id, address) in addresses {
             if known.get(id) != Some(address) {
-                self.node.write(Envelope::Plain.seal(machine::set_http(*id, address))).await?;
+                let marked = format!("{address}{}", self.mark());
+                self.node.write(Envelope::Plain.seal(machine::set_http(*id, &marked))).await?;
             }
         }
         Ok(())

@@ -64,6 +64,8 @@ const PAGE: &str = include_str!("page.html");
 pub(crate) struct Front<N> {
     pub(crate) node: N,
     pub(crate) glance: Glance,
+    /// The cluster's name.
+    pub(crate) cluster: u128,
     /// Where clients reach whom, as this node was started with. The log may know better.
     pub(crate) http: Addresses,
     /// Further names under which clients reach this node, beside those in `http` and in the log.
@@ -86,6 +88,7 @@ impl<N: Node> Front<N> {
         Self {
             node,
             glance,
+            cluster: 0,
             http,
             hosts: Vec::new(),
             elections: Arc::new(Elections::new()),
@@ -146,10 +149,23 @@ impl<N: Node> Front<N> {
         whole(answer, Some(permit))
     }
 
+    /// Where clients reach whom, as far as the log says.
+    pub(crate) fn addresses(&self) -> Addresses {
+        let own = |address: &String| Some(address.strip_suffix(&self.mark())?.to_owned());
+        let all = self.glance.http();
+        all.iter().filter_map(|(id, address)| Some((*id, own(address)?))).collect()
+    }
+
+    /// Stands behind each address in the log: a cluster that began with another one's state must not send its clients
+    /// to that one.
+    pub(crate) fn mark(&self) -> String {
+        format!(" of {:x}", self.cluster)
+    }
+
     /// Whether clients know this node, or another one that may send them here, by this name.
     fn is_called(&self, name: &str) -> bool {
         let same = |host: &String| host_name(host).eq_ignore_ascii_case(name);
-        self.hosts.iter().any(same) || self.http.values().any(same) || self.glance.http().values().any(same)
+        self.hosts.iter().any(same) || self.http.values().any(same) || self.addresses().values().any(same)
     }
 
     fn acquire(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
@@ -260,7 +276,7 @@ impl<N: Node> Front<N> {
         let Some(leader) = leader.filter(|leader| *leader != self.node.id()) else {
             return Problem::unavailable("no_leader", "no leader is known");
         };
-        match reached(&self.glance.http(), &self.http, leader) {
+        match reached(&self.addresses(), &self.http, leader) {
             Some(address) => {
                 let path = uri.path_and_query().map_or("/", |path| path.as_str());
                 match HeaderValue::from_str(&format!("http://{address}{path}")) {
@@ -291,7 +307,7 @@ impl<N: Node> Front<N> {
             storage: self.storage().await,
             uptime_s: self.began.elapsed().as_secs(),
         };
-        let known = self.glance.http();
+        let known = self.addresses();
         let view = StatusView::new(&metrics, beside, |id| reached(&known, &self.http, id));
         let mut answer = json(StatusCode::OK, &view);
         // The page of one node asks all.

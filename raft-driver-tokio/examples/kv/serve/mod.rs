@@ -91,6 +91,7 @@ async fn serve(options: Serve, peers: Peers) -> Result<(), Failure> {
     let node = driver::start(config(&options), recording, recovered, tcp).await.map_err(cannot_start)?;
     let mut front = Front::new(node.clone(), glance, peers.http.clone());
     front.disk = Some(Arc::new(Disk::new(options.data.clone(), stores::snapshots_in(&options))));
+    front.cluster = options.cluster;
     front.backups = Some(backups);
     front.recorder = Some(recorder);
     front.hosts = options.hosts.iter().chain([&options.http]).cloned().collect();
