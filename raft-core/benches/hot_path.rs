@@ -16,8 +16,8 @@ use std::process::{Command, ExitCode};
 
 use bytes::Bytes;
 use raft_core::{
-    Action, CommandPacker, Config, Event, Instant, LogId, LogRecovery, LogTask, MachineTask, Message, Node,
-    NodeId, Recovery, RoleKind, Ticket,
+    Action, CommandPacker, Config, EntryRef, Event, Instant, LogId, LogRecovery, LogTask, MachineTask,
+    Message, Node, NodeId, Recovery, RoleKind, Ticket,
 };
 
 const COMMAND_BYTES: usize = 256;
@@ -28,6 +28,7 @@ const ENTRIES_COUNTED: usize = 1 << 13;
 const ENTRIES_BEFORE: usize = 34_000;
 /// By how much a figure may be exceeded: other versions of the compiler and of dependencies cost a little more or less.
 const TOLERANCE: f64 = 0.03;
+const DUTIES: &str = "the bench keeps a driver's duties";
 const FIGURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/figures.txt");
 
 /// What is measured: a cluster of `nodes`, `window` commands outstanding together, `history` entries in the log before.
@@ -68,7 +69,6 @@ const CASES: [(Case, Bar); 7] = [
 struct Cluster {
     nodes: Vec<Node>,
     wire: VecDeque<Message>,
-    done: VecDeque<Event>,
     packer: CommandPacker,
     payload: Vec<u8>,
     ticket: u64,
@@ -84,7 +84,6 @@ impl Cluster {
         let mut cluster = Self {
             nodes: Vec::new(),
             wire: VecDeque::new(),
-            done: VecDeque::new(),
             packer: CommandPacker::default(),
             payload: vec![b'x'; COMMAND_BYTES],
             ticket: 0,
@@ -110,31 +109,40 @@ impl Cluster {
         cluster
     }
 
+    /// Takes in an event and does what comes of it. What one round of actions completed is reported together: reports are
+    /// cumulative.
     fn step(&mut self, at: usize, event: Event) {
-        let now = self.now;
-        self.nodes[at].step(now, event).expect("the bench keeps a driver's duties");
+        let (node, now) = (&mut self.nodes[at], self.now);
+        node.step(now, event).expect(DUTIES);
         loop {
-            while let Some(action) = self.nodes[at].poll_action() {
+            let (mut persisted, mut applied) = (None, None);
+            while let Some(action) = node.poll_action() {
                 match action {
                     Action::Send(message) => self.wire.push_back(message),
                     Action::Log(LogTask::Write(write)) => {
                         black_box(&write.entries);
-                        self.done.push_back(Event::Persisted(write.id));
+                        persisted = Some(write.id);
                     }
                     Action::Machine(MachineTask::Apply(entries)) => {
                         for entry in entries.iter() {
-                            if let raft_core::EntryRef::Command(_, command) = entry {
+                            if let EntryRef::Command(_, command) = entry {
                                 self.applied_bytes += black_box(&*command).len() as u64;
                             }
                         }
-                        let last = entries.last().expect("an apply is not empty");
-                        self.done.push_back(Event::Applied(last.index));
+                        applied = entries.last();
                     }
                     other => drop(black_box(other)),
                 }
             }
-            let Some(event) = self.done.pop_front() else { return };
-            self.nodes[at].step(now, event).expect("the bench keeps a driver's duties");
+            if let Some(id) = persisted {
+                node.step(now, Event::Persisted(id)).expect(DUTIES);
+            }
+            if let Some(last) = applied {
+                node.step(now, Event::Applied(last.index)).expect(DUTIES);
+            }
+            if persisted.is_none() && applied.is_none() {
+                return;
+            }
         }
     }
 
@@ -267,7 +275,8 @@ fn main() -> ExitCode {
     if let ["count", nodes, window, history] = words.as_slice() {
         let number = |text: &str| text.parse::<usize>().expect("a number");
         let case = case(number(nodes) as u64, number(window), number(history));
-        count(&mut case.cluster(), case.window);
+        // What counts the allocations is no part of the path.
+        allocation_counter::opt_out(|| count(&mut case.cluster(), case.window));
         return ExitCode::SUCCESS;
     }
     println!(

@@ -94,6 +94,11 @@ impl Durability {
         (self.hard_handed != self.hard_state).then_some(self.hard_state)
     }
 
+    /// Whether the next write must bring more than entries.
+    pub(crate) fn has_unwritten_state(&self) -> bool {
+        self.reset_to.is_some() || self.hard_handed != self.hard_state
+    }
+
     /// The log is about to lose every entry from `from` on.
     pub(crate) fn overwrite(&mut self, from: LogIndex) {
         let kept = from.prev();

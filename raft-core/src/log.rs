@@ -168,12 +168,18 @@ impl Log {
         if from > through {
             return Some(Entries::empty());
         }
+        if let Some(window) = self.tail.newest(from, through)
+            && window.len() <= entries_max
+            && window.size_bytes() <= bytes_max
+        {
+            return Some(Entries::from_window(window.clone()));
+        }
         self.tail.slice(from, through, entries_max, bytes_max)
     }
 
     /// Bytes of entries after `index`, as far as they are in the tail.
     pub(crate) fn bytes_after(&self, index: LogIndex) -> u64 {
-        self.tail.bytes_after(index)
+        if index >= self.last_index() { 0 } else { self.tail.bytes_after(index) }
     }
 
     /// Drops durable entries from memory until the tail has at most `bytes_max` bytes.
@@ -205,6 +211,8 @@ struct Slot {
 struct Tail {
     slots: VecDeque<Slot>,
     start_bytes: u64,
+    /// Where the last slot ends.
+    end_bytes: u64,
 }
 
 impl Tail {
@@ -212,13 +220,20 @@ impl Tail {
         self.slots.front().map(|slot| slot.window.first_index())
     }
 
-    fn end_bytes(&self) -> u64 {
-        self.slots.back().map_or(self.start_bytes, |slot| slot.end_bytes)
+    fn push(&mut self, window: Window) {
+        self.end_bytes += window.size_bytes();
+        self.slots.push_back(Slot { window, end_bytes: self.end_bytes });
     }
 
-    fn push(&mut self, window: Window) {
-        let end_bytes = self.end_bytes() + window.size_bytes();
-        self.slots.push_back(Slot { window, end_bytes });
+    /// The window that is exactly `[from, through]`, if it is the last one or the one before: a log that is kept up with
+    /// is read a block at a time.
+    fn newest(&self, from: LogIndex, through: LogIndex) -> Option<&Window> {
+        let last = self.slots.len().checked_sub(1)?;
+        let mut window = &self.slots[last].window;
+        if window.first_index() > from {
+            window = &self.slots[last.checked_sub(1)?].window;
+        }
+        (window.first_index() == from && window.last_index() == through).then_some(window)
     }
 
     /// The slot that contains `index` or, if `index` is before the tail, its first.
@@ -232,6 +247,7 @@ impl Tail {
 
     fn truncate(&mut self, from: LogIndex) {
         while let Some(slot) = self.slots.pop_back() {
+            self.end_bytes = slot.end_bytes - slot.window.size_bytes();
             if slot.window.first_index() >= from {
                 continue;
             }
@@ -244,21 +260,18 @@ impl Tail {
     fn bytes_after(&self, index: LogIndex) -> u64 {
         let at = self.slots.partition_point(|slot| slot.window.last_index() <= index);
         match self.slots.get(at) {
-            Some(slot) => self.end_bytes() - (slot.end_bytes - slot.window.size_bytes()),
+            Some(slot) => self.end_bytes - (slot.end_bytes - slot.window.size_bytes()),
             None => 0,
         }
     }
 
     fn evict(&mut self, durable: LogIndex, bytes_max: u64) {
-        while self.end_bytes() - self.start_bytes > bytes_max {
+        while self.end_bytes - self.start_bytes > bytes_max {
             match self.slots.front() {
                 Some(slot) if slot.window.last_index() <= durable => self.start_bytes = slot.end_bytes,
                 _ => break,
             }
             self.slots.pop_front();
-        }
-        if self.slots.is_empty() {
-            self.start_bytes = 0;
         }
     }
 

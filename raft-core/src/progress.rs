@@ -339,6 +339,11 @@ impl Progress {
         }
     }
 
+    /// Whether there is nothing to tell it of a log that ends at `last`: most of the time there is not.
+    pub(crate) fn is_up_to_date(&self, last: LogIndex) -> bool {
+        self.state == ReplicationState::Replicate && self.next_index > last && !self.heartbeat_due
+    }
+
     /// A message that begins at `next_index` leaves.
     pub(crate) fn sent(&mut self, entries: &Entries) {
         self.heartbeat_due = false;

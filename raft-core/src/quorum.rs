@@ -26,12 +26,16 @@ fn majority<T: Ord + Copy + Default>(voters: &BTreeSet<NodeId>, value: impl Fn(N
     const INLINE: usize = 16;
     let needed = voters.len() / 2 + 1;
     if voters.len() <= INLINE {
+        // Kept in falling order: so few are sorted fastest as they come.
         let mut sorted = [T::default(); INLINE];
-        for (slot, node) in sorted.iter_mut().zip(voters) {
-            *slot = value(*node);
+        for (count, node) in voters.iter().enumerate() {
+            let (value, mut at) = (value(*node), count);
+            while at > 0 && sorted[at - 1] < value {
+                sorted[at] = sorted[at - 1];
+                at -= 1;
+            }
+            sorted[at] = value;
         }
-        let sorted = &mut sorted[..voters.len()];
-        sorted.sort_unstable_by(|a, b| b.cmp(a));
         return sorted.get(needed - 1).copied().unwrap_or_default();
     }
     // Large clusters are rare: each candidate value is counted, without a buffer.

@@ -67,8 +67,13 @@ impl TermIndex {
         LogId::new(self.runs.last().map_or(self.base.term, |run| run.term), self.last)
     }
 
+    /// How many runs begin at or before `index`.
     fn run_at(&self, index: LogIndex) -> usize {
-        self.runs.partition_point(|run| run.first <= index)
+        // Recent entries are asked for most: they are in the last run.
+        match self.runs.last() {
+            Some(run) if run.first <= index => self.runs.len(),
+            _ => self.runs.partition_point(|run| run.first <= index),
+        }
     }
 
     /// The term of the entry at `index`; `None` outside `[base, last]`.
@@ -76,20 +81,18 @@ impl TermIndex {
         if index > self.last || index < self.base.index {
             return None;
         }
-        // Recent entries are asked for most: the last run usually answers.
-        match self.runs.last() {
-            Some(run) if run.first <= index => Some(run.term),
-            _ => match self.run_at(index) {
-                0 => Some(self.base.term),
-                at => Some(self.runs[at - 1].term),
-            },
+        match self.run_at(index) {
+            0 => Some(self.base.term),
+            at => Some(self.runs[at - 1].term),
         }
     }
 
     /// As [`term`](Self::term), also for what was compacted as far as it is remembered.
     pub(crate) fn remembered(&self, index: LogIndex) -> Option<Term> {
+        if index > self.last {
+            return None;
+        }
         match self.run_at(index) {
-            _ if index > self.last => None,
             0 => (index == self.base.index).then_some(self.base.term),
             at => Some(self.runs[at - 1].term),
         }

@@ -6,7 +6,7 @@
 use alloc::sync::Arc;
 use core::ops::Range;
 
-use super::commands::{Chunk, END_BYTES};
+use super::commands::{Chunk, ChunkCommands};
 use super::{BLOCK_BYTES, EntryRef};
 use crate::ids::{LogId, LogIndex, Term};
 use crate::membership::Membership;
@@ -22,6 +22,10 @@ pub(crate) enum BlockBody {
 pub(crate) struct Block {
     first: LogId,
     body: BlockBody,
+    /// How many entries it has.
+    count: u32,
+    /// What it counts against limits: asked for at every step of an entry's way.
+    size_bytes: u64,
 }
 
 /// The entries `[start, end)` of a block, counted within it. Never empty.
@@ -34,15 +38,19 @@ pub(crate) struct Window {
 
 impl Window {
     pub(crate) fn new(first: LogId, body: BlockBody) -> Self {
-        let end = match &body {
-            BlockBody::Commands(chunk) => chunk.count(),
-            BlockBody::Noop | BlockBody::Membership(_) => 1,
+        let (count, payload_bytes) = match &body {
+            BlockBody::Commands(chunk) => (chunk.count(), chunk.size_bytes(0..chunk.count())),
+            BlockBody::Noop => (1, 0),
+            BlockBody::Membership(membership) => {
+                (1, membership.nodes.values().map(|address| address.len() as u64 + 64).sum())
+            }
         };
         assert!(
-            first.index > LogIndex::ZERO && end > 0,
+            first.index > LogIndex::ZERO && count > 0,
             "a block starts at index 1 or later and is not empty"
         );
-        Self { block: Arc::new(Block { first, body }), start: 0, end }
+        let size_bytes = BLOCK_BYTES + payload_bytes;
+        Self { block: Arc::new(Block { first, body, count, size_bytes }), start: 0, end: count }
     }
 
     pub(crate) fn term(&self) -> Term {
@@ -80,17 +88,12 @@ impl Window {
 
     /// What the window counts against limits in bytes.
     pub(crate) fn size_bytes(&self) -> u64 {
-        BLOCK_BYTES
-            + match &self.block.body {
-                BlockBody::Noop => 0,
-                BlockBody::Commands(chunk) => {
-                    chunk.data(self.range()).len() as u64
-                        + u64::from(self.end - self.start) * END_BYTES as u64
-                }
-                BlockBody::Membership(membership) => {
-                    membership.nodes.values().map(|address| address.len() as u64 + 64).sum()
-                }
+        match &self.block.body {
+            BlockBody::Commands(chunk) if self.range() != (0..self.block.count) => {
+                BLOCK_BYTES + chunk.size_bytes(self.range())
             }
+            _ => self.block.size_bytes,
+        }
     }
 
     /// The part of the window in `[from, through]`, if any.
@@ -112,9 +115,7 @@ impl Window {
         let mut end = self.start + u32::try_from(count).expect("at most the window's own length");
         if let BlockBody::Commands(chunk) = &self.block.body {
             let room = bytes_max.saturating_sub(BLOCK_BYTES);
-            let cost = |end: u32| {
-                chunk.data(self.start..end).len() as u64 + u64::from(end - self.start) * END_BYTES as u64
-            };
+            let cost = |end: u32| chunk.size_bytes(self.start..end);
             if cost(end) > room {
                 // The greatest end whose cost still fits; costs grow with the end.
                 let (mut fits, mut too_many) = (self.start, end);
@@ -132,12 +133,37 @@ impl Window {
         Self { block: Arc::clone(&self.block), start: self.start, end }
     }
 
-    pub(super) fn entry(&self, at: u32) -> EntryRef<'_> {
-        let id = LogId::new(self.term(), self.block.first.index.plus(u64::from(at)));
+    /// Each entry in turn.
+    pub(super) fn entries(&self) -> WindowEntries<'_> {
+        let first = self.first();
         match &self.block.body {
-            BlockBody::Noop => EntryRef::Noop(id),
-            BlockBody::Commands(chunk) => EntryRef::Command(id, chunk.command(at)),
-            BlockBody::Membership(membership) => EntryRef::Membership(id, membership),
+            BlockBody::Noop => WindowEntries::One(Some(EntryRef::Noop(first))),
+            BlockBody::Membership(membership) => {
+                WindowEntries::One(Some(EntryRef::Membership(first, membership)))
+            }
+            BlockBody::Commands(chunk) => WindowEntries::Commands(first, chunk.commands(self.range())),
+        }
+    }
+}
+
+/// The entries of one window.
+pub(super) enum WindowEntries<'a> {
+    One(Option<EntryRef<'a>>),
+    /// The next one's place.
+    Commands(LogId, ChunkCommands<'a>),
+}
+
+impl<'a> Iterator for WindowEntries<'a> {
+    type Item = EntryRef<'a>;
+
+    fn next(&mut self) -> Option<EntryRef<'a>> {
+        match self {
+            Self::Commands(next, commands) => {
+                let id = *next;
+                next.index = id.index.next();
+                commands.next().map(|command| EntryRef::Command(id, command))
+            }
+            Self::One(entry) => entry.take(),
         }
     }
 }

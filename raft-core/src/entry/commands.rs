@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use bytes::Bytes;
 use core::fmt;
 use core::ops::{Deref, Range};
+use core::{mem, slice};
 
 use super::BLOCK_BYTES;
 
@@ -94,8 +95,46 @@ impl Chunk {
         })
     }
 
-    pub(super) fn command(&self, at: u32) -> CommandRef<'_> {
-        CommandRef { buffer: self.bytes(), start: self.start(at), end: self.end(at) }
+    /// What the commands of `range` count against limits: their bytes and their ends.
+    pub(crate) fn size_bytes(&self, range: Range<u32>) -> u64 {
+        let ends_bytes = range.len() as u64 * END_BYTES as u64;
+        self.data(range).len() as u64 + ends_bytes
+    }
+
+    /// The commands of `range`.
+    pub(super) fn commands(&self, range: Range<u32>) -> ChunkCommands<'_> {
+        let start = if range.is_empty() { 0 } else { self.start(range.start) };
+        let (ends, alone): (&[u8], _) = match self {
+            Self::Single(bytes) => (&[], (!range.is_empty()).then_some(bytes.len())),
+            Self::Packed { bytes, count } => {
+                let ends = &bytes[bytes.len() - *count as usize * END_BYTES..];
+                (&ends[range.start as usize * END_BYTES..range.end as usize * END_BYTES], None)
+            }
+        };
+        ChunkCommands { buffer: self.bytes(), start, ends: ends.as_chunks().0.iter(), alone }
+    }
+}
+
+/// The commands of a buffer, one after the other.
+pub(super) struct ChunkCommands<'a> {
+    buffer: &'a Bytes,
+    /// Where the next one begins.
+    start: usize,
+    ends: slice::Iter<'a, [u8; END_BYTES]>,
+    /// Where a command without `ends` does.
+    alone: Option<usize>,
+}
+
+impl<'a> Iterator for ChunkCommands<'a> {
+    type Item = CommandRef<'a>;
+
+    fn next(&mut self) -> Option<CommandRef<'a>> {
+        let end = match self.ends.next() {
+            Some(raw) => u32::from_le_bytes(*raw) as usize,
+            None => self.alone.take()?,
+        };
+        let start = mem::replace(&mut self.start, end);
+        Some(CommandRef { buffer: self.buffer, start, end })
     }
 }
 
@@ -148,14 +187,15 @@ impl Commands {
 
     /// Each command in turn.
     pub fn iter(&self) -> impl Iterator<Item = CommandRef<'_>> {
-        self.chunks().iter().flat_map(|chunk| (0..chunk.count()).map(|at| chunk.command(at)))
+        self.chunks().iter().flat_map(|chunk| chunk.commands(0..chunk.count()))
     }
 
     /// The longest command's length in bytes, if that is more than `bytes_max`.
     pub(crate) fn longest_bytes_above(&self, bytes_max: u64) -> Option<u64> {
         // A buffer that is short enough as a whole holds no command that is too long.
         let chunks = self.chunks().iter().filter(|chunk| chunk.bytes().len() as u64 > bytes_max);
-        let lengths = chunks.flat_map(|chunk| (0..chunk.count()).map(|at| chunk.command(at).len() as u64));
+        let commands = chunks.flat_map(|chunk| chunk.commands(0..chunk.count()));
+        let lengths = commands.map(|command| command.len() as u64);
         lengths.max().filter(|longest| *longest > bytes_max)
     }
 }
@@ -258,7 +298,7 @@ impl CommandPacker {
         if self.ends.is_empty() {
             return None;
         }
-        let mut data = core::mem::take(&mut self.data);
+        let mut data = mem::take(&mut self.data);
         let chunk = if self.ends.len() == 1 {
             // What was reserved for more commands is not kept with one.
             data.shrink_to_fit();
@@ -299,7 +339,7 @@ impl CommandPacker {
 
 impl fmt::Debug for Chunk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries((0..self.count()).map(|at| self.command(at))).finish()
+        f.debug_list().entries(self.commands(0..self.count())).finish()
     }
 }
 

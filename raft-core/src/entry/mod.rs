@@ -198,7 +198,7 @@ impl Entries {
 
     /// Each entry in turn.
     pub fn iter(&self) -> impl Iterator<Item = EntryRef<'_>> {
-        self.windows().iter().flat_map(|window| window.range().map(|at| window.entry(at)))
+        self.windows().iter().flat_map(Window::entries)
     }
 
     /// The part in `[from, through]`; empty if they have nothing in common.

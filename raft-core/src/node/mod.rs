@@ -286,8 +286,8 @@ impl Node {
 
     /// A sole voter has nobody to wait for but its own disk.
     fn hurry_if_alone(&mut self) {
-        let waits = matches!(self.role, Role::Follower(_)) && self.shared.may_campaign().is_ok();
-        if waits && self.shared.is_sole_voter() {
+        let alone = matches!(self.role, Role::Follower(_)) && self.shared.is_sole_voter();
+        if alone && self.shared.may_campaign().is_ok() {
             self.shared.election = Some(Deadline::at(self.shared.now));
         }
     }
@@ -339,24 +339,30 @@ impl Node {
         }
         let shared = &mut self.shared;
         if let Some(action) = shared.out.pop_front() {
+            if shared.out.is_empty() && !matches!(self.role, Role::Leader(_)) {
+                // Others need this list rarely: it is not kept while they idle.
+                shared.out.shrink_to(0);
+            }
             return Some(action);
         }
-        // Messages first: peers write to their disks while this node writes to its own (thesis §10.2.1).
+        // Most of these are asked in vain: that there is nothing to hand out is seen at a glance. Messages first: peers
+        // write to their disks while this node writes to its own (thesis §10.2.1).
         let message = match &mut self.role {
-            Role::Leader(role) => role.next_action(shared),
-            Role::Follower(role) => role.next_action(shared),
-            Role::PreCandidate(_) | Role::Candidate(_) => None,
+            Role::Leader(role) if role.has_action(shared) => role.next_action(shared),
+            Role::Follower(role) if role.has_action() => role.next_action(shared),
+            _ => None,
         };
         if message.is_some() {
             return message;
         }
-        let write = shared.next_write();
-        if write.is_some() {
-            return write;
+        if shared.has_write() {
+            return shared.next_write();
         }
-        let apply = shared.next_apply();
-        if apply.is_some() {
-            return apply;
+        if shared.has_apply() {
+            let apply = shared.next_apply();
+            if apply.is_some() {
+                return apply;
+            }
         }
         let read = match &mut self.role {
             Role::Leader(role) => role.next_serve(shared),
@@ -372,15 +378,12 @@ impl Node {
                 return served;
             }
         }
-        self.next_of_snapshots()
+        if shared.has_snapshot_action() { self.next_of_snapshots() } else { None }
     }
 
+    #[inline(never)]
     fn next_of_snapshots(&mut self) -> Option<Action> {
         let shared = &mut self.shared;
-        if !matches!(self.role, Role::Leader(_)) {
-            // Others need this list rarely: it is not kept while they idle.
-            shared.out.shrink_to(0);
-        }
         let task = shared.next_snapshot_task();
         if task.is_some() {
             return task;

@@ -28,8 +28,10 @@ impl Node {
             Body::AppendEntries { prev, ref entries, commit, round } => {
                 // An answer to an earlier term confirms no round: its receiver may lead this very term by the time it
                 // arrives.
-                let conflict = Conflict { prev: LogIndex::ZERO, hint: LogId::ZERO };
-                let late = Body::AppendEntriesReply { result: Err(conflict), round: 0 };
+                let late = || {
+                    let conflict = Conflict { prev: LogIndex::ZERO, hint: LogId::ZERO };
+                    Body::AppendEntriesReply { result: Err(conflict), round: 0 }
+                };
                 if !self.recognise_leader(from, term, late) {
                     return;
                 }
@@ -38,8 +40,10 @@ impl Node {
                 }
             }
             Body::InstallSnapshot { meta, offset, data, done, round } => {
-                let progress = InstallProgress::Wants(0);
-                let late = Body::InstallSnapshotReply { id: meta.id, progress, round: 0 };
+                let late = || {
+                    let progress = InstallProgress::Wants(0);
+                    Body::InstallSnapshotReply { id: meta.id, progress, round: 0 }
+                };
                 if !self.recognise_leader(from, term, late) {
                     return;
                 }
@@ -61,8 +65,8 @@ impl Node {
     fn reply(&mut self, from: NodeId, term: Term, body: &Body) {
         let member = self.shared.membership().contains(from);
         let leaving =
-            matches!(&self.role, Role::Leader(leader) if leader.peers().any(|peer| peer.id == from));
-        if !member && !leaving {
+            || matches!(&self.role, Role::Leader(leader) if leader.peers().any(|peer| peer.id == from));
+        if !member && !leaving() {
             // Strangers were asked nothing.
             self.shared.counters.stale += 1;
             return;
@@ -181,11 +185,11 @@ impl Node {
 
     /// A message of the leader of `term`: obeys it, unless that would make two leaders of one term (§5.2), or the term is
     /// over. Afterwards this node is its follower.
-    fn recognise_leader(&mut self, from: NodeId, term: Term, late: Body) -> bool {
+    fn recognise_leader(&mut self, from: NodeId, term: Term, late: impl FnOnce() -> Body) -> bool {
         if term < self.shared.term() {
             // The leader learns of this term by the answer, and steps down (§5.1, TRAP 11).
             self.shared.counters.stale += 1;
-            self.shared.send_gated(from, late);
+            self.shared.send_gated(from, late());
             return false;
         }
         if term > self.shared.term() {

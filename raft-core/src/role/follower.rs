@@ -156,11 +156,14 @@ impl Follower {
         self.verified.min(shared.disk.durable())
     }
 
+    /// Whether the leader is to be told something.
+    pub(crate) fn has_action(&self) -> bool {
+        self.reply_due || self.conflict.is_some() || self.installing.is_some()
+    }
+
     /// The next reply to the leader. Late: one answers for every message since the last.
+    #[inline(never)]
     pub(crate) fn next_action(&mut self, shared: &Shared) -> Option<Action> {
-        if !self.reply_due && self.conflict.is_none() && self.installing.is_none() {
-            return None;
-        }
         let leader = shared.leader.filter(|_| shared.disk.settled())?;
         if let Some(id) = self.installing.take() {
             let progress = shared.install_progress(id, self.matched(shared));

@@ -58,7 +58,11 @@ impl Shared {
         if self.config.lease.is_some() {
             self.lease_until = Some(self.now + self.config.election_timeout_min);
         }
-        self.rearm_election();
+        // Whether it may be needed is known: what changes that arms or disarms the timeout.
+        let timeout = self.election_timeout();
+        if let Some(election) = &mut self.election {
+            *election = Deadline::at(self.now + timeout);
+        }
     }
 
     pub(crate) fn set_leader(&mut self, leader: Option<NodeId>) {
@@ -106,9 +110,13 @@ impl Shared {
 
     /// Arms the election timeout anew (§5.2), for those who may campaign.
     pub(crate) fn rearm_election(&mut self) {
-        let (min, max) = (self.config.election_timeout_min, self.config.election_timeout_max);
-        let timeout = self.rng.duration(min, max);
+        let timeout = self.election_timeout();
         self.election = self.may_be_needed().then(|| Deadline::at(self.now + timeout));
+    }
+
+    /// Drawn anew each time (§5.2).
+    fn election_timeout(&mut self) -> core::time::Duration {
+        self.rng.duration(self.config.election_timeout_min, self.config.election_timeout_max)
     }
 
     /// Whether this node's disk has not answered for longer than any election timeout (TRAP 60).

@@ -48,7 +48,7 @@ impl Default for LogReads {
 impl Shared {
     pub(crate) fn persisted(&mut self, id: crate::ids::WriteId) -> Result<(), Fatal> {
         self.disk.persisted(id)?;
-        if self.disk.settled() {
+        if !self.gated.is_empty() && self.disk.settled() {
             // Elections are rare: the list need not be kept.
             let gated = core::mem::take(&mut self.gated).into_iter().map(Action::Send);
             self.out.extend(gated);
@@ -116,18 +116,19 @@ impl Shared {
         self.log_reads.pending.iter().any(|read| read.reader == Reader::Machine)
     }
 
-    /// The next write, if there is something to write and room for it among those in flight.
+    /// Whether there is something to write and room for it among those in flight.
+    pub(crate) fn has_write(&self) -> bool {
+        let news = self.disk.unwritten() <= self.log.last_index() || self.disk.has_unwritten_state();
+        news && self.disk.inflight() < self.config.writes_inflight_max
+    }
+
+    /// The next write.
+    #[inline(never)]
     pub(crate) fn next_write(&mut self) -> Option<Action> {
-        if self.disk.inflight() >= self.config.writes_inflight_max {
-            return None;
-        }
         let hard_state = self.disk.unwritten_hard_state();
         let reset_to = self.disk.unwritten_reset();
         let from = self.disk.unwritten();
         let last = self.log.last_index();
-        if hard_state.is_none() && reset_to.is_none() && from > last {
-            return None;
-        }
         let entries = self
             .log
             .slice(from, last, u64::MAX, self.config.write_bytes_max)
@@ -136,14 +137,21 @@ impl Shared {
         Some(Action::Log(LogTask::Write(Write { id, hard_state, reset_to, entries })))
     }
 
-    /// The next entries for the state machine: committed and durable here, so that a crash of the whole cluster
-    /// cannot take back what a client has seen applied (TRAP 22).
+    /// Through where entries may be applied: committed and durable here, so that a crash of the whole cluster cannot
+    /// take back what a client has seen applied (TRAP 22).
+    fn appliable(&self) -> LogIndex {
+        self.commit_index.min(self.disk.durable())
+    }
+
+    /// Whether there may be entries for the state machine, and room for them.
+    pub(crate) fn has_apply(&self) -> bool {
+        self.apply_handed < self.appliable() && self.applying.bytes() < self.config.apply_bytes_max
+    }
+
+    /// The next entries for the state machine, unless they are still to be read.
+    #[inline(never)]
     pub(crate) fn next_apply(&mut self) -> Option<Action> {
-        let from = self.apply_handed.next();
-        let through = self.commit_index.min(self.disk.durable());
-        if from > through || self.applying.bytes() >= self.config.apply_bytes_max {
-            return None;
-        }
+        let (from, through) = (self.apply_handed.next(), self.appliable());
         let bytes_max = self.config.apply_bytes_max;
         match self.log.slice(from, through, u64::MAX, bytes_max) {
             Some(entries) => Some(self.apply(entries)),

@@ -251,9 +251,10 @@ impl Shared {
             return;
         }
         let id = self.log.terms.id(index).expect("the commit index never passes the end of the log (§5.3)");
-        self.commit_index = index;
+        let before = core::mem::replace(&mut self.commit_index, index);
         self.proposals.committed(id, &self.log.terms, applied_here, &mut self.out);
-        if self.election.is_some() && !self.may_be_needed() {
+        // Only the commit of the configuration in force changes who may be needed.
+        if self.log.membership().0 > before && self.election.is_some() && !self.may_be_needed() {
             // It has left (§6, TRAP 14).
             self.election = None;
         }
@@ -286,7 +287,7 @@ impl Shared {
     }
 
     fn answer_bootstraps(&mut self) {
-        if self.disk.durable() >= LogIndex::FIRST && self.disk.settled() {
+        if !self.bootstraps.is_empty() && self.disk.durable() >= LogIndex::FIRST && self.disk.settled() {
             for ticket in core::mem::take(&mut self.bootstraps) {
                 self.admin(ticket, AdminOutcome::Done);
             }

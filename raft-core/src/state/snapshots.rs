@@ -76,6 +76,10 @@ impl Snapshots {
         self.since_bytes += bytes;
     }
 
+    fn is_asked_for(&self) -> bool {
+        self.wanted || !self.tickets.is_empty()
+    }
+
     /// Whether the policy wants one, once entries through `handed` went to the machine.
     fn is_due(&self, policy: SnapshotPolicy, handed: LogIndex) -> bool {
         let entries = handed.since(self.since);
@@ -116,6 +120,15 @@ impl Shared {
         replaced.saturating_mul(self.snapshots.entry_bytes) > cost
     }
 
+    /// Whether there may be something to do about snapshots and for the log's length.
+    pub(crate) fn has_snapshot_action(&self) -> bool {
+        let snapshots = &self.snapshots;
+        let (handed, policy) = (self.apply_handed, self.config.snapshot_policy);
+        snapshots.receiving.is_some()
+            || (snapshots.taking.is_none() && (snapshots.is_asked_for() || snapshots.is_due(policy, handed)))
+            || (snapshots.latest.is_some() && self.may_compact().is_some())
+    }
+
     // --- taking one ----------------------------------------------------------------------------------------
 
     pub(crate) fn take_snapshot(&mut self, ticket: Ticket) {
@@ -132,8 +145,8 @@ impl Shared {
     /// The next snapshot to take, by policy or on demand.
     pub(crate) fn next_snapshot(&mut self) -> Option<Action> {
         let (snapshots, handed) = (&self.snapshots, self.apply_handed);
-        let asked = snapshots.wanted || !snapshots.tickets.is_empty();
-        if snapshots.taking.is_some() || !(asked || snapshots.is_due(self.config.snapshot_policy, handed)) {
+        let due = snapshots.is_asked_for() || snapshots.is_due(self.config.snapshot_policy, handed);
+        if snapshots.taking.is_some() || !due {
             return None;
         }
         // One that turned out unusable is replaced even if nothing happened since.

@@ -179,11 +179,10 @@ impl Leader {
     /// The next step of the change in progress, if it is time for one.
     pub(super) fn drive_change(&mut self, shared: &mut Shared) -> Next {
         self.take_leave(shared);
-        let (index, membership) = shared.log.membership();
-        let rest = membership.is_settled() && membership.is_voter(shared.id());
-        if rest && self.change.is_none() && !self.peers.iter().any(|peer| peer.leaving) {
+        if self.settled && self.change.is_none() && !self.peers.iter().any(|peer| peer.leaving) {
             return Next::Stay;
         }
+        let (index, membership) = shared.log.membership();
         let membership = Arc::clone(membership);
         if index > shared.commit_index {
             if membership.is_joint() && self.change.cancel.is_some() && self.may_back_out(shared, index) {

@@ -35,6 +35,8 @@ pub(crate) use clients::tickets_of;
 #[derive(Clone, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Leader {
+    /// The membership in force is settled, and this node votes in it.
+    settled: bool,
     /// Every other member, by id, and those that left and are not told so yet.
     peers: Vec<Progress>,
     /// Where the search for the next message goes on.
@@ -73,6 +75,7 @@ impl Leader {
         shared.election = None;
         let next_index = shared.log.last_index().next();
         let mut leader = Self {
+            settled: false,
             peers: Vec::new(),
             cursor: 0,
             round: 1,

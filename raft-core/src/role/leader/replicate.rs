@@ -19,6 +19,7 @@ impl Leader {
     /// The peers are who the membership in force says (§6). Who left is kept until it is told so.
     pub(super) fn match_peers(&mut self, shared: &Shared) {
         let membership = Arc::clone(shared.membership());
+        self.settled = membership.is_settled() && membership.is_voter(shared.id());
         let next_index = shared.log.last_index().next();
         // What somebody said before it was added, or before it left and came back, proves nothing now (TRAP 28).
         self.peers.retain(|peer| !(peer.leaving && membership.contains(peer.id)));
@@ -226,7 +227,15 @@ impl Leader {
         self.peers.iter().any(|peer| peer.snapshot().is_some_and(|meta| meta.id == id))
     }
 
+    /// Whether a peer may have something to get, or a member an answer.
+    pub(crate) fn has_action(&self, shared: &Shared) -> bool {
+        let last = shared.log.last_index();
+        let mut rest = self.peers.iter().skip(self.cursor);
+        rest.any(|peer| !peer.is_up_to_date(last)) || self.reads.is_asked()
+    }
+
     /// The next message to a peer, or read of older entries or of a snapshot for one.
+    #[inline(never)]
     pub(crate) fn next_action(&mut self, shared: &mut Shared) -> Option<Action> {
         while let Some(peer) = self.peers.get_mut(self.cursor) {
             if let Some(action) = next_for(peer, shared, self.round) {
