@@ -41,7 +41,7 @@ pub(crate) async fn receive(
     admitted: &Admitted,
     reader: &mut FrameReader<Stream>,
 ) -> Result<(), End> {
-    let mut desk = Desk { shared, admitted, links: HashMap::new(), ended: shared.registry.ended() };
+    let mut desk = Desk::new(shared, admitted);
     loop {
         let end = match reader.next().await {
             Ok(frame) => match desk.take(frame).await {
@@ -69,11 +69,20 @@ struct Desk<'a> {
     admitted: &'a Admitted,
     /// The ways into those groups that were written to, which may have ended meanwhile.
     links: HashMap<GroupId, Link>,
-    /// How many groups had ended when that was last looked at.
-    ended: u64,
+    /// Whether the peer is a member of any group here.
+    is_member: bool,
+    /// How often any of that had changed when it was looked at.
+    changes: u64,
 }
 
-impl Desk<'_> {
+impl<'a> Desk<'a> {
+    fn new(shared: &'a Shared, admitted: &'a Admitted) -> Self {
+        // Before the look: what changes meanwhile is looked at again.
+        let changes = shared.registry.changes();
+        let is_member = shared.is_member(admitted.peer);
+        Self { shared, admitted, links: HashMap::new(), is_member, changes }
+    }
+
     async fn take(&mut self, frame: Bytes) -> Result<(), End> {
         let bytes = frame.len();
         let counts = &self.shared.counts;
@@ -120,18 +129,19 @@ impl Desk<'_> {
     /// The way into a group that runs.
     fn link(&mut self, group: GroupId) -> Option<&Link> {
         use std::collections::hash_map::Entry;
-        let ended = self.shared.registry.ended();
-        if ended != self.ended {
-            self.ended = ended;
-            self.links.retain(|group, _| self.shared.registry.inbox(*group).is_some());
+        if self.shared.registry.changes() != self.changes {
+            let before = std::mem::replace(self, Self::new(self.shared, self.admitted));
+            if before.is_member == self.is_member {
+                self.links = before.links;
+                self.links.retain(|group, _| self.shared.registry.inbox(*group).is_some());
+            }
         }
         match self.links.entry(group) {
             Entry::Occupied(known) => Some(known.into_mut()),
             Entry::Vacant(place) => {
                 let inbox = self.shared.registry.inbox(group)?;
-                let Admitted { peer, lane, is_member, .. } = self.admitted;
-                let owner = is_member.then_some(*peer);
-                Some(place.insert(inbox.link(self.shared.budgets.of(owner, *lane, group))))
+                let owner = self.is_member.then_some(self.admitted.peer);
+                Some(place.insert(inbox.link(self.shared.budgets.of(owner, self.admitted.lane, group))))
             }
         }
     }

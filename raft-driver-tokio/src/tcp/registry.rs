@@ -13,8 +13,9 @@ use crate::transport::Inbox;
 pub(crate) struct Registry {
     /// Nobody receives for a name that is taken, until its group is started.
     groups: Mutex<HashMap<GroupId, Option<Inbox>>>,
-    /// How many groups have ended: whoever keeps a way into one looks whether it is among them.
-    ended: AtomicU64,
+    /// How often a group ended, or a peer became a member or ceased to be one: whoever keeps a way into a group looks
+    /// again then.
+    changes: AtomicU64,
 }
 
 impl Registry {
@@ -39,11 +40,15 @@ impl Registry {
 
     pub(crate) fn remove(&self, group: GroupId) {
         self.groups().remove(&group);
-        self.ended.fetch_add(1, Ordering::Release);
+        self.changed();
     }
 
-    pub(crate) fn ended(&self) -> u64 {
-        self.ended.load(Ordering::Acquire)
+    pub(crate) fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::Release);
+    }
+
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     pub(crate) fn inbox(&self, group: GroupId) -> Option<Inbox> {

@@ -109,8 +109,6 @@ struct Inbound {
 pub(crate) struct Admitted {
     pub(crate) peer: NodeId,
     pub(crate) lane: Lane,
-    /// Whether it was a member of any group here when it connected.
-    pub(crate) is_member: bool,
     /// Cancelled when a newer connection takes its place.
     pub(crate) replaced: CancellationToken,
     serial: u64,
@@ -172,7 +170,15 @@ impl Shared {
 
     /// A group has a member at this address.
     pub(crate) fn join(self: &Arc<Self>, peer: NodeId, address: &str) {
-        let new = self.gate().book.join(peer, address, &self.stop);
+        let new = {
+            let mut gate = self.gate();
+            let was_member = gate.book.is_member(peer);
+            let new = gate.book.join(peer, address, &self.stop);
+            if !was_member {
+                self.registry.changed();
+            }
+            new
+        };
         if let Some(peer) = new {
             self.dial(&peer);
         }
@@ -185,7 +191,16 @@ impl Shared {
 
     /// A group no longer has this member.
     pub(crate) fn leave(&self, peer: NodeId, address: &str) {
-        self.gate().book.leave(peer, address);
+        let mut gate = self.gate();
+        gate.book.leave(peer, address);
+        if !gate.book.is_member(peer) {
+            self.registry.changed();
+        }
+    }
+
+    /// Whether any group here has this member.
+    pub(crate) fn is_member(&self, peer: NodeId) -> bool {
+        self.gate().book.is_member(peer)
     }
 
     /// A group has ended.
@@ -242,10 +257,7 @@ impl Shared {
         let peer = hello.from.node;
         let mut gate = self.gate();
         gate.has_room(peer, self.config.strangers_max)?;
-        let is_member = gate.book.is_member(peer);
-        if !is_member {
-            gate.book.spoke(peer, &address);
-        }
+        gate.book.spoke(peer, &address);
         gate.accepted += 1;
         let (serial, lane) = (gate.accepted, hello.lane);
         let replaced = CancellationToken::new();
@@ -257,7 +269,7 @@ impl Shared {
             // It is there: no reason to pause any longer.
             Lane::ALL.iter().for_each(|lane| peer.kick(*lane).notify_one());
         }
-        Ok(Admitted { peer, lane, is_member, replaced, serial, shared: Arc::clone(self) })
+        Ok(Admitted { peer, lane, replaced, serial, shared: Arc::clone(self) })
     }
 
     /// Whether a peer, which is who it says, still has the data directory that it had before; a new one is remembered.

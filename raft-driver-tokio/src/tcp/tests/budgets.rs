@@ -35,12 +35,18 @@ impl Idle {
         .await;
     }
 
-    /// Connects as node `from`, says ten things to each of these groups, and is gone when all were heard.
-    async fn flood(&self, from: u64, groups: std::ops::Range<u64>) {
-        let hello =
-            Hello { from: Identity { node: node(from), ..hello().from }, lane: Lane::Control, ..hello() };
+    /// Connects as node `from`.
+    async fn connect(&self, from: u64) -> TcpStream {
+        let from = Identity { node: node(from), ..hello().from };
+        let hello = Hello { from, lane: Lane::Control, ..hello() };
         let mut stream = TcpStream::connect(self.hub.local_addr()).await.unwrap();
         stream.write_all(&framed(|out| hello.encode(out))).await.unwrap();
+        within(FrameReader::new(&mut stream, 1024).next()).await.unwrap();
+        stream
+    }
+
+    /// Says ten things to each of these groups, which are heard.
+    async fn say(&self, stream: &mut TcpStream, from: u64, groups: std::ops::Range<u64>) {
         let before = self.hub.stats().messages_received;
         let mut said = 0;
         for group in groups {
@@ -51,6 +57,12 @@ impl Idle {
             said += 10;
         }
         self.until(|stats| stats.messages_received == before + said).await;
+    }
+
+    /// The same by a connection that is closed afterwards.
+    async fn flood(&self, from: u64, groups: std::ops::Range<u64>) {
+        let mut stream = self.connect(from).await;
+        self.say(&mut stream, from, groups).await;
         let closed = self.hub.stats().inbound_closed;
         drop(stream);
         self.until(|stats| stats.inbound_closed > closed).await;
@@ -96,13 +108,19 @@ async fn many_groups_share_what_one_peer_may_send() {
 #[tokio::test]
 async fn strangers_share_one_budget_by_whatever_names_and_members_have_their_own() {
     let mut idle = idle(small(8, 100), 1).await;
-    let member = (2, "127.0.0.1:1".to_owned());
-    idle.groups[0].peers(&Arc::new(Membership::of_voters(members(&[member]))));
+    let mut stream = idle.connect(2).await;
     for name in 10..20 {
         idle.flood(name, 0..1).await;
     }
+    idle.say(&mut stream, 2, 0..1).await;
     let strangers = idle.heard();
     assert_eq!(strangers.len(), 8);
-    idle.flood(2, 0..1).await;
+    // It is a member from now on, as this node hears; it need not connect again.
+    let member = (2, "127.0.0.1:1".to_owned());
+    idle.groups[0].peers(&Arc::new(Membership::of_voters(members(&[member]))));
+    idle.say(&mut stream, 2, 0..1).await;
     assert_eq!(idle.heard().len(), 8);
+    idle.groups[0].peers(&Arc::default());
+    idle.say(&mut stream, 2, 0..1).await;
+    assert_eq!(idle.heard().len(), 0, "a stranger again");
 }
