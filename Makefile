@@ -69,10 +69,10 @@ CHAOS_BUILD = --release -p raft-driver-tokio -p raft-driver-$(DRIVER)
 CHAOS_OUT = $(OUT)/release/examples
 
 # The seed determines the faults and their times, not how processes and requests interleave.
-chaos: ## Five real servers killed, paused, cut off, replaced under load, every history checked; DURATION_S, SEED, DRIVER=tokio|actix, NET=proxy|namespaces, TLS=1
+chaos: ## Five real servers killed, paused, cut off, replaced under load, every history checked; DURATION_S, SEED, DRIVER=tokio|actix, NET=proxy|namespaces, TLS=1, RECORD=1
 	$(CARGO) build $(CHAOS_BUILD) --example chaos --example $(CHAOS_SERVER)
 	$(CHAOS_OUT)/chaos run --server $(CHAOS_OUT)/$(CHAOS_SERVER) \
-	  --duration-s $(DURATION_S) --net $(NET) $(if $(SEED),--seed $(SEED)) $(if $(TLS),--tls)
+	  --duration-s $(DURATION_S) --net $(NET) $(if $(SEED),--seed $(SEED)) $(if $(TLS),--tls) $(if $(RECORD),--record)
 
 # The programs are those that the tests have built already.
 chaos-ci: ## A minute of it

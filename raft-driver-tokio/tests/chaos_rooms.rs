@@ -33,6 +33,8 @@ mod owner;
 mod process;
 #[path = "../examples/chaos/proxy.rs"]
 mod proxy;
+#[path = "../examples/chaos/recordings.rs"]
+mod recordings;
 #[path = "../examples/chaos/report.rs"]
 mod report;
 #[path = "../examples/chaos/run.rs"]

@@ -61,6 +61,9 @@ struct Run {
     /// Servers show each other certificates, made by the program for this run.
     #[arg(long)]
     tls: bool,
+    /// Servers record what they do, and at the end every recording is replayed. For servers of this very release.
+    #[arg(long)]
+    record: bool,
     /// Where data, histories and logs go; below the system's directory for temporary files if it is not given.
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
@@ -145,6 +148,7 @@ fn start(wanted: Run) -> io::Result<bool> {
         ops_per_s: wanted.ops_per_s,
         namespaces: wanted.net == Net::Namespaces,
         tls: wanted.tls,
+        record: wanted.record,
         arguments,
         keep: wanted.keep,
     };

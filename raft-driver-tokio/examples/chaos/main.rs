@@ -5,7 +5,7 @@
 //! * [`schedule`] draws the faults from a seed, [`nemesis`] and [`members`] perform them, [`links`] with [`proxy`] and
 //!   [`owner`], or with [`namespaces`], break the network.
 //! * [`clients`] ask over [`api`] and write their [`history`]; [`watch`] looks at the servers themselves.
-//! * [`settle`] is the end, [`said`] is what servers logged, [`verdict`] judges, [`report`] tells.
+//! * [`settle`] is the end, [`said`] is what servers logged, [`recordings`] what they recorded, [`verdict`] judges, [`report`] tells.
 //!
 //! It drives any server with the command line and the HTTP surface of the example `kv`. Linux only.
 
@@ -39,6 +39,8 @@ mod owner;
 mod process;
 #[cfg(target_os = "linux")]
 mod proxy;
+#[cfg(target_os = "linux")]
+mod recordings;
 #[cfg(target_os = "linux")]
 mod report;
 #[cfg(target_os = "linux")]

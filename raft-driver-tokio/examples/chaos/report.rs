@@ -6,6 +6,7 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::history::{Op, Outcome, Record};
+use crate::recordings::Replayed;
 use crate::said::Said;
 use crate::verdict::Judged;
 
@@ -99,6 +100,7 @@ pub(crate) struct Report<'a> {
     pub(crate) recovery: Option<Duration>,
     pub(crate) keys: Option<u64>,
     pub(crate) said: &'a Said,
+    pub(crate) replayed: &'a Replayed,
     pub(crate) judged: &'a Judged,
     pub(crate) wrong: &'a [String],
 }
@@ -156,6 +158,14 @@ impl std::fmt::Display for Report<'_> {
             wrong.len(),
             undecided.len()
         )?;
+        let Replayed { files, steps, wrong: others } = self.replayed;
+        if *files > 0 {
+            writeln!(
+                f,
+                "recordings              {files} files, {} of them replay; {steps} steps as recorded",
+                files - others.len() as u64
+            )?;
+        }
         for what in self.wrong.iter().take(20) {
             writeln!(f, "WRONG  {what}")?;
         }

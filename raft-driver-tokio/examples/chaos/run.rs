@@ -20,6 +20,7 @@ use crate::history::{Lines, Outcome, Record, read_lines};
 use crate::members::Members;
 use crate::nemesis::Nemesis;
 use crate::network::Network;
+use crate::recordings::{self, Replayed};
 use crate::report::{Figures, Progress, Report};
 use crate::said::Said;
 use crate::schedule::{Fault, Who, plan};
@@ -38,6 +39,7 @@ pub(crate) struct Options {
     pub(crate) ops_per_s: u32,
     pub(crate) namespaces: bool,
     pub(crate) tls: bool,
+    pub(crate) record: bool,
     pub(crate) arguments: Vec<String>,
     /// Keep the servers' data even if all is well.
     pub(crate) keep: bool,
@@ -52,6 +54,8 @@ struct Found {
     keys: Option<u64>,
     #[serde(default)]
     said: Said,
+    #[serde(default)]
+    replayed: Replayed,
 }
 
 /// Runs, prints the report, and says whether all is well. The directory is left as it is.
@@ -67,7 +71,10 @@ pub(crate) async fn run(options: &Options, directory: &Path) -> io::Result<bool>
     // A program that is built anew meanwhile must not be another one.
     let server = directory.join("server");
     fs::copy(&options.server, &server)?;
-    let arguments = options.arguments.clone();
+    let mut arguments = options.arguments.clone();
+    if options.record {
+        arguments.extend(["--record".to_owned(), recordings::directory(directory).display().to_string()]);
+    }
     let tls = options.tls.then(|| certificates(&server, directory)).transpose()?;
     let setup = Setup { server, directory: directory.to_owned(), disks, tls, arguments };
     let events = Arc::new(Events::create(&directory.join("events.jsonl"))?);
@@ -128,8 +135,11 @@ pub(crate) async fn run(options: &Options, directory: &Path) -> io::Result<bool>
     settle.kill_all().await;
     found.said = Said::by(&cluster)?;
     let full = events.faults().get(Fault::DiskFull(Who::All).kind()).copied().unwrap_or_default();
-    let wrong = found.said.wrong.iter().cloned().chain(found.said.never_out_of_room(full));
-    wrong.for_each(|what| events.wrong(what));
+    let shown = Progress::new("replay", 0);
+    found.replayed = recordings::replay(directory, || shown.step())?;
+    drop(shown);
+    let wrong = found.said.wrong.iter().chain(&found.replayed.wrong).cloned();
+    wrong.chain(found.said.never_out_of_room(full)).for_each(|what| events.wrong(what));
     fs::write(directory.join("found.json"), serde_json::to_vec(&found)?)?;
 
     let faults = events.faults().into_iter().map(|(kind, count)| (kind.to_owned(), count)).collect();
@@ -187,6 +197,7 @@ fn tell(found: &Found, faults: BTreeMap<String, u64>, records: &[Record], wrong:
         recovery: found.recovery,
         keys: found.keys,
         said: &found.said,
+        replayed: &found.replayed,
         judged: &judged,
         wrong,
     };

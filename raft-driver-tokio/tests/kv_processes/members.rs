@@ -167,6 +167,10 @@ fn an_operator_takes_a_snapshot_and_moves_the_leadership() {
 fn mistakes_of_operators_are_told_and_change_nothing() {
     let cluster = Cluster::started(3);
     cluster.put("k", "v");
+    // Where the founders are is written with the first change that is asked for.
+    assert_eq!(cluster.ask("POST", "/members", b"{\"id\":1}").status, 200);
+    let digest = || cluster.nodes[cluster.leader()].status().unwrap()["machine"]["digest"].clone();
+    let before = digest();
     let address = free_address();
     for (method, path, body, status, part) in [
         ("PATCH", "/members", "{}".to_owned(), 400, "nobody is named"),
@@ -175,6 +179,14 @@ fn mistakes_of_operators_are_told_and_change_nothing() {
         ("PATCH", "/members", "{\"remove\":[1,2,3]}".to_owned(), 409, "no voters"),
         ("PATCH", "/members", format!("{{\"voters\":{{\"4\":\"{address}@here\"}}}}"), 400, "HOST:PORT"),
         ("POST", "/members", "{\"id\":9}".to_owned(), 409, "node 9 has no address"),
+        ("POST", "/members", "{\"id\":9,\"http\":\"127.0.0.1:9\"}".to_owned(), 409, "node 9 has no address"),
+        (
+            "POST",
+            "/members",
+            format!("{{\"id\":4,\"raft\":\"{address}\",\"http\":\"[::]:9\"}}"),
+            400,
+            "others reach",
+        ),
         ("POST", "/members", "{\"id\":4,\"raft\":\"here\"}".to_owned(), 400, "HOST:PORT"),
         ("POST", "/members", "x".repeat(100_000), 413, "send less"),
         ("DELETE", "/members/x", String::new(), 400, "GET /status"),
@@ -187,6 +199,7 @@ fn mistakes_of_operators_are_told_and_change_nothing() {
         assert!(answer.text().contains(part), "{path} {body}: {}", answer.text());
         assert!(answer.json()["next"].is_string(), "{path} {body}: {}", answer.text());
     }
+    assert_eq!(digest(), before, "what was refused left something behind");
     // What is so already is done.
     for (method, path, body) in
         [("PATCH", "/members", "{\"voters\":{\"1\":null}}"), ("POST", "/members", "{\"id\":1}")]
