@@ -78,9 +78,10 @@ chaos: ## Five real servers killed, paused, cut off, replaced under load, every 
 chaos-ci: ## A minute of it
 	$(MAKE) chaos DURATION_S=60 SEED=$(or $(SEED),1) CHAOS_BUILD="--workspace --all-features" CHAOS_OUT=$(OUT)/debug/examples
 
-bench: ## Measure: the core's hot path (fails beyond raft-core/benches/figures.txt), the durable log store against a plain file
+bench: ## Measure: the core's hot path (fails beyond raft-core/benches/figures.txt), the durable log store against a plain file, both drivers against each other
 	$(CARGO) bench -p raft-core --bench hot_path
 	$(CARGO) bench -p raft-driver-tokio --bench durable
+	$(CARGO) bench -p raft-driver-actix --bench throughput
 
 groups: ## Measure what 1,000 idle groups cost in each of three processes; GROUPS_MODES="shared separate" and GROUP_COUNT=n choose
 	$(CARGO) bench -p raft-driver-tokio --bench groups -- $(or $(GROUPS_MODES),shared) $(GROUP_COUNT)

@@ -13,7 +13,7 @@ use std::time::Duration;
 use actix::{Actor, Addr, Handler, Message, Recipient};
 use raft_core::host::StateMachine;
 use raft_core::{Node, RoleKind};
-use raft_driver_tokio::driver::{Load, TransportCounters, guard};
+use raft_driver_tokio::driver::{Export, Load, TransportCounters, guard};
 use raft_driver_tokio::{Health, Metrics, ReadError, StopReason};
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
@@ -154,12 +154,14 @@ pub(crate) struct Publisher {
     last: RaftMetrics,
     transport: TransportCounters,
     listeners: Listeners,
+    export: Export,
 }
 
 impl Publisher {
     pub(crate) fn new(node: &Node, transport: TransportCounters, listeners: Listeners) -> Self {
         let last = RaftMetrics(Metrics::new(node, transport()));
-        let publisher = Self { last, transport, listeners };
+        let export = Export::of(node.status().id);
+        let publisher = Self { last, transport, listeners, export };
         publisher.listeners.tell_change(&publisher.last);
         publisher
     }
@@ -176,6 +178,7 @@ impl Publisher {
         let (status, last) = (node.status(), &self.last.status);
         let changed = (status.role, status.term, status.leader) != (last.role, last.term, last.leader)
             || !Arc::ptr_eq(node.membership(), &self.last.membership);
+        self.export.publish(changed, node, load, &*self.transport);
         if changed || due {
             self.refresh(node, load);
         }

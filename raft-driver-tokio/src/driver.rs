@@ -28,7 +28,7 @@ pub use crate::engine::{Ends, Engine, Input, Running, Setup, TransportCounters, 
 use crate::error::{Panicked, StartError, StopReason};
 pub use crate::forward::{Caller, FORWARD_LIMIT, Served};
 pub use crate::freshness::{Fresh, Freshness, Proof};
-pub use crate::metrics::Load;
+pub use crate::metrics::{Export, Load};
 pub use crate::recording::RecordingWriter;
 pub use crate::request::{AdminRequest, ReadJob};
 use crate::storage::NodeLog;

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use ::metrics::{Counter, Gauge, Histogram, Label, SharedString, Unit};
-use raft_core::{Node, RoleKind, Status};
+use raft_core::{Node, NodeId, RoleKind, Status};
 use tokio::time::Instant;
 
 use super::{Labels, Load};
@@ -76,9 +76,9 @@ fn labels(labels: Labels) -> Vec<Label> {
     [Some(node), group].into_iter().flatten().collect()
 }
 
-/// Exports a node's figures.
+/// Exports a node's figures, if the feature `metrics` is on.
 #[derive(Debug)]
-pub(crate) struct Export {
+pub struct Export {
     labels: Vec<Label>,
     gauges: Vec<Gauge>,
     counters: Vec<Counter>,
@@ -86,6 +86,12 @@ pub(crate) struct Export {
 }
 
 impl Export {
+    /// For drivers: the figures of this node.
+    #[must_use]
+    pub fn of(id: NodeId) -> Self {
+        Self::new(Labels { id, group: None })
+    }
+
     pub(crate) fn new(of: Labels) -> Self {
         let labels = labels(of);
         let gauge = |(name, text, _)| {
@@ -101,14 +107,8 @@ impl Export {
         Self { labels, gauges, counters, last: None }
     }
 
-    /// Exports, if something important changed or the last time is long ago.
-    pub(crate) fn publish(
-        &mut self,
-        moved: bool,
-        node: &Node,
-        load: Load,
-        transport: &dyn Fn() -> TransportStats,
-    ) {
+    /// For drivers, after each turn: exports, if something important changed or the last time is long ago.
+    pub fn publish(&mut self, moved: bool, node: &Node, load: Load, transport: &dyn Fn() -> TransportStats) {
         let now = Instant::now();
         if !moved && self.last.is_some_and(|last| now.saturating_duration_since(last) < EVERY) {
             return;

@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use crate::cluster::GroupId;
 use crate::error::StopReason;
 use crate::transport::TransportStats;
-use export::Export;
+pub use export::Export;
 pub(crate) use export::Times;
 
 /// What tells a node's figures from those of others in the process.

@@ -1,20 +1,27 @@
 //! Without the feature `metrics`: nothing is measured.
 
-use raft_core::Node;
+use raft_core::{Node, NodeId};
 
 use super::{Labels, Load};
 use crate::transport::TransportStats;
 
-/// Exports nothing.
+/// Exports nothing, since the feature `metrics` is off.
 #[derive(Debug)]
-pub(crate) struct Export;
+pub struct Export;
 
 impl Export {
+    /// For drivers: the figures of this node.
+    #[must_use]
+    pub fn of(id: NodeId) -> Self {
+        Self::new(Labels { id, group: None })
+    }
+
     pub(crate) fn new(_: Labels) -> Self {
         Self
     }
 
-    pub(crate) fn publish(&mut self, _: bool, _: &Node, _: Load, _: &dyn Fn() -> TransportStats) {}
+    /// For drivers, after each turn: exports, if something important changed or the last time is long ago.
+    pub fn publish(&mut self, _: bool, _: &Node, _: Load, _: &dyn Fn() -> TransportStats) {}
 }
 
 /// Measures nothing.

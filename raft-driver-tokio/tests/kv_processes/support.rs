@@ -11,19 +11,22 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::PROGRAM;
+
 /// The longest wait for anything; far longer than it takes, since other tests run at the same time.
 pub(crate) const LIMIT: Duration = Duration::from_secs(90);
 
 /// The program.
 pub(crate) fn binary() -> PathBuf {
+    example(PROGRAM)
+}
+
+/// An example's program.
+pub(crate) fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let profile = test.parent().and_then(Path::parent).unwrap();
-    let binary = profile.join("examples").join("kv");
-    assert!(
-        binary.is_file(),
-        "{} is missing: cargo build -p raft-driver-tokio --example kv",
-        binary.display()
-    );
+    let binary = profile.join("examples").join(name);
+    assert!(binary.is_file(), "{} is missing: cargo build --workspace --example {name}", binary.display());
     binary
 }
 
@@ -84,6 +87,7 @@ pub(crate) struct Node {
     pub(crate) http: String,
     pub(crate) data: PathBuf,
     pub(crate) arguments: Vec<String>,
+    pub(crate) program: PathBuf,
     process: Option<Child>,
 }
 
@@ -93,13 +97,14 @@ impl Node {
         let mut arguments = vec!["serve".into(), "--id".into(), id.to_string()];
         arguments.extend(["--raft".into(), raft.clone(), "--http".into(), http.clone()]);
         arguments.extend(["--data".into(), data.to_str().unwrap().into()]);
-        Self { raft, http, data, arguments, process: None }
+        Self { raft, http, data, arguments, program: binary(), process: None }
     }
 
     pub(crate) fn with(&self, more: &[&str]) -> Self {
         let arguments = self.arguments.iter().cloned().chain(more.iter().map(|text| (*text).to_owned()));
         let (raft, http, data) = (self.raft.clone(), self.http.clone(), self.data.clone());
-        Self { raft, http, data, arguments: arguments.collect(), process: None }
+        let (arguments, program) = (arguments.collect(), self.program.clone());
+        Self { raft, http, data, arguments, program, process: None }
     }
 
     /// With another value for the first `flag`.
@@ -111,7 +116,7 @@ impl Node {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(binary());
+        let mut command = Command::new(&self.program);
         command.args(&self.arguments).stdin(Stdio::null());
         command
     }

@@ -1,0 +1,170 @@
+//! Writes a second through both drivers, in turn: three nodes in one process on one thread, logs in memory, messages through
+//! channels, 256 bytes a write, each client with one write under way. Medians of rounds; a write counts when it was applied.
+//!
+//! `cargo bench -p raft-driver-actix --bench throughput [-- [ROUNDS] [tokio|actix] [CLIENTS]]`; with a driver, only that.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use actix::System;
+use bytes::Bytes;
+use raft_core::host::{RestoreError, SnapshotSource, StateMachine, WholeState};
+use raft_core::{Config, Entries, EntryRef, NodeId};
+use raft_driver_actix::admin::{Campaign, InitWithConfig};
+use raft_driver_actix::messages::{ClientWrite, ResponseMode};
+use raft_driver_tokio::storage::{MemoryLog, MemorySnapshots};
+use raft_driver_tokio::transport::Channels;
+use tokio::task::LocalSet;
+
+/// And what is to be reached, in thousands of writes a second: by the Tokio driver, by the Actix driver.
+const CLIENTS: [(usize, u32, u32); 5] =
+    [(1, 300, 200), (64, 1_500, 1_000), (256, 1_700, 1_200), (1_024, 1_700, 1_200), (4_096, 1_500, 1_000)];
+const WARM_UP: Duration = Duration::from_millis(100);
+const ROUND: Duration = Duration::from_millis(500);
+const NODES: u64 = 3;
+
+/// Counts what it applies.
+#[derive(Default)]
+struct Count(u64);
+
+impl StateMachine for Count {
+    type Response = u64;
+    type Snapshot = WholeState;
+    type Error = Infallible;
+
+    fn apply(&mut self, entries: &Entries, responses: &mut Vec<u64>) -> Result<(), Infallible> {
+        for entry in entries.iter() {
+            if let EntryRef::Command(..) = entry {
+                self.0 += 1;
+                responses.push(self.0);
+            }
+        }
+        Ok(())
+    }
+
+    fn snapshot(&mut self) -> Result<WholeState, Infallible> {
+        Ok(WholeState::new(self.0.to_le_bytes().to_vec()))
+    }
+
+    fn restore(&mut self, source: &mut SnapshotSource<'_>) -> Result<(), RestoreError<Infallible>> {
+        let mut count = [0; 8];
+        source.read_exact(&mut count)?;
+        self.0 = u64::from_le_bytes(count);
+        Ok(())
+    }
+}
+
+fn members() -> BTreeMap<NodeId, Bytes> {
+    (1..=NODES).map(|id| (NodeId::new(id), Bytes::new())).collect()
+}
+
+fn stores() -> (MemoryLog, MemorySnapshots, Count) {
+    (MemoryLog::default(), MemorySnapshots::default(), Count::default())
+}
+
+/// Has so many clients write, one write after the other each, and says how many writes a second there were. `write` says
+/// whether it was applied: until the first was, the node does not lead yet.
+async fn load<W: Future<Output = bool> + 'static>(
+    clients: usize,
+    write: impl Fn(Bytes) -> W + Clone + 'static,
+) -> f64 {
+    let command = Bytes::from_static(&[7; 256]);
+    while !write(command.clone()).await {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let written = Rc::new(Cell::new(0_u64));
+    for _ in 0..clients {
+        let (write, command, written) = (write.clone(), command.clone(), Rc::clone(&written));
+        tokio::task::spawn_local(async move {
+            while write(command.clone()).await {
+                written.set(written.get() + 1);
+            }
+        });
+    }
+    tokio::time::sleep(WARM_UP).await;
+    let (began, before) = (Instant::now(), written.get());
+    tokio::time::sleep(ROUND).await;
+    (written.get() - before) as f64 / began.elapsed().as_secs_f64()
+}
+
+fn tokio_driver(clients: usize) -> f64 {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let measured = async {
+        let network = Channels::default();
+        let mut nodes = Vec::new();
+        for id in members().into_keys() {
+            let (log, snapshots, machine) = stores();
+            let builder = raft_driver_tokio::Builder::new(Config::new(id));
+            let node = builder.start(log, snapshots, machine, network.endpoint()).await;
+            nodes.push(node.expect("nothing to recover"));
+        }
+        nodes[0].bootstrap(members()).await.expect("it is pristine");
+        nodes[0].campaign().await.expect("it may");
+        let leader = nodes[0].clone();
+        load(clients, move |command| {
+            let leader = leader.clone();
+            async move { leader.write(command).await.is_ok() }
+        })
+        .await
+    };
+    LocalSet::new().block_on(&runtime, measured)
+}
+
+fn actix_driver(clients: usize) -> f64 {
+    System::new().block_on(async {
+        let network = Channels::default();
+        let mut nodes = Vec::new();
+        for id in members().into_keys() {
+            let (log, snapshots, machine) = stores();
+            let builder = raft_driver_actix::Builder::new(Config::new(id));
+            let node = builder.start(log, snapshots, machine, network.endpoint()).await;
+            nodes.push(node.expect("nothing to recover"));
+        }
+        nodes[0].send(InitWithConfig { members: members() }).await.expect("it runs").expect("it is pristine");
+        nodes[0].send(Campaign).await.expect("it runs").expect("it may");
+        let leader = nodes[0].clone();
+        load(clients, move |command| {
+            let written = leader.send(ClientWrite::<u64>::new(command, ResponseMode::Applied));
+            async move { matches!(written.await, Ok(Ok(_))) }
+        })
+        .await
+    })
+}
+
+fn median(mut rates: Vec<f64>) -> f64 {
+    rates.sort_by(f64::total_cmp);
+    rates[rates.len() / 2] / 1000.0
+}
+
+fn main() {
+    // Cargo adds one of its own.
+    let arguments: Vec<_> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let drivers: [(&str, fn(usize) -> f64); 2] = [("tokio", tokio_driver), ("actix", actix_driver)];
+    if let Some((name, driver)) = drivers.iter().find(|(name, _)| arguments.iter().any(|named| named == name))
+    {
+        let clients = arguments.iter().find_map(|argument| argument.parse().ok()).unwrap_or(64);
+        println!("{name}, {clients} clients: {:.0} thousand writes/s", driver(clients) / 1000.0);
+        return;
+    }
+    let rounds = arguments.iter().find_map(|argument| argument.parse().ok()).unwrap_or(5_usize).max(1);
+    println!("Thousand writes a second, median of {rounds} rounds:\n");
+    println!("| clients | Tokio | to be reached | Actix | to be reached | Actix ÷ Tokio |");
+    println!("|--:|--:|--:|--:|--:|--:|");
+    for (clients, reach_tokio, reach_actix) in CLIENTS {
+        let (mut on_tokio, mut on_actix) = (Vec::new(), Vec::new());
+        for _ in 0..rounds {
+            on_tokio.push(tokio_driver(clients));
+            on_actix.push(actix_driver(clients));
+        }
+        let (on_tokio, on_actix) = (median(on_tokio), median(on_actix));
+        println!(
+            "| {clients} | {on_tokio:.0} | {:.2} of {reach_tokio} | {on_actix:.0} | {:.2} of {reach_actix} | {:.2} |",
+            on_tokio / f64::from(reach_tokio),
+            on_actix / f64::from(reach_actix),
+            on_actix / on_tokio,
+        );
+    }
+}
