@@ -1,8 +1,4 @@
-//! Nodes as actors of one process: formation, writes, reads, the loss of a leader, failures, the end.
-//!
-//! Nothing sleeps: tests wait for what listeners, state machines and replies tell. `LIMIT` bounds a hang, no more.
-
-#![allow(clippy::unwrap_used, reason = "what a test expects")]
+//! Over the stores of the shared traits: formation, writes, reads, the loss of a leader, failures, the end.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;

@@ -1,0 +1,10 @@
+//! Nodes as actors of one process, over stores and over storage that is an actor itself.
+//!
+//! Nothing sleeps: tests wait for what listeners, storages and replies tell. Time limits bound a hang, no more.
+
+#![allow(clippy::unwrap_used, reason = "what a test expects")]
+
+mod lifecycle;
+mod storage;
+mod stores;
+mod support;
