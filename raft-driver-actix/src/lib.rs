@@ -3,80 +3,40 @@
 //! A [`Builder`] starts a [`Raft`] actor around a node. Everything goes in as a message and is answered as one:
 //! [`ClientWrite`](messages::ClientWrite) and [`ClientRead`](messages::ClientRead) from clients,
 //! [`RaftMessage`](messages::RaftMessage) from peers, [`InitWithConfig`](admin::InitWithConfig),
-//! [`ChangeMembership`](admin::ChangeMembership) and others in [`admin`] from operators, [`GetMetrics`](metrics::GetMetrics) from whoever wants to know.
+//! [`ProposeConfigChange`](admin::ProposeConfigChange) and others in [`admin`] from operators,
+//! [`GetMetrics`](metrics::GetMetrics) from whoever wants to know. The node, the protocol, the formats on disks and
+//! wires are those of `raft-driver-tokio`: nodes of both drivers form one cluster.
 //!
 //! ```
-//! use raft_core::host::{RestoreError, SnapshotSource, StateMachine, WholeState};
-//! use raft_core::{Entries, EntryRef, NodeId};
+//! use raft_core::NodeId;
+//! use raft_core::host::StateMachine;
 //! use raft_driver_actix::admin::{InitWithConfig, Shutdown};
-//! use raft_driver_actix::messages::{ClientRead, ClientResponse, ClientWrite, ResponseMode};
-//! use raft_driver_actix::metrics::{State, watch};
+//! use raft_driver_actix::messages::{ClientWrite, ResponseMode};
 //! use raft_driver_actix::storage::{MemoryLog, MemorySnapshots};
 //! use raft_driver_actix::{Builder, Config};
 //! use raft_driver_tokio::transport::Channels;
 //!
-//! /// Adds up the lengths of all commands.
-//! #[derive(Default)]
-//! struct Total(u64);
-//!
-//! impl StateMachine for Total {
-//!     type Response = u64;
-//!     type Snapshot = WholeState;
-//!     type Error = std::convert::Infallible;
-//!
-//!     fn apply(&mut self, entries: &Entries, responses: &mut Vec<u64>) -> Result<(), Self::Error> {
-//!         for entry in entries.iter() {
-//!             if let EntryRef::Command(_, command) = entry {
-//!                 self.0 += command.len() as u64;
-//!                 responses.push(self.0);
-//!             }
-//!         }
-//!         Ok(())
-//!     }
-//!
-//!     fn snapshot(&mut self) -> Result<WholeState, Self::Error> {
-//!         Ok(WholeState::new(self.0.to_le_bytes().to_vec()))
-//!     }
-//!
-//!     fn restore(&mut self, source: &mut SnapshotSource<'_>) -> Result<(), RestoreError<Self::Error>> {
-//!         let mut total = [0; 8];
-//!         source.read_exact(&mut total)?;
-//!         self.0 = u64::from_le_bytes(total);
-//!         Ok(())
-//!     }
-//! }
-//!
-//! #[actix::main]
-//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! async fn run<S: StateMachine>(machine: S) -> Result<(), Box<dyn std::error::Error>> {
 //!     let id = NodeId::new(1);
-//!     let (listener, mut metrics) = watch();
-//!     let builder = Builder::new(Config::build(id).validate()?).listener(listener);
-//!     let network = Channels::default();
+//!     let builder = Builder::new(Config::build(id).validate()?);
 //!     let (log, snapshots) = (MemoryLog::default(), MemorySnapshots::default());
-//!     let raft = builder.start(log, snapshots, Total::default(), network.endpoint()).await?;
-//!
-//!     // Once in the life of a cluster. Afterwards a node goes on from what its log store holds.
-//!     raft.send(InitWithConfig::new([(id, "nowhere")])).await??;
-//!     metrics.wait_for(|seen| seen.as_ref().is_some_and(|seen| seen.state() == State::Leader)).await?;
-//!
-//!     let written = raft.send(ClientWrite::new("hello", ResponseMode::Applied)).await??;
-//!     assert!(matches!(written, ClientResponse::Applied { response: 5, .. }));
-//!     let total = raft.send(ClientRead::new(|machine: &Total| machine.0)).await??;
-//!     assert_eq!(total, 5);
-//!
+//!     let raft = builder.start(log, snapshots, machine, Channels::default().endpoint()).await?;
+//!     raft.send(InitWithConfig::new([(id, "here")])).await??;
+//!     let written = raft.send(ClientWrite::new("hello", ResponseMode::Committed)).await??;
+//!     println!("committed at {}", written.id());
 //!     raft.send(Shutdown).await?;
 //!     Ok(())
 //! }
 //! ```
 //!
+//! The [`guide`] begins with a [whole program](guide::getting_started); those who know actix-raft find
+//! [each of its items](guide::coming_from_actix_raft) there.
+//!
 //! # What the application brings
 //!
-//! * A [`StateMachine`](raft_core::host::StateMachine): the same runs on Tokio.
-//! * A [`LogStore`](raft_core::host::LogStore). One that may block gets a thread of its own, as an actor in a
-//!   `SyncContext`; one that does not runs inline.
-//! * A [`SnapshotStore`](raft_core::host::SnapshotStore), which is called on the runtime's blocking pool.
-//! * A [`Network`](raft_driver_tokio::transport::Network): one of those that `raft-driver-tokio` ships, since Actix runs
-//!   on Tokio, or an actor of its own behind an [`ActorNetwork`](network::ActorNetwork).
+//! A state machine, or an [`Application`](raft_core::host::Application) with typed commands; a log store, a snapshot store and a
+//! network, for each of which one is shipped. Log, state machine and network may be actors of its own: see [`storage`] and
+//! [`network`].
 //!
 //! # What to know
 //!
@@ -88,7 +48,7 @@
 //! * A node that fails (its log store, its state machine, a panic in either) stops at once and for good: whoever waits
 //!   gets an error, later requests too, [`GetMetrics`](metrics::GetMetrics) and listeners tell the reason. Its actor
 //!   stays until [`Shutdown`](admin::Shutdown) comes or its last address is dropped. Start the node anew when the cause
-//!   is gone; a `Supervisor` must not.
+//!   is gone, or let [`Builder::supervise`] do so.
 //! * A node whose last address is dropped stops. An address within one of its own listeners or its network counts too.
 //!
 //! # How it works
@@ -102,6 +62,7 @@ mod actor;
 pub mod admin;
 mod builder;
 mod config;
+pub mod guide;
 pub mod messages;
 pub mod metrics;
 pub mod network;

@@ -4,7 +4,12 @@
 
 #![allow(clippy::unwrap_used, reason = "what a test expects")]
 
+mod conformance;
+mod drivers;
 mod lifecycle;
+mod operators;
 mod storage;
 mod stores;
+mod supervision;
 mod support;
+mod table;

@@ -1,0 +1,285 @@
+//! What clients and operators see of a node: typed commands, kinds of reads, metrics, limits, configuration, recordings.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use actix::prelude::*;
+use raft_core::host::recording::Replay;
+use raft_core::host::{Application, ByCodec, Codec, CommandError, Typed};
+use raft_core::{ConfigError as ProtocolError, LogId, RoleKind, SnapshotPolicy};
+use raft_driver_actix::admin::{InitWithConfig, Shutdown};
+use raft_driver_actix::messages::{ClientRead, ClientResponse, ClientWrite, ResponseMode};
+use raft_driver_actix::metrics::{GetMetrics, RaftMetrics, State, health, watch as listen};
+use raft_driver_actix::storage::{MemoryLog, MemorySnapshots};
+use raft_driver_actix::{Builder, Config, ConfigError, Raft, ReadError, Recording, StartError, WriteError};
+use raft_driver_tokio::transport::Channels;
+use raft_driver_tokio::{ClusterId, Postcard};
+use serde::{Deserialize, Serialize};
+
+use crate::support::{Async, Cluster, LIMIT, Machine, Route, members, n, within};
+
+/// Accounts. Amounts of zero are rejected before anything is in the log.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Bank(BTreeMap<String, u64>);
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Deposit {
+    account: String,
+    amount: u64,
+}
+
+#[derive(Debug, PartialEq, thiserror::Error)]
+#[error("an amount of 0")]
+struct NoAmount;
+
+impl Application for Bank {
+    type Command = Deposit;
+    type Response = u64;
+    type Rejection = NoAmount;
+    type Error = Infallible;
+
+    fn validate(command: &Deposit) -> Result<(), NoAmount> {
+        if command.amount == 0 { Err(NoAmount) } else { Ok(()) }
+    }
+
+    fn apply(&mut self, Deposit { account, amount }: Deposit, _: LogId) -> Result<u64, Infallible> {
+        let sum = self.0.entry(account).or_default();
+        *sum += amount;
+        Ok(*sum)
+    }
+}
+
+type Teller = Typed<Bank, Postcard>;
+
+fn deposit(amount: u64) -> Result<ClientWrite<u64>, CommandError<NoAmount>> {
+    let command = Deposit { account: "a".into(), amount };
+    ClientWrite::typed::<Bank, Postcard, ByCodec>(&command, ResponseMode::Applied)
+}
+
+/// A node alone, which leads.
+async fn alone(builder: Builder) -> Addr<Raft<Teller>> {
+    let (listener, mut metrics) = listen();
+    let (log, snapshots) = (MemoryLog::default(), MemorySnapshots::default());
+    let builder = builder.listener(listener);
+    let start = builder.start(log, snapshots, Teller::default(), Channels::default().endpoint());
+    let raft = start.await.unwrap();
+    raft.send(InitWithConfig { members: members([1]) }).await.unwrap().unwrap();
+    let leads = |seen: &Option<RaftMetrics>| seen.as_ref().is_some_and(|seen| seen.state() == State::Leader);
+    within(metrics.wait_for(leads)).await.unwrap();
+    raft
+}
+
+#[actix::test]
+async fn typed_commands_are_validated_before_anything_is_in_the_log() {
+    let raft = alone(Builder::new(Config::build(n(1)).validate().unwrap())).await;
+    let written = raft.send(deposit(5).unwrap()).await.unwrap().unwrap();
+    assert!(matches!(written, ClientResponse::Applied { response: 5, .. }));
+    let before = raft.send(GetMetrics).await.unwrap().status.last;
+    assert!(matches!(deposit(0), Err(CommandError::Rejected(NoAmount))), "refused in the caller");
+    // Bytes that somebody made without asking the application.
+    let zero = Postcard::encode(&Deposit { account: "a".into(), amount: 0 });
+    for bytes in [zero.unwrap(), "no command at all \u{ff}".into()] {
+        let refused = raft.send(ClientWrite::new(bytes.clone(), ResponseMode::Committed)).await.unwrap();
+        match refused {
+            Err(WriteError::Invalid { command, .. }) => assert_eq!(command, bytes, "it comes back"),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(raft.send(GetMetrics).await.unwrap().status.last, before, "nothing was logged");
+    let committed = Deposit { account: "a".into(), amount: 2 };
+    let committed = ClientWrite::typed::<Bank, Postcard, ByCodec>(&committed, ResponseMode::Committed);
+    let written = raft.send(committed.unwrap()).await.unwrap().unwrap();
+    assert!(matches!(written, ClientResponse::Committed { .. }) && written.response().is_none());
+    let sum = raft.send(ClientRead::new(|bank: &Teller| bank.application().0["a"])).await.unwrap();
+    assert_eq!(sum, Ok(7));
+    within(raft.send(Shutdown)).await.unwrap();
+}
+
+#[actix::test]
+async fn reads_linearizable_by_lease_and_as_stale_as_allowed() {
+    fn with_lease(config: &mut raft_core::Config) {
+        config.lease = Some(raft_core::Lease { clock_drift_ppm_max: 1000 });
+    }
+    let mut cluster = Cluster::<Async>::form(1..=3, with_lease).await;
+    let last = cluster.write("one").await;
+    cluster.compare(last).await;
+    for id in [1, 2, 3].map(n) {
+        assert_eq!(cluster.read(id).await.len(), 1, "linearizable, at leader and followers");
+        let node = &cluster.nodes[&id];
+        let lease = node.raft.send(ClientRead::new(|_: &Machine| ()).lease()).await.unwrap();
+        assert!(matches!(lease, Ok(()) | Err(ReadError::NotLeader { .. })), "{lease:?}");
+        let stale = node.raft.send(ClientRead::new(|_: &Machine| 7).stale(LIMIT)).await.unwrap();
+        assert_eq!(stale, Ok(7), "proved a moment ago");
+        assert!(health(&node.raft, LIMIT).await.is_ready());
+    }
+    // Cut off, a node knows only how old its state is.
+    let cut = *cluster.nodes.keys().next().unwrap();
+    cluster.router.send(Route::Isolate(cut)).await.unwrap();
+    let node = &cluster.nodes[&cut];
+    node.until(|seen| seen.status.leader.is_none()).await;
+    let strict = node.raft.send(ClientRead::new(|_: &Machine| ())).await.unwrap();
+    assert!(matches!(strict, Err(ReadError::NotLeader { .. })), "{strict:?}");
+    let strict = node.raft.send(ClientRead::new(|_: &Machine| ()).stale(Duration::ZERO)).await.unwrap();
+    assert!(matches!(strict, Err(ReadError::NotLeader { .. })), "{strict:?}");
+    for bound in [LIMIT, Duration::MAX] {
+        let stale = node.raft.send(ClientRead::new(|_: &Machine| 8).stale(bound)).await.unwrap();
+        assert_eq!(stale, Ok(8));
+    }
+    cluster.end().await;
+}
+
+/// Keeps all that it is told.
+struct Keeps(tokio::sync::mpsc::UnboundedSender<RaftMetrics>);
+
+impl Actor for Keeps {
+    type Context = Context<Self>;
+}
+
+impl Handler<RaftMetrics> for Keeps {
+    type Result = ();
+
+    fn handle(&mut self, metrics: RaftMetrics, _: &mut Self::Context) {
+        let _ = self.0.send(metrics);
+    }
+}
+
+#[actix::test]
+async fn metrics_come_at_their_rate_and_at_each_change() {
+    let (sender, mut told) = tokio::sync::mpsc::unbounded_channel();
+    // Never by the rate, first.
+    let config = Config::build(n(1)).metrics_rate(Duration::from_secs(3600)).validate().unwrap();
+    let raft = alone(Builder::new(config).listener(Keeps(sender).start().recipient())).await;
+    let mut states = Vec::new();
+    while states.last() != Some(&State::Leader) {
+        let seen = within(told.recv()).await.unwrap();
+        states.push(seen.state());
+        assert!(seen.stopped.is_none());
+    }
+    assert_eq!(states.first(), Some(&State::NonVoter), "before it has members: {states:?}");
+    raft.send(deposit(5).unwrap()).await.unwrap().unwrap();
+    let now = raft.send(GetMetrics).await.unwrap();
+    assert_eq!((now.status.id, now.status.leader), (n(1), Some(n(1))));
+    assert_eq!(now.status.last.index, now.status.commit);
+    assert!(now.membership.is_voter(n(1)));
+    within(raft.send(Shutdown)).await.unwrap();
+    let mut last = None;
+    while let Some(seen) = within(told.recv()).await {
+        last = Some(seen);
+    }
+    assert!(last.unwrap().stopped.is_some(), "the stop is told, and after it nothing");
+
+    let (sender, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let config = Config::build(n(1)).metrics_rate(Duration::from_millis(1)).validate().unwrap();
+    let raft = alone(Builder::new(config).listener(Keeps(sender).start().recipient())).await;
+    let mut same = 0;
+    while same < 3 {
+        let seen = within(told.recv()).await.unwrap();
+        same += usize::from(seen.status.role == RoleKind::Leader);
+    }
+    within(raft.send(Shutdown)).await.unwrap();
+}
+
+#[actix::test]
+async fn a_full_mailbox_makes_callers_wait_and_nobody_is_lost_or_overtaken() {
+    let raft = alone(Builder::new(Config::build(n(1)).validate().unwrap()).mailbox_max(4)).await;
+    let writes: Vec<_> = (0..2000).map(|_| raft.send(deposit(1).unwrap())).collect();
+    let refused = (0..10_000).any(|_| matches!(raft.try_send(deposit(1).unwrap()), Err(SendError::Full(_))));
+    assert!(refused, "try_send says that there is no room");
+    let mut last = 0;
+    let mut busy = 0;
+    for written in within(futures_util::future::join_all(writes)).await {
+        match written.unwrap() {
+            Ok(written) => {
+                let now = written.response().unwrap();
+                assert!(now > last, "in the order in which they were sent");
+                last = now;
+            }
+            Err(WriteError::Busy { .. }) => busy += 1,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    assert!(last >= 2000 - busy);
+    within(raft.send(Shutdown)).await.unwrap();
+    let none = Builder::new(Config::build(n(1)).validate().unwrap()).mailbox_max(0);
+    let (log, snapshots) = (MemoryLog::default(), MemorySnapshots::default());
+    let refused = none.start(log, snapshots, Teller::default(), Channels::default().endpoint()).await;
+    assert!(matches!(refused, Err(StartError::Limit { what: "mailbox_max", value: 0, .. })));
+}
+
+#[actix::test]
+async fn whoever_gives_up_is_forgotten() {
+    // Two of three are missing: a linearizable read has no answer, and its caller does not wait for ever.
+    let cluster = Cluster::<Async>::form(1..=3, |_| {}).await;
+    let led_by = cluster.leader().await;
+    let node = &cluster.nodes[&led_by];
+    cluster.router.send(Route::Isolate(led_by)).await.unwrap();
+    let read = node.raft.send(ClientRead::new(|_: &Machine| ())).timeout(Duration::from_millis(1)).await;
+    assert!(matches!(read, Err(MailboxError::Timeout) | Ok(Err(ReadError::NotLeader { .. }))), "{read:?}");
+    let write = ClientWrite::new("given up", ResponseMode::Applied);
+    let _ = node.raft.send(write).timeout(Duration::from_millis(1)).await;
+    node.until(|seen| (seen.pending_reads, seen.pending_writes) == (0, 0)).await;
+    cluster.router.send(Route::Heal).await.unwrap();
+    cluster.write("after").await;
+    cluster.end().await;
+}
+
+#[test]
+fn the_configuration_has_the_seeds_fields_and_says_what_is_wrong() {
+    let config = Config::build(n(1)).validate().unwrap();
+    let protocol = &config.protocol;
+    let millis = Duration::from_millis;
+    assert_eq!((protocol.election_timeout_min, protocol.election_timeout_max), (millis(200), millis(300)));
+    assert_eq!((protocol.heartbeat_interval, config.metrics_rate), (millis(50), Duration::from_secs(5)));
+    assert_eq!((protocol.append_entries_max, protocol.snapshot_chunk_bytes), (300, 3 << 20));
+    assert_eq!(protocol.snapshot_policy, SnapshotPolicy::LogsSinceLast(5000));
+    assert!(config.snapshots(ClusterId::new(1)).is_none());
+
+    let wrong = |build: raft_driver_actix::ConfigBuilder| build.validate().unwrap_err();
+    let build = || Config::build(n(1));
+    let range = ConfigError::Protocol(ProtocolError::ElectionTimeoutRange);
+    assert_eq!(wrong(build().election_timeout(millis(300), millis(300))), range);
+    let heartbeat = ConfigError::Protocol(ProtocolError::HeartbeatInterval);
+    assert_eq!(wrong(build().heartbeat_interval(millis(200))), heartbeat);
+    let zero = |name| ConfigError::Protocol(ProtocolError::Zero(name));
+    assert_eq!(wrong(build().max_payload_entries(0)), zero("append_entries_max"));
+    assert_eq!(wrong(build().snapshot_max_chunk_bytes(0)), zero("snapshot_chunk_bytes"));
+    assert_eq!(wrong(build().snapshot_policy(SnapshotPolicy::LogsSinceLast(0))), zero("snapshot_policy"));
+    assert_eq!(wrong(build().metrics_rate(Duration::ZERO)), ConfigError::MetricsRate);
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let not_a_directory = ConfigError::NotADirectory(file.path().to_owned());
+    assert_eq!(wrong(build().snapshot_dir(file.path())), not_a_directory);
+
+    let directory = tempfile::tempdir().unwrap();
+    let config = build()
+        .snapshot_dir(directory.path().join("snapshots"))
+        .snapshot_policy(SnapshotPolicy::Never)
+        .protocol(|protocol| protocol.seed = 7)
+        .validate()
+        .unwrap();
+    assert_eq!(config.protocol.seed, 7);
+    assert!(config.snapshots(ClusterId::new(1)).unwrap().is_ok());
+}
+
+#[actix::test]
+async fn a_recorded_life_replays() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = Config::build(n(1)).validate().unwrap();
+    let raft = alone(Builder::new(config).record(Recording::new(directory.path()))).await;
+    for _ in 0..100 {
+        raft.send(deposit(1).unwrap()).await.unwrap().unwrap();
+    }
+    within(raft.send(Shutdown)).await.unwrap();
+    let files: Vec<_> =
+        std::fs::read_dir(directory.path()).unwrap().map(|file| file.unwrap().path()).collect();
+    assert_eq!(files.len(), 1);
+    let bytes = std::fs::read(&files[0]).unwrap();
+    let mut replay = Replay::open(bytes.into(), crc32fast::hash).unwrap();
+    let mut proposed = 0;
+    while let Some(step) = replay.next_step().unwrap() {
+        if let Some((_, raft_core::Event::Propose { commands, .. })) = &step.event {
+            proposed += commands.len();
+        }
+    }
+    assert_eq!(proposed, 100, "every step was verified");
+}
