@@ -65,7 +65,7 @@ impl Place {
     async fn network(&mut self, members: &BTreeMap<NodeId, bytes::Bytes>) -> Tcp {
         let bootstrap = Some(BootstrapDigest::of(members));
         drop(self.listener.take());
-        Tcp::bind(&*self.address, TcpConfig { bootstrap, ..TcpConfig::new(CLUSTER) }).await.unwrap()
+        Tcp::bind(&self.address, TcpConfig { bootstrap, ..TcpConfig::new(CLUSTER) }).await.unwrap()
     }
 }
 
