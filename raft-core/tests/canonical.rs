@@ -175,6 +175,25 @@ fn the_same_state_at_another_time_after_more_rounds_writes_and_reads_is_the_same
 }
 
 #[test]
+fn a_message_that_says_nothing_new_leaves_a_leader_as_it_was() {
+    let mut cluster = Cluster::new(3, 0, 1);
+    cluster.elect(0);
+    cluster.propose(0, 5);
+    cluster.settle();
+    cluster.fire(0);
+    let old = cluster.wire[0].clone();
+    let receiver = cluster.nodes.iter().position(|node| node.status().id == old.to).unwrap();
+    cluster.settle();
+    // Its answer of then, once more.
+    cluster.fire(0);
+    cluster.settle();
+    let before = cluster.canonical();
+    cluster.step(receiver, Event::Receive(old));
+    cluster.settle();
+    assert_eq!(cluster.canonical(), before);
+}
+
+#[test]
 fn what_behaves_differently_is_different() {
     let mut cluster = Cluster::new(3, 0, 1);
     cluster.elect(0);

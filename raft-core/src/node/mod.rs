@@ -348,7 +348,13 @@ impl Node {
         // Most of these are asked in vain: that there is nothing to hand out is seen at a glance. Messages first: peers
         // write to their disks while this node writes to its own (thesis §10.2.1).
         let message = match &mut self.role {
-            Role::Leader(role) if role.has_action(shared) => role.next_action(shared),
+            Role::Leader(role) => {
+                if role.has_action(shared) {
+                    role.next_action(shared)
+                } else {
+                    None
+                }
+            }
             Role::Follower(role) if role.has_action() => role.next_action(shared),
             _ => None,
         };

@@ -5,6 +5,7 @@
 //!   becomes of its term (thesis §6.4.1).
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use super::Shared;
 use crate::action::{Action, AdminOutcome, AdminRefusal, HardState, Notice, ReadOutcome};
@@ -27,7 +28,7 @@ impl Shared {
     pub(crate) fn enter_term(&mut self, term: Term, voted_for: Option<NodeId>) {
         assert!(term > self.term(), "a term is entered once (§5.1)");
         self.disk.set_hard_state(HardState { term, voted_for });
-        self.gated.clear();
+        self.gated = Vec::new();
         self.leader_of_term = None;
         self.set_leader(None);
     }

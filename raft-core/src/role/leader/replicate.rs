@@ -227,11 +227,13 @@ impl Leader {
         self.peers.iter().any(|peer| peer.snapshot().is_some_and(|meta| meta.id == id))
     }
 
-    /// Whether a peer may have something to get, or a member an answer.
-    pub(crate) fn has_action(&self, shared: &Shared) -> bool {
+    /// Whether a peer may have something to get, or a member an answer. Peers that have all are passed by.
+    pub(crate) fn has_action(&mut self, shared: &Shared) -> bool {
         let last = shared.log.last_index();
-        let mut rest = self.peers.iter().skip(self.cursor);
-        rest.any(|peer| !peer.is_up_to_date(last)) || self.reads.is_asked()
+        while self.peers.get(self.cursor).is_some_and(|peer| peer.is_up_to_date(last)) {
+            self.cursor += 1;
+        }
+        self.cursor < self.peers.len() || self.reads.is_asked()
     }
 
     /// The next message to a peer, or read of older entries or of a snapshot for one.
