@@ -148,7 +148,7 @@ async fn after_a_shutdown_nothing_of_a_node_is_left() {
 }
 
 #[actix::test]
-async fn a_candidate_is_no_leader_and_an_isolated_node_campaigns_without_end_and_without_harm() {
+async fn a_node_without_a_majority_asks_and_serves_nobody() {
     // Two of three are gone: whoever is left asks again and again, and serves nobody.
     let mut cluster = Cluster::<Sync>::form(1..=3, defaults).await;
     let last = cluster.write("kept").await;
