@@ -185,7 +185,7 @@
 //! | `raft.stopped` | info, error | `id` `reason` | the node stops, asked to or not |
 //! | `raft.read` | error | `panicked` | a reader's closure panicked |
 //! | `raft.drop` | error | `panicked` | a store or a state machine panicked when it was dropped |
-//! | `raft.letter_malformed` | warn | `from` | a forwarded write or its answer made no sense |
+//! | `raft.letter_refused` | debug | `from` | a forwarded write or its answer made no sense, or is of a node that is no member |
 //! | `raft.recording_gap` | warn | `id` `steps` | so many steps were not recorded: the disk is slow |
 //! | `raft.recording_failed` | error | `id` `error` | a recording cannot be written; tried again after a pause |
 //! | `raft.tcp.accept` | warn | `id` `error` | the system could not accept a connection |
