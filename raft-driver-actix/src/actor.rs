@@ -130,6 +130,8 @@ pub struct Raft<S: StateMachine> {
     life: u64,
     publisher: Publisher,
     freshness: Arc<Freshness>,
+    /// Bytes of commands that may wait for their outcome.
+    writes: Arc<Semaphore>,
     /// Stale reads that may wait for the state machine.
     local_reads: Arc<Semaphore>,
     /// Why the node has stopped.
@@ -137,7 +139,16 @@ pub struct Raft<S: StateMachine> {
     /// Where a supervised node comes from.
     origin: Option<Origin<S>>,
     address: Option<(NodeId, Bytes)>,
-    mailbox_max: usize,
+    limits: Limits,
+}
+
+/// What may wait.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Messages in the mailbox, and stale reads beyond it.
+    pub(crate) mailbox_max: usize,
+    /// Bytes of commands beyond it.
+    pub(crate) queue_bytes_max: usize,
 }
 
 // Nothing in it is ever pinned in place.
@@ -149,7 +160,7 @@ impl<S: StateMachine> Raft<S> {
         publisher: Publisher,
         origin: Option<Origin<S>>,
         address: Option<(NodeId, Bytes)>,
-        mailbox_max: usize,
+        limits: Limits,
     ) -> Self {
         let Running { engine, timer, ends, .. } = running;
         let inbox = Inbox { inputs: VecDeque::new(), requests: VecDeque::new(), shutdowns: Vec::new() };
@@ -159,17 +170,18 @@ impl<S: StateMachine> Raft<S> {
             life: 0,
             publisher,
             freshness: Freshness::new(),
-            local_reads: Arc::new(Semaphore::new(mailbox_max)),
+            writes: Arc::new(Semaphore::new(limits.queue_bytes_max)),
+            local_reads: Arc::new(Semaphore::new(limits.mailbox_max)),
             reason: None,
             origin,
             address,
-            mailbox_max,
+            limits,
         }
     }
 
     /// Takes in what has arrived and does all that follows.
     fn turn(&mut self, due: bool) {
-        let Self { inbox, state, publisher, freshness, local_reads, mailbox_max, .. } = self;
+        let Self { inbox, state, publisher, freshness, writes, local_reads, limits, .. } = self;
         let mut inbox_now = inbox.borrow_mut();
         let inbox = &mut *inbox_now;
         let State::Runs(node) = state else { return inbox.reject(self.origin.is_some()) };
@@ -183,7 +195,9 @@ impl<S: StateMachine> Raft<S> {
             inbox.inputs.drain(..).try_for_each(|input| engine.take(now, input))?;
             while let Some(request) = inbox.requests.pop_front() {
                 match request {
-                    Request::Write(write) => engine.backlog().push_back(write),
+                    Request::Write(write) => {
+                        engine.backlog().extend(write.with_room(writes, limits.queue_bytes_max))
+                    }
                     Request::Read(how, read) => read_fresh(engine, freshness, local_reads, how, read),
                     Request::Admin(request, reply) => engine.admin(now, request, reply)?,
                     Request::Shutdown { at_once, reply } => {
@@ -196,8 +210,6 @@ impl<S: StateMachine> Raft<S> {
                 }
             }
             let next = engine.finish(now, look)?;
-            let kept = engine.backlog().len().min(*mailbox_max);
-            engine.backlog().drain(kept..).for_each(|write| write.reject(Rejection::Busy));
             timer.arm(next);
             publisher.publish(engine.node(), engine.load(), due);
             Ok(())
@@ -347,7 +359,7 @@ impl<S: StateMachine> Actor for Raft<S> {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Self::Context) {
-        context.set_mailbox_capacity(self.mailbox_max);
+        context.set_mailbox_capacity(self.limits.mailbox_max);
         context.spawn(Turns);
     }
 

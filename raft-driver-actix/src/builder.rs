@@ -11,20 +11,21 @@ use raft_driver_tokio::storage::NodeLog;
 use raft_driver_tokio::transport::Network;
 use raft_driver_tokio::{Recording, Recovered, StartError};
 
-use crate::actor::{NodeRunning, Raft};
+use crate::actor::{Limits, NodeRunning, Raft};
 use crate::config::Config;
 use crate::metrics::{Listeners, Publisher, RaftMetrics};
 use crate::supervise::{Origin, Parts, Place, inputs};
 
-/// The largest mailbox.
+/// The highest limits.
 const MAILBOX_MAX: usize = 1 << 20;
+const QUEUE_BYTES_MAX: usize = 1 << 30;
 
 /// Starts a node.
 #[derive(Clone, Debug)]
 pub struct Builder {
     setup: Setup,
     config: Config,
-    mailbox_max: usize,
+    limits: Limits,
     address: Option<Bytes>,
     listeners: Vec<Recipient<RaftMetrics>>,
 }
@@ -35,15 +36,24 @@ impl Builder {
     pub fn new(config: impl Into<Config>) -> Self {
         let config = config.into();
         let setup = Setup::new(config.protocol.clone());
-        Self { setup, config, mailbox_max: 8192, address: None, listeners: Vec::new() }
+        let limits = Limits { mailbox_max: 8192, queue_bytes_max: 128 * 1024 * 1024 };
+        Self { setup, config, limits, address: None, listeners: Vec::new() }
     }
 
-    /// How many messages the actor's mailbox holds before those who `send` wait, how many writes may wait in the actor for
-    /// room in the node, and how many stale reads for the state machine, before they are `Busy`. Default 8,192; between 1
-    /// and 1,048,576.
+    /// How many messages the actor's mailbox holds before those who `send` wait, and how many stale reads may wait for the
+    /// state machine before they are `Busy`. Default 8,192; between 1 and 1,048,576.
     #[must_use]
     pub const fn mailbox_max(mut self, messages: usize) -> Self {
-        self.mailbox_max = messages;
+        self.limits.mailbox_max = messages;
+        self
+    }
+
+    /// How many bytes of commands may wait for their outcome, forwarded ones included, before further ones are `Busy`. A
+    /// command counts 256 bytes at least. Default 128 MiB: what the core admits
+    /// ([`uncommitted_bytes_max`](raft_core::Config::uncommitted_bytes_max)), and as much that waits for it. Between 1 and 1 GiB.
+    #[must_use]
+    pub const fn queue_bytes_max(mut self, bytes: usize) -> Self {
+        self.limits.queue_bytes_max = bytes;
         self
     }
 
@@ -168,15 +178,16 @@ impl Builder {
         let stats = Arc::clone(&running.stats);
         let publisher = Publisher::new(running.engine.node(), stats, listeners);
         let address = self.address.map(|address| (self.config.protocol.id, address));
-        Raft::new(running, publisher, origin, address, self.mailbox_max)
+        Raft::new(running, publisher, origin, address, self.limits)
     }
 
     fn validate(&self) -> Result<(), StartError> {
-        let (value, value_max) = (self.mailbox_max, MAILBOX_MAX);
-        match (1..=value_max).contains(&value) {
-            true => Ok(()),
-            false => Err(StartError::Limit { what: "mailbox_max", value, value_max }),
-        }
+        let limits = [
+            ("mailbox_max", self.limits.mailbox_max, MAILBOX_MAX),
+            ("queue_bytes_max", self.limits.queue_bytes_max, QUEUE_BYTES_MAX),
+        ];
+        let broken = limits.into_iter().find(|(_, value, value_max)| !(1..=*value_max).contains(value));
+        broken.map_or(Ok(()), |(what, value, value_max)| Err(StartError::Limit { what, value, value_max }))
     }
 }
 

@@ -10,6 +10,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::dev::{MessageResponse, OneshotSender};
@@ -20,7 +21,7 @@ use raft_core::{LogId, NodeId, ReadConsistency};
 use raft_driver_tokio::driver::{Caller, ReadJob, Served};
 use raft_driver_tokio::{ReadError, WriteError};
 use serde::{Deserialize, Serialize};
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
 use crate::actor::{Inbox, Raft, Request};
@@ -264,7 +265,8 @@ impl<S: StateMachine> Deferrable<S> for ClientWrite<S::Response> {
     fn into_request(self, reply: Reply<Self::Result>) -> Request<S> {
         let Self { command, mode, forward, .. } = self;
         let forward = forward.and_then(|limit| Instant::now().checked_add(limit));
-        Request::Write(PendingWrite { command, forward, reply: WriteReply::Own(mode, Told(Some(reply))) })
+        let reply = WriteReply::Own(mode, Told(Some(reply)));
+        Request::Write(PendingWrite { command, forward, reply, room: None })
     }
 }
 
@@ -286,6 +288,25 @@ pub(crate) struct PendingWrite<R> {
     /// Until when the leader may be asked to write it, if this node does not lead.
     forward: Option<Instant>,
     reply: WriteReply<R>,
+    /// Its share of what may wait; another node's has a budget of its own.
+    room: Option<OwnedSemaphorePermit>,
+}
+
+/// What the smallest command counts, so that their number is bounded too.
+const COMMAND_BYTES_MIN: usize = 256;
+
+impl<R> PendingWrite<R> {
+    /// The write with its share of `room`, which is `room_bytes` in all; refused if there is none.
+    pub(crate) fn with_room(mut self, room: &Arc<Semaphore>, room_bytes: usize) -> Option<Self> {
+        let share = self.command.len().max(COMMAND_BYTES_MIN).min(room_bytes);
+        let share = u32::try_from(share).unwrap_or(u32::MAX);
+        if let Ok(permit) = Arc::clone(room).try_acquire_many_owned(share) {
+            self.room = Some(permit);
+            return Some(self);
+        }
+        self.reject(Rejection::Busy);
+        None
+    }
 }
 
 enum WriteReply<R> {
@@ -323,7 +344,7 @@ impl<R: Send + 'static> Caller for PendingWrite<R> {
     }
 
     fn served(command: Bytes, by: Served) -> Self {
-        Self { command, forward: None, reply: WriteReply::Served(by) }
+        Self { command, forward: None, reply: WriteReply::Served(by), room: None }
     }
 }
 

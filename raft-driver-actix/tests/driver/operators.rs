@@ -182,29 +182,43 @@ async fn metrics_come_at_their_rate_and_at_each_change() {
 
 #[actix::test]
 async fn a_full_mailbox_makes_callers_wait_and_nobody_is_lost_or_overtaken() {
-    let raft = alone(Builder::new(Config::build(n(1)).validate().unwrap()).mailbox_max(4)).await;
+    // Room for a hundred commands that wait for their outcome.
+    let builder = Builder::new(Config::build(n(1)).validate().unwrap());
+    let raft = alone(builder.mailbox_max(4).queue_bytes_max(100 * 256)).await;
     let writes: Vec<_> = (0..2000).map(|_| raft.send(deposit(1).unwrap())).collect();
     let refused = (0..10_000).any(|_| matches!(raft.try_send(deposit(1).unwrap()), Err(SendError::Full(_))));
     assert!(refused, "try_send says that there is no room");
     let mut last = 0;
-    let mut busy = 0;
+    let (mut taken, mut busy) = (0, 0);
     for written in within(futures_util::future::join_all(writes)).await {
         match written.unwrap() {
             Ok(written) => {
                 let now = written.response().unwrap();
                 assert!(now > last, "in the order in which they were sent");
                 last = now;
+                taken += 1;
             }
             Err(WriteError::Busy { .. }) => busy += 1,
             Err(other) => panic!("{other}"),
         }
     }
-    assert!(last >= 2000 - busy);
+    assert_eq!(taken + busy, 2000);
+    let again = raft.send(deposit(1).unwrap()).await.unwrap();
+    assert!(again.is_ok(), "what has its outcome gives its room back");
     within(raft.send(Shutdown)).await.unwrap();
     let none = Builder::new(Config::build(n(1)).validate().unwrap()).mailbox_max(0);
     let (log, snapshots) = (MemoryLog::default(), MemorySnapshots::default());
     let refused = none.start(log, snapshots, Teller::default(), Channels::default().endpoint()).await;
     assert!(matches!(refused, Err(StartError::Limit { what: "mailbox_max", value: 0, .. })));
+
+    // One command is more than there is room for beside another that waits.
+    let fast = Config::build(n(1)).validate().unwrap();
+    let small = alone(Builder::new(fast).queue_bytes_max(1)).await;
+    let both = [small.send(deposit(1).unwrap()), small.send(deposit(1).unwrap())];
+    let both = within(futures_util::future::join_all(both)).await;
+    let busy = both.into_iter().filter(|written| matches!(written, Ok(Err(WriteError::Busy { .. })))).count();
+    assert_eq!(busy, 1);
+    within(small.send(Shutdown)).await.unwrap();
 }
 
 #[actix::test]
