@@ -377,3 +377,51 @@ impl Backlog {
         self.ends.back().map_or(0, |(_, end)| end - self.start_bytes)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::Commands;
+    use alloc::vec;
+
+    /// Blocks of these lengths, one after the other.
+    fn log(blocks: &[usize]) -> Log {
+        let (mut log, _) = Log::recover(LogRecovery::default(), None, LogId::ZERO).expect("an empty log");
+        for count in blocks {
+            let commands: Commands = (0..*count).map(|at| vec![0; at]).collect();
+            let first = LogId::new(Term::new(2), log.last_index().next());
+            let entries = Entries::commands(first, &commands);
+            entries.windows().iter().for_each(|window| log.append(window.clone()));
+        }
+        log
+    }
+
+    #[test]
+    fn every_slice_is_what_was_appended() {
+        let log = log(&[1, 3, 1, 2, 2]);
+        for (from, through) in (1..=9).flat_map(|from| (from..=9).map(move |through| (from, through))) {
+            let found = log.slice(LogIndex::new(from), LogIndex::new(through), u64::MAX, u64::MAX);
+            let ids = found.iter().flat_map(Entries::iter).map(|entry| entry.id().index.get());
+            assert!(ids.eq(from..=through), "{found:?}");
+            let one = log.slice(LogIndex::new(from), LogIndex::new(through), 1, u64::MAX);
+            assert_eq!(one.map(|one| one.len()), Some(1), "limits hold for the newest blocks too");
+        }
+    }
+
+    #[test]
+    fn the_tail_counts_its_bytes_whatever_is_cut_off() {
+        let mut log = log(&[1, 3, 1, 2, 2]);
+        let held = |log: &Log| log.tail.slots.iter().map(|slot| slot.window.size_bytes()).sum::<u64>();
+        assert_eq!((log.bytes_after(LogIndex::ZERO), log.bytes_after(LogIndex::new(9))), (held(&log), 0));
+        let last_two = held(&log) - log.tail.slots[0].end_bytes - log.tail.slots[1].window.size_bytes();
+        log.evict(LogIndex::new(4), last_two);
+        assert_eq!(
+            (log.tail_first(), log.tail.end_bytes - log.tail.start_bytes),
+            (LogIndex::new(5), held(&log))
+        );
+        log.truncate(LogIndex::new(7));
+        assert_eq!((log.last_index(), log.bytes_after(LogIndex::new(4))), (LogIndex::new(6), held(&log)));
+        log.evict(LogIndex::new(6), 0);
+        assert_eq!((log.tail_first(), log.bytes_after(LogIndex::ZERO)), (LogIndex::new(7), 0));
+    }
+}

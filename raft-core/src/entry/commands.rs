@@ -167,6 +167,17 @@ impl Commands {
         }
     }
 
+    /// The buffers themselves, so that the only one is moved on instead of shared.
+    pub(crate) fn into_chunks(self) -> impl Iterator<Item = Chunk> {
+        let (one, many) = match self.0 {
+            Chunks::None => (None, None),
+            Chunks::One(chunk) => (Some(chunk), None),
+            Chunks::Many(chunks) => (None, Some(chunks)),
+        };
+        let many = many.into_iter().flat_map(|chunks| (0..chunks.len()).map(move |at| chunks[at].clone()));
+        one.into_iter().chain(many)
+    }
+
     /// How many commands there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -158,7 +158,7 @@ impl Node {
                 Next::Stay
             }
             Event::Propose { first, commands } => {
-                self.propose(first, &commands);
+                self.propose(first, commands);
                 Next::Stay
             }
             Event::Read { tickets, consistency } => {
@@ -248,8 +248,8 @@ impl Node {
         }
     }
 
-    fn propose(&mut self, first: Ticket, commands: &Commands) {
-        let Some(tickets) = tickets_of(first, commands) else { return };
+    fn propose(&mut self, first: Ticket, commands: Commands) {
+        let Some(tickets) = tickets_of(first, &commands) else { return };
         match &mut self.role {
             Role::Leader(leader) => leader.propose(&mut self.shared, tickets, commands),
             _ => {

@@ -26,7 +26,7 @@ impl Leader {
     }
 
     /// Appends commands to the log (§5.3). They wait there for the next message to each peer and the next write.
-    pub(crate) fn propose(&mut self, shared: &mut Shared, tickets: Tickets, commands: &Commands) {
+    pub(crate) fn propose(&mut self, shared: &mut Shared, tickets: Tickets, commands: Commands) {
         let bytes_max = shared.config.command_bytes_max;
         let longest = commands.longest_bytes_above(bytes_max);
         let last = shared.log.last_index();
@@ -47,9 +47,9 @@ impl Leader {
             return;
         }
         let first = LogId::new(shared.term(), last.next());
-        for chunk in commands.chunks() {
+        for chunk in commands.into_chunks() {
             let first = LogId::new(first.term, shared.log.last_index().next());
-            self.append(shared, Window::new(first, BlockBody::Commands(chunk.clone())));
+            self.append(shared, Window::new(first, BlockBody::Commands(chunk)));
         }
         shared.proposals.push(tickets, first);
     }
