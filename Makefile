@@ -6,7 +6,7 @@ CI_SEEDS ?= 2300
 NODES ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help groups run test ci fmt lint doc sim sim-ci campaign explore mutants chaos chaos-ci bench no-std wasm embed
+.PHONY: help groups run test ci fmt lint doc sim sim-ci campaign explore mutants chaos chaos-ci bench bench-peers guard no-std wasm embed
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1 /' | awk '{cmd=$$1" "$$2; $$1="";$$2=""; printf "  %-14s%s\n", cmd, $$0}'
@@ -17,13 +17,14 @@ run: ## Three real processes on loopback: elect, write, kill -9, recover, read e
 test: ## All tests, documentation examples included
 	$(CARGO) test --workspace --all-features
 
-ci: ## What has to pass: format, lints, documentation, no std in the core, tests, a fixed set of simulated seeds, a minute of chaos
+ci: ## What has to pass: format, lints, documentation, no std in the core, tests, the cost of the hot path, a fixed set of simulated seeds, a minute of chaos
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --all-features --no-deps
 	$(MAKE) no-std
 	$(MAKE) test
 	$(MAKE) embed
+	$(MAKE) guard
 	$(MAKE) sim-ci
 	$(MAKE) chaos-ci
 
@@ -82,6 +83,14 @@ bench: ## Measure: the core's hot path (fails beyond raft-core/benches/figures.t
 	$(CARGO) bench -p raft-core --bench hot_path
 	$(CARGO) bench -p raft-driver-tokio --bench durable
 	$(CARGO) bench -p raft-driver-actix --bench throughput
+
+guard: ## Allocations and, with valgrind, instructions per entry of the core's hot path, held against raft-core/benches/figures.txt
+	$(CARGO) bench -p raft-core --bench hot_path -- guard
+
+PEERS := raft-core/benches/peers
+
+bench-peers: ## The core and other libraries (raft, noraft, raftbare, omnipaxos) on the same work, in turn, with ratios
+	$(CARGO) run --release --manifest-path $(PEERS)/Cargo.toml --target-dir $(OUT)/peers
 
 groups: ## Measure what 1,000 idle groups cost in each of three processes; GROUPS_MODES="shared separate" and GROUP_COUNT=n choose
 	$(CARGO) bench -p raft-driver-tokio --bench groups -- $(or $(GROUPS_MODES),shared) $(GROUP_COUNT)
