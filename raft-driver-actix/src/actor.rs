@@ -9,7 +9,6 @@
 //! * Lanes and networks hold weak addresses only: dropping the last address stops the node.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -17,23 +16,20 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{self, Poll};
 
-use actix::{
-    Actor, ActorContext, ActorFuture, AsyncContext, Context, Handler, Message, MessageResult, Supervised,
-};
+use actix::{Actor, ActorContext, ActorFuture, AsyncContext, Context, Handler, MessageResult, Supervised};
 use bytes::Bytes;
-use raft_core::host::{Read, Rejection, StateMachine, Writer};
-use raft_core::{AdminRefusal, NodeId, ReadConsistency};
+use raft_core::NodeId;
+use raft_core::host::StateMachine;
 use raft_driver_tokio::StopReason;
-use raft_driver_tokio::driver::{
-    AdminRequest, Ends, Engine, Fresh, Freshness, Input, Proof, Running, Timer, guard, refuse_read,
-};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use raft_driver_tokio::driver::{Ends, Engine, Freshness, Input, Running, Timer, guard};
+use tokio::sync::Semaphore;
 
 use crate::admin::{
     AddLearner, AdminReply, Campaign, CancelConfigChange, ChangeMembership, InitWithConfig,
     ProposeConfigChange, Shutdown, ShutdownNow, StepDown, TransferLeader, TriggerSnapshot,
 };
-use crate::messages::{ClientRead, ClientWrite, Deferred, PendingWrite, RaftMessage, ReadFreshness, Reply};
+use crate::inbox::{Arrival, Inbox, Request, read_fresh};
+use crate::messages::{ClientRead, ClientWrite, Deferred, PendingWrite, RaftMessage};
 use crate::metrics::{GetMetrics, Publisher, RaftMetrics};
 use crate::supervise::{Origin, Restart};
 
@@ -43,64 +39,6 @@ const TURN_EVENTS_MAX: usize = 1024;
 /// The node as this driver runs it.
 pub(crate) type NodeEngine<S> = Engine<S, PendingWrite<<S as StateMachine>::Response>, AdminReply>;
 pub(crate) type NodeRunning<S> = Running<S, PendingWrite<<S as StateMachine>::Response>, AdminReply>;
-
-/// What reaches the node beside requests, past the mailbox's capacity: see [`Input`]. It names the life of the node that
-/// it is for, as a supervised one may have several.
-pub(crate) struct Arrival {
-    pub(crate) life: u64,
-    pub(crate) input: Input,
-}
-
-impl Message for Arrival {
-    type Result = ();
-}
-
-/// Makes a read, from what it proves and its share of what may wait.
-type MakeRead<S> = Box<dyn FnOnce(Option<Proof>, Option<OwnedSemaphorePermit>) -> Box<dyn Read<S>>>;
-
-/// What callers ask for.
-pub(crate) enum Request<S: StateMachine> {
-    Write(PendingWrite<S::Response>),
-    Read(ReadFreshness, MakeRead<S>),
-    Admin(AdminRequest, AdminReply),
-    Shutdown { at_once: bool, reply: Reply<StopReason> },
-}
-
-/// What has arrived and was not taken in yet. Between turns it holds less than [`TURN_EVENTS_MAX`].
-pub(crate) struct Inbox<S: StateMachine> {
-    inputs: VecDeque<Input>,
-    requests: VecDeque<Request<S>>,
-    /// Who waits for the end.
-    shutdowns: Vec<Reply<StopReason>>,
-}
-
-impl<S: StateMachine> Inbox<S> {
-    pub(crate) fn ask(&mut self, request: Request<S>) {
-        self.requests.push_back(request);
-    }
-
-    fn len(&self) -> usize {
-        self.inputs.len() + self.requests.len()
-    }
-
-    /// The node does not run: answers whatever is here. One that `returns` will take it, if it is asked again.
-    fn reject(&mut self, returns: bool) {
-        self.inputs.clear();
-        let why = if returns { Rejection::Busy } else { Rejection::Stopped };
-        for request in self.requests.drain(..) {
-            match request {
-                Request::Write(write) => write.reject(why.clone()),
-                Request::Read(_, read) => match returns {
-                    true => read(None, None).reject(Rejection::Busy),
-                    false => refuse_read(read(None, None)),
-                },
-                Request::Admin(_, reply) if returns => reply.tell(Err(AdminRefusal::Busy.into())),
-                Request::Admin(_, reply) => raft_core::host::Operator::stopped(reply),
-                Request::Shutdown { reply, .. } => self.shutdowns.push(reply),
-            }
-        }
-    }
-}
 
 /// What the actor does.
 enum State<S: StateMachine> {
@@ -163,9 +101,8 @@ impl<S: StateMachine> Raft<S> {
         limits: Limits,
     ) -> Self {
         let Running { engine, timer, ends, .. } = running;
-        let inbox = Inbox { inputs: VecDeque::new(), requests: VecDeque::new(), shutdowns: Vec::new() };
         Self {
-            inbox: Rc::new(RefCell::new(inbox)),
+            inbox: Rc::default(),
             state: State::Runs(Box::new(Node { engine, timer, ends })),
             life: 0,
             publisher,
@@ -312,40 +249,6 @@ impl<S: StateMachine> Raft<S> {
         self.reason = None;
         self.state = State::Runs(Box::new(Node { engine, timer, ends }));
         task.waker().wake_by_ref();
-    }
-}
-
-fn read_fresh<S: StateMachine>(
-    engine: &mut NodeEngine<S>,
-    freshness: &Arc<Freshness>,
-    local_reads: &Arc<Semaphore>,
-    how: ReadFreshness,
-    read: MakeRead<S>,
-) {
-    let bound = match how {
-        // A lease proves as much as the clocks are worth: stale reads do not rely on it.
-        ReadFreshness::Proved(ReadConsistency::Lease) => {
-            return engine.read(read(None, None), ReadConsistency::Lease);
-        }
-        ReadFreshness::Proved(consistency) => {
-            return engine.read(read(Some(freshness.ask()), None), consistency);
-        }
-        ReadFreshness::Stale(bound) => bound,
-    };
-    match freshness.judge(bound) {
-        Fresh::Enough => {}
-        Fresh::Aging => {
-            if let Some(question) = freshness.question() {
-                engine.read(question, ReadConsistency::Linearizable);
-            }
-        }
-        Fresh::Unproved => {
-            return engine.read(read(Some(freshness.ask()), None), ReadConsistency::Linearizable);
-        }
-    }
-    match Arc::clone(local_reads).try_acquire_owned() {
-        Ok(room) => engine.read_local(read(None, Some(room))),
-        Err(_) => read(None, None).reject(Rejection::Busy),
     }
 }
 

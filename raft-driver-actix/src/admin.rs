@@ -13,7 +13,7 @@ use raft_core::{AdminOutcome, Membership, MembershipChange, NodeId};
 use raft_driver_tokio::driver::AdminRequest;
 use raft_driver_tokio::{AdminError, StopReason};
 
-use crate::actor::Request;
+use crate::inbox::Request;
 use crate::messages::{Deferrable, Reply};
 
 /// Forms a cluster: gives pristine nodes their first configuration. Send it to one of them or to all at once, with the

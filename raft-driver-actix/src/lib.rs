@@ -63,6 +63,7 @@ pub mod admin;
 mod builder;
 mod config;
 pub mod guide;
+mod inbox;
 pub mod messages;
 pub mod metrics;
 pub mod network;

@@ -24,7 +24,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 
-use crate::actor::{Inbox, Raft, Request};
+use crate::actor::Raft;
+use crate::inbox::{Inbox, Request};
 
 /// When a write is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -19,7 +19,8 @@ use raft_driver_tokio::transport::{Closed, Network};
 use raft_driver_tokio::{Recovered, StartError};
 use tokio::time::{Instant, Sleep};
 
-use crate::actor::{Arrival, NodeRunning, Raft};
+use crate::actor::{NodeRunning, Raft};
+use crate::inbox::Arrival;
 
 /// The first pause before a restart, and the longest. One that has lived for the longest pause begins with the first.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
