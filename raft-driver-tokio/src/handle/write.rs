@@ -58,20 +58,30 @@ impl<S: StateMachine> Raft<S> {
     ) -> Result<T, WriteError> {
         let _timed = self.shared.times.write();
         let (deadline, forward) = self.deadlines();
-        let room = match until(deadline, self.room(command.len())).await {
-            Some(Some(room)) => room,
-            Some(None) => return Err(WriteError::Stopped { command }),
-            None => return Err(WriteError::Busy { command }),
+        // Waiting is rare, and what it needs is large: in a box it does not lengthen the future of each write.
+        let room = match self.room_now(command.len()) {
+            Some(room) => room,
+            None => match Box::pin(until(deadline, self.room(command.len()))).await {
+                Some(Some(room)) => room,
+                Some(None) => return Err(WriteError::Stopped { command }),
+                None => return Err(WriteError::Busy { command }),
+            },
         };
-        match until(deadline, self.shared.writes.reserve()).await {
-            Some(Ok(place)) => {
-                place.send(WriteRequest::One(PendingWrite { command, reply, forward, room: Some(room) }));
-            }
-            Some(Err(_)) => return Err(WriteError::Stopped { command }),
-            None => return Err(WriteError::Busy { command }),
-        }
+        let place = match self.shared.writes.try_reserve() {
+            Ok(place) => place,
+            Err(_) => match Box::pin(until(deadline, self.shared.writes.reserve())).await {
+                Some(Ok(place)) => place,
+                Some(Err(_)) => return Err(WriteError::Stopped { command }),
+                None => return Err(WriteError::Busy { command }),
+            },
+        };
+        place.send(WriteRequest::One(PendingWrite { command, reply, forward, room: Some(room) }));
         let mut following = self.follow(receiver);
-        match until(deadline, following.answer()).await {
+        let answer = match deadline {
+            None => Some(following.answer().await),
+            Some(_) => Box::pin(until(deadline, following.answer())).await,
+        };
+        match answer {
             Some(Some(answer)) => told(answer),
             Some(None) => Err(WriteError::Unknown),
             // It may have come at the last moment.
@@ -135,9 +145,17 @@ impl<S: StateMachine> Raft<S> {
 
     /// A share of what may wait, once there is one. `None` if the node has stopped.
     async fn room(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.shared.room).acquire_many_owned(self.share(bytes)).await.ok()
+    }
+
+    /// The same, if there is one now. Whoever waits comes first: what is given back is theirs.
+    fn room_now(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.shared.room).try_acquire_many_owned(self.share(bytes)).ok()
+    }
+
+    fn share(&self, bytes: usize) -> u32 {
         let share = bytes.max(COMMAND_BYTES_MIN).min(self.shared.room_bytes);
-        let share = u32::try_from(share).unwrap_or(u32::MAX);
-        Arc::clone(&self.shared.room).acquire_many_owned(share).await.ok()
+        u32::try_from(share).unwrap_or(u32::MAX)
     }
 }
 
