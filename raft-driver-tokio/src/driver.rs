@@ -1,7 +1,7 @@
-//! For authors of drivers: what any driver on Tokio needs beside [`raft_core::host`]. `raft-driver-actix` is built on it.
+//! For authors of drivers: a node with its lanes, its time and its callers, on Tokio, beside [`raft_core::host`]. `raft-driver-actix` is built on it.
 //!
 //! * Whatever calls users' code goes through [`guard`]: a panic stops a node, never the process or its runtime.
-//! * What has failed or panicked is not called again, only dropped, by [`discard`].
+//! * What has failed or panicked is not called again, only dropped.
 //! * An [`Engine`] is the node and its lanes, and the only one who steps the node. A driver hands it what has arrived,
 //!   turn by turn.
 
@@ -26,19 +26,18 @@ use tokio::time::Sleep;
 
 pub use crate::engine::{Ends, Engine, Input, Running, Setup, TransportCounters, refuse_read};
 use crate::error::{Panicked, StartError, StopReason};
-pub use crate::forward::{Caller, FORWARD_LIMIT, Served};
+pub use crate::forward::{Caller, Served};
 pub use crate::freshness::{Fresh, Freshness, Proof};
 pub use crate::metrics::{Export, Load};
-pub use crate::recording::RecordingWriter;
 pub use crate::request::{AdminRequest, ReadJob};
 use crate::storage::NodeLog;
 pub use crate::storage::lane::{LogLane, LogReports};
-pub use crate::storage::snapshot_lane::{SnapshotLane, SnapshotReports};
+pub(crate) use crate::storage::snapshot_lane::SnapshotLane;
 
 /// What errors call the log store.
-pub const LOG_STORE: &str = "log store";
+pub(crate) const LOG_STORE: &str = "log store";
 /// What errors call the state machine.
-pub const STATE_MACHINE: &str = "state machine";
+pub(crate) const STATE_MACHINE: &str = "state machine";
 
 /// Calls users' code.
 ///
@@ -52,12 +51,12 @@ pub fn guard<R>(part: &'static str, call: impl FnOnce() -> R) -> Result<R, Panic
 ///
 /// # Errors
 /// If the command could only make it fail, or the check panics on it.
-pub fn check<S: StateMachine>(command: &Bytes) -> Result<(), Unacceptable> {
+pub(crate) fn check<S: StateMachine>(command: &Bytes) -> Result<(), Unacceptable> {
     guard(STATE_MACHINE, || S::check(command)).unwrap_or_else(|panicked| Err(Unacceptable::new(panicked)))
 }
 
 /// Drops what is users' own. Should it panic, that is only traced: the node's reason to stop was told already.
-pub fn discard<T>(part: &'static str, value: T) {
+pub(crate) fn discard<T>(part: &'static str, value: T) {
     if let Err(panicked) = guard(part, || drop(value)) {
         tracing::error!(%panicked, "raft.drop");
     }
@@ -65,7 +64,7 @@ pub fn discard<T>(part: &'static str, value: T) {
 
 /// Answers reads from the machine. A reader that panics, in its closure or in a drop, harms only its caller: it had
 /// no more than a shared reference.
-pub fn serve<S>(reads: Vec<Box<dyn Read<S>>>, machine: &S) {
+pub(crate) fn serve<S>(reads: Vec<Box<dyn Read<S>>>, machine: &S) {
     for read in reads {
         if let Err(panicked) = guard("read", || read.serve(machine)) {
             tracing::error!(%panicked, "raft.read");
@@ -74,7 +73,7 @@ pub fn serve<S>(reads: Vec<Box<dyn Read<S>>>, machine: &S) {
 }
 
 /// Answers reads of a machine that is gone.
-pub fn reject_reads<S>(reads: Vec<Box<dyn Read<S>>>) {
+pub(crate) fn reject_reads<S>(reads: Vec<Box<dyn Read<S>>>) {
     for read in reads {
         if let Err(panicked) = guard("read", || read.reject(Rejection::Stopped)) {
             tracing::error!(%panicked, "raft.read");
@@ -87,7 +86,7 @@ pub fn reject_reads<S>(reads: Vec<Box<dyn Read<S>>>) {
 ///
 /// # Errors
 /// If the store fails or panics: the reason to stop the node.
-pub fn perform_log<L: LogStore>(
+pub(crate) fn perform_log<L: LogStore>(
     store: &mut L,
     tasks: impl IntoIterator<Item = LogTask>,
     batch: &mut Vec<Write>,
@@ -117,7 +116,7 @@ pub fn perform_log<L: LogStore>(
 ///
 /// # Errors
 /// If the reader fails or panics: the reason to stop the node.
-pub fn read_log<R: LogReader>(reader: &R, span: LogSpan) -> Result<Event, StopReason> {
+pub(crate) fn read_log<R: LogReader>(reader: &R, span: LogSpan) -> Result<Event, StopReason> {
     guard(LOG_STORE, || span.read(reader))?.map_err(|error| StopReason::Log(Arc::new(error)))
 }
 
@@ -125,7 +124,7 @@ pub fn read_log<R: LogReader>(reader: &R, span: LogSpan) -> Result<Event, StopRe
 ///
 /// # Errors
 /// If the state machine fails or panics: the reason to stop the node.
-pub fn apply<S, W>(
+pub(crate) fn apply<S, W>(
     lane: &mut MachineLane<S, W>,
     entries: &Entries,
     committed: Vec<Committed<W>>,
@@ -239,7 +238,7 @@ fn aligned(at: tokio::time::Instant, step: Duration) -> tokio::time::Instant {
 }
 
 /// Traces what a node notifies of.
-pub fn trace_notice(id: NodeId, notice: Notice) {
+pub(crate) fn trace_notice(id: NodeId, notice: Notice) {
     let id = id.get();
     match notice {
         Notice::Role { role, term } => tracing::info!(id, ?role, %term, "raft.role"),
@@ -254,7 +253,7 @@ pub fn trace_notice(id: NodeId, notice: Notice) {
 }
 
 /// Traces why a node stops.
-pub fn trace_stop(id: NodeId, reason: &StopReason) {
+pub(crate) fn trace_stop(id: NodeId, reason: &StopReason) {
     let id = id.get();
     if reason.is_orderly() {
         tracing::info!(id, %reason, "raft.stopped");
@@ -274,19 +273,19 @@ pub struct Recovered<S, L, P> {
     applied: LogId,
 }
 
-/// For drivers: a node, and what it runs on.
+/// A node, and what it runs on.
 #[derive(Debug)]
-pub struct Assembled<S, L, P> {
+pub(crate) struct Assembled<S, L, P> {
     /// The node.
-    pub node: RecordedNode,
+    pub(crate) node: RecordedNode,
     /// Its time.
-    pub timer: Timer,
+    pub(crate) timer: Timer,
     /// Its log store.
-    pub log: L,
+    pub(crate) log: L,
     /// Its snapshot store.
-    pub snapshots: P,
+    pub(crate) snapshots: P,
     /// Its state machine.
-    pub machine: S,
+    pub(crate) machine: S,
 }
 
 impl<S: StateMachine, L: NodeLog, P: SnapshotStore> Recovered<S, L, P> {
@@ -328,7 +327,7 @@ impl<S: StateMachine, L: NodeLog, P: SnapshotStore> Recovered<S, L, P> {
         in_log.or(self.snapshot.as_ref().map(|snapshot| &snapshot.membership))
     }
 
-    /// For drivers: the node, with its time and its stores, recorded from its beginning if there are options for it. A
+    /// The node, with its time and its stores, recorded from its beginning if there are options for it. A
     /// transport that carries messages of
     /// `message_bytes_max` at most is refused if the configuration allows longer ones: they would be sent for ever.
     ///
@@ -337,7 +336,7 @@ impl<S: StateMachine, L: NodeLog, P: SnapshotStore> Recovered<S, L, P> {
     ///
     /// # Panics
     /// As [`Timer::start`].
-    pub fn assemble(
+    pub(crate) fn assemble(
         self,
         config: Config,
         message_bytes_max: u64,

@@ -69,9 +69,9 @@ impl Recording {
     }
 }
 
-/// For drivers: takes what a node did after each turn, and has it written.
+/// Takes what a node did after each turn, and has it written.
 #[derive(Debug)]
-pub struct RecordingWriter {
+pub(crate) struct RecordingWriter {
     id: NodeId,
     shared: Arc<Shared>,
     pool: TaskTracker,
@@ -101,7 +101,7 @@ impl RecordingWriter {
     ///
     /// # Errors
     /// If the directory cannot be created or looked at.
-    pub fn start(recording: &Recording, id: NodeId, pool: TaskTracker) -> Result<Self, StartError> {
+    pub(crate) fn start(recording: &Recording, id: NodeId, pool: TaskTracker) -> Result<Self, StartError> {
         let directory = recording.directory.display().to_string();
         let files = Files::open(recording, id).map_err(|error| StartError::Recording { directory, error })?;
         let shared = Shared {
@@ -114,7 +114,7 @@ impl RecordingWriter {
     }
 
     /// Takes what the node did, unless what was taken before is still being written. To be called after each turn.
-    pub fn take(&mut self, node: &mut RecordedNode, now: Instant) {
+    pub(crate) fn take(&mut self, node: &mut RecordedNode, now: Instant) {
         if self.shared.failed.swap(false, Ordering::AcqRel) {
             self.until = Some(now + self.pause);
             self.pause = (self.pause * 2).min(PAUSE_MAX);
@@ -138,7 +138,7 @@ impl RecordingWriter {
 
     /// The node has stopped: takes the rest, whatever is still being written. `orderly` if it could go on, so that its last
     /// step can be verified too.
-    pub fn end(mut self, node: &mut RecordedNode, orderly: bool) {
+    pub(crate) fn end(mut self, node: &mut RecordedNode, orderly: bool) {
         let mut chunk = Vec::new();
         let Ok(()) = match orderly {
             true => node.end_recording(|part| keep(&mut chunk, part)),

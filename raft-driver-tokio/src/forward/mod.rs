@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use letter::{Answers, Head, Letter, Outcome, Writes};
 
 /// When a forwarded write is given up whose caller set no limit.
-pub const FORWARD_LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const FORWARD_LIMIT: Duration = Duration::from_secs(10);
 
 /// Commands are put into one letter until it has this many bytes.
 const LETTER_BYTES: usize = 256 * 1024;

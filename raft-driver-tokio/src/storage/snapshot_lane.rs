@@ -25,10 +25,10 @@ use crate::error::StopReason;
 const SNAPSHOT_STORE: &str = "snapshot store";
 
 /// How the lane reports to the node; harmless if it is gone.
-pub type SnapshotReports = Arc<dyn Fn(Event) + Send + Sync>;
+pub(crate) type SnapshotReports = Arc<dyn Fn(Event) + Send + Sync>;
 
 /// A snapshot store and where it runs. Clones are the same lane.
-pub struct SnapshotLane<P: SnapshotStore> {
+pub(crate) struct SnapshotLane<P: SnapshotStore> {
     shared: Arc<Shared<P>>,
 }
 
@@ -66,7 +66,7 @@ impl<P: SnapshotStore> SnapshotLane<P> {
     /// # Panics
     /// Outside a Tokio runtime.
     #[must_use]
-    pub fn start(store: P, reports: SnapshotReports, tasks: TaskTracker) -> Self {
+    pub(crate) fn start(store: P, reports: SnapshotReports, tasks: TaskTracker) -> Self {
         let store = Arc::new(store);
         // Unbounded: the core hands out one write at a time.
         let (ordered, queue) = unbounded_channel();
@@ -78,18 +78,18 @@ impl<P: SnapshotStore> SnapshotLane<P> {
     }
 
     /// Ends the lane; whoever wants to know when waits for its tasks.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.shared.stop.cancel();
     }
 
     /// Ends the lane when it is dropped, also by a runtime that ends.
     #[must_use]
-    pub fn stop_on_drop(&self) -> DropGuard {
+    pub(crate) fn stop_on_drop(&self) -> DropGuard {
         self.shared.stop.clone().drop_guard()
     }
 
     /// Performs a task of the node's, and reports later.
-    pub fn perform(&self, task: SnapshotTask) {
+    pub(crate) fn perform(&self, task: SnapshotTask) {
         let shared = &self.shared;
         let ordered = match task {
             SnapshotTask::Read { id, offset, bytes_max } => {
@@ -116,7 +116,7 @@ impl<P: SnapshotStore> SnapshotLane<P> {
     ///
     /// # Errors
     /// If the state machine panics: the reason to stop the node.
-    pub fn take<M: StateMachine, W: Writer<Response = M::Response>>(
+    pub(crate) fn take<M: StateMachine, W: Writer<Response = M::Response>>(
         &self,
         lane: &mut MachineLane<M, W>,
         meta: Arc<SnapshotMeta>,
@@ -147,7 +147,7 @@ impl<P: SnapshotStore> SnapshotLane<P> {
     ///
     /// # Errors
     /// If that fails: the reason to stop the node.
-    pub fn restore<M: StateMachine, W: Writer<Response = M::Response>>(
+    pub(crate) fn restore<M: StateMachine, W: Writer<Response = M::Response>>(
         &self,
         lane: &mut MachineLane<M, W>,
         meta: &SnapshotMeta,
