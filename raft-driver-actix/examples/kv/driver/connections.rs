@@ -1,8 +1,9 @@
 //! HTTP on clients' connections, by actix-web: its application, and its protocol over connections that others accepted.
 //!
 //! * actix-web's types of requests and answers are of an older generation than the front's; they are translated here.
-//! * Not limited here, since actix-http does not let that be set: requests at a time on an HTTP/2 connection, though all
-//!   requests together are; the head of a request, which actix-http ends at 128 KiB.
+//! * What actix-http does not let be set: how many requests there are at a time on an HTTP/2 connection, though all
+//!   together are limited; the head of a request, which ends at 128 KiB; a farewell on HTTP/2, so that a connection on which
+//!   nobody asks any more just ends.
 
 use std::cell::Cell;
 use std::io;

@@ -2,8 +2,8 @@
 //! with the same program on Tokio.
 //!
 //! * The first arbiter runs the node, and with `--threads 1` all clients too. More threads are arbiters for clients.
-//! * Connections are accepted by the shared code instead of actix-web's `HttpServer`, since its limits are in none of
-//!   that: clients that connect and say nothing, and clients that leave answers unread.
+//! * Connections are accepted by the shared code instead of actix-web's `HttpServer`, which knows no limits for clients that
+//!   connect and say nothing, and for clients that leave answers unread. Where these do no harm, `HttpServer` is less to write.
 
 mod connections;
 mod handle;
