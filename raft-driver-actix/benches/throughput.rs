@@ -28,6 +28,9 @@ const WARM_UP: Duration = Duration::from_millis(100);
 const ROUND: Duration = Duration::from_millis(500);
 const NODES: u64 = 3;
 
+/// Writes a second with so many clients.
+type Measure = fn(usize) -> f64;
+
 /// Counts what it applies.
 #[derive(Default)]
 struct Count(u64);
@@ -157,7 +160,7 @@ fn median(mut rates: Vec<f64>) -> f64 {
 fn main() {
     // Cargo adds one of its own.
     let arguments: Vec<_> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let drivers: [(&str, fn(usize) -> f64); 2] = [("tokio", tokio_driver), ("actix", actix_driver)];
+    let drivers: [(&str, Measure); 2] = [("tokio", tokio_driver), ("actix", actix_driver)];
     if let Some((name, driver)) = drivers.iter().find(|(name, _)| arguments.iter().any(|named| named == name))
     {
         let clients = arguments.iter().find_map(|argument| argument.parse().ok()).unwrap_or(64);

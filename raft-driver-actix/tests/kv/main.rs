@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(dead_code, reason = "tests use parts of each room; the program uses all")]
 
+mod flood;
 mod mixed;
 
 #[path = "../../../raft-driver-tokio/tests/kv_processes/cluster.rs"]

@@ -1,9 +1,9 @@
 //! HTTP on clients' connections, by actix-web: its application, and its protocol over connections that others accepted.
 //!
 //! * actix-web's types of requests and answers are of an older generation than the front's; they are translated here.
-//! * What actix-http does not let be set: how many requests there are at a time on an HTTP/2 connection, though all
-//!   together are limited; the head of a request, which ends at 128 KiB; a farewell on HTTP/2, so that a connection on which
-//!   nobody asks any more just ends.
+//! * A connection with too many requests at a time is ended: actix-http does not tell clients of such a limit.
+//! * Nor does it let be set: the head of a request, which ends at 128 KiB; a farewell on HTTP/2, so that a connection on
+//!   which nobody asks any more just ends.
 
 use std::cell::Cell;
 use std::io;
@@ -27,6 +27,7 @@ use futures_util::Stream;
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::{Request, Version};
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 
 use crate::http::Front;
 use crate::http::activity::Activity;
@@ -38,9 +39,21 @@ use crate::node::Node;
 /// Answers are handed on in pieces of so much: what was copied out of one is not counted as unsent.
 const PIECE_BYTES: usize = 16 * 1024;
 
+/// Requests at a time on one connection, those included whose answers were not taken yet.
+const REQUESTS_MAX: usize = 1024;
+
 type Handler = RcService<(TcpStream, Protocol, Option<SocketAddr>), (), DispatchError>;
 /// Whose connection is being opened: actix-http asks for it meanwhile, for the requests to come.
-type Opening = Rc<Cell<Option<Arc<Activity>>>>;
+type Opening = Rc<Cell<Option<Client>>>;
+
+/// A connection, to those who answer its requests.
+#[derive(Clone)]
+struct Client {
+    activity: Arc<Activity>,
+    /// Each request holds one, until its answer was handed on.
+    requests: Rc<()>,
+    too_many: CancellationToken,
+}
 
 /// What all connections have in common.
 pub(crate) struct Connections<N> {
@@ -66,8 +79,8 @@ impl<N: Node> Connections<N> {
             .keep_alive(KeepAlive::Timeout(IDLE_LIMIT))
             .client_request_timeout(IDLE_LIMIT)
             .on_connect_ext(move |_: &TcpStream, connection| {
-                if let Some(activity) = opened.take() {
-                    connection.insert(activity);
+                if let Some(client) = opened.take() {
+                    connection.insert(client);
                 }
             })
             .finish(map_config(app.into_factory(), |()| AppConfig::default()));
@@ -87,9 +100,14 @@ impl Connection {
     /// answer on HTTP/1.1; on HTTP/2, and where nothing is asked any more, it is left to whoever waits for it.
     pub(crate) async fn serve(self, stream: TcpStream, version: Version) {
         let protocol = if version == Version::HTTP_2 { Protocol::Http2 } else { Protocol::Http1 };
-        self.opening.set(Some(self.activity));
-        if let Err(error) = self.handler.call((stream, protocol, None)).await {
-            tracing::debug!(%error, "a client's connection ended");
+        let too_many = CancellationToken::new();
+        let client = Client { activity: self.activity, requests: Rc::new(()), too_many: too_many.clone() };
+        self.opening.set(Some(client));
+        tokio::select! {
+            ended = self.handler.call((stream, protocol, None)) => if let Err(error) = ended {
+                tracing::debug!(%error, "a client's connection ended");
+            },
+            () = too_many.cancelled() => tracing::debug!("a client has too many requests at a time"),
         }
     }
 }
@@ -99,10 +117,14 @@ async fn answer<N: Node>(
     body: web::Payload,
     front: web::Data<Front<N>>,
 ) -> HttpResponse<Pieces> {
-    let failed =
-        || HttpResponse::with_body(StatusCode::INTERNAL_SERVER_ERROR, Content::Whole(Bytes::new()).into());
     // Put there when the connection was opened.
-    let Some(activity) = request.conn_data::<Arc<Activity>>() else { return failed() };
+    let Some(Client { activity, requests, too_many }) = request.conn_data::<Client>() else {
+        return failed();
+    };
+    let counted = Rc::clone(requests);
+    if Rc::strong_count(requests) > REQUESTS_MAX + 1 {
+        too_many.cancel();
+    }
     let answer = match translated(&request, body.into_inner()) {
         Ok(request) => front.into_inner().answer(request, Arc::clone(activity)).await,
         Err(error) => Problem::bad_request("bad_request", error, "send HTTP").answer().map(Content::Whole),
@@ -116,10 +138,16 @@ async fn answer<N: Node>(
     if activity.leave().is_cancelled() {
         response.force_close();
     }
-    response.message_body(content.into()).unwrap_or_else(|error| {
+    let pieces = Pieces { next: Bytes::new(), content, _request: Some(counted) };
+    response.message_body(pieces).unwrap_or_else(|error| {
         tracing::error!(%error, "an answer cannot be told");
         failed()
     })
+}
+
+fn failed() -> HttpResponse<Pieces> {
+    let nothing = Pieces { next: Bytes::new(), content: Content::Whole(Bytes::new()), _request: None };
+    HttpResponse::with_body(StatusCode::INTERNAL_SERVER_ERROR, nothing)
 }
 
 /// A request as the front reads it.
@@ -161,12 +189,8 @@ struct Pieces {
     /// What comes next of a part.
     next: Bytes,
     content: Content,
-}
-
-impl From<Content> for Pieces {
-    fn from(content: Content) -> Self {
-        Self { next: Bytes::new(), content }
-    }
+    /// Counts the request.
+    _request: Option<Rc<()>>,
 }
 
 impl MessageBody for Pieces {
