@@ -6,8 +6,10 @@
 
 mod conformance;
 mod drivers;
+mod journals;
 mod lifecycle;
 mod operators;
+mod router;
 mod storage;
 mod stores;
 mod supervision;

@@ -1,7 +1,7 @@
 //! What the tests share: a storage that is an actor, in both kinds, a network that is an actor, and clusters of them.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +17,7 @@ use raft_core::{
     AdminRefusal, Config, Entries, EntryRef, LogId, LogIndex, LogRecovery, NodeId, RoleKind, Term, Write,
 };
 use raft_driver_actix::admin::{InitWithConfig, Shutdown};
-use raft_driver_actix::messages::{ClientRead, ClientResponse, ClientWrite, RaftMessage, ResponseMode};
+use raft_driver_actix::messages::{ClientRead, ClientResponse, ClientWrite, ResponseMode};
 use raft_driver_actix::metrics::{RaftMetrics, watch as listen};
 use raft_driver_actix::network::ActorNetwork;
 use raft_driver_actix::storage::{
@@ -29,6 +29,8 @@ use raft_driver_actix::{AdminError, Builder, Raft, ReadError, StopReason, WriteE
 use raft_driver_tokio::Postcard;
 use raft_driver_tokio::storage::MemoryLogError;
 use tokio::sync::watch;
+
+pub(crate) use crate::router::{HeardOf, Route, Router};
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
@@ -315,78 +317,6 @@ thread_local! {
 
 fn storage_arbiter() -> actix::ArbiterHandle {
     STORAGES.with(Arbiter::handle)
-}
-
-// --- a network -------------------------------------------------------------------------------------------------
-
-/// Routes by target, as bytes, and cuts nodes off.
-#[derive(Default)]
-pub(crate) struct Router {
-    nodes: BTreeMap<NodeId, Recipient<RaftMessage>>,
-    isolated: BTreeSet<NodeId>,
-    heard: BTreeMap<NodeId, u64>,
-}
-
-impl Actor for Router {
-    type Context = Context<Self>;
-
-    fn started(&mut self, context: &mut Self::Context) {
-        context.set_mailbox_capacity(4096);
-    }
-}
-
-impl Handler<RaftMessage> for Router {
-    type Result = ();
-
-    fn handle(&mut self, message: RaftMessage, _: &mut Self::Context) {
-        let (from, to) = (message.sender(), message.target());
-        *self.heard.entry(from).or_default() += 1;
-        if self.isolated.contains(&from) || self.isolated.contains(&to) {
-            return;
-        }
-        let bytes = Postcard::encode(&message).unwrap();
-        let received: RaftMessage = Postcard::decode(bytes).unwrap();
-        assert_eq!(received, message);
-        if let Some(node) = self.nodes.get(&to) {
-            // A message that finds no room is lost, as on any network.
-            let _ = node.try_send(received);
-        }
-    }
-}
-
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(crate) enum Route {
-    Join(NodeId, Recipient<RaftMessage>),
-    Leave(NodeId),
-    Isolate(NodeId),
-    Heal,
-}
-
-impl Handler<Route> for Router {
-    type Result = ();
-
-    fn handle(&mut self, route: Route, _: &mut Self::Context) {
-        match route {
-            Route::Join(id, node) => drop(self.nodes.insert(id, node)),
-            Route::Leave(id) => drop(self.nodes.remove(&id)),
-            Route::Isolate(id) => drop(self.isolated.insert(id)),
-            Route::Heal => self.isolated.clear(),
-        }
-    }
-}
-
-/// How many messages a node has sent.
-#[derive(Message)]
-#[rtype(result = "u64")]
-pub(crate) struct HeardOf(pub(crate) NodeId);
-
-impl Handler<HeardOf> for Router {
-    type Result = u64;
-
-    fn handle(&mut self, HeardOf(id): HeardOf, _: &mut Self::Context) -> u64 {
-        self.heard.get(&id).copied().unwrap_or(0)
-    }
 }
 
 // --- a cluster -------------------------------------------------------------------------------------------------
