@@ -72,14 +72,15 @@ pub(crate) struct LocalClock {
     /// It has run since then, and shows `shown` until then.
     from: Nanos,
     shown: Nanos,
-    /// Nanoseconds gained (or lost) every million.
+    /// Nanoseconds gained (or lost) every million: now, and when nothing is wrong with it.
     drift_ppm: i32,
+    own_drift_ppm: i32,
 }
 
 impl LocalClock {
     /// A clock that shows `epoch` at the simulated time zero.
     pub(crate) fn new(epoch: Nanos, drift_ppm: i32) -> Self {
-        Self { from: 0, shown: epoch, drift_ppm }
+        Self { from: 0, shown: epoch, drift_ppm, own_drift_ppm: drift_ppm }
     }
 
     /// What this clock shows at `now`.
@@ -121,9 +122,10 @@ impl LocalClock {
         self.drift_ppm = drift_ppm;
     }
 
-    /// If it stands still, it goes on.
-    pub(crate) fn go_on(&mut self, now: Nanos) {
+    /// If it stands still, it goes on; at the speed that it had before anything was wrong with it.
+    pub(crate) fn heal(&mut self, now: Nanos) {
         self.from = now.min(self.from);
+        self.set_drift(now, self.own_drift_ppm);
     }
 
     fn set(&mut self, now: Nanos, ahead: Nanos, still: Nanos) {
@@ -194,8 +196,12 @@ mod tests {
             local.jump_ahead(3 * SECOND, 4 * MILLISECOND);
             assert_eq!(local.at(3 * SECOND), local.at(3 * SECOND + 6 * MILLISECOND));
             assert!(local.at(3 * SECOND) < local.at(3 * SECOND + 7 * MILLISECOND));
-            local.go_on(3 * SECOND + MILLISECOND);
-            assert!(local.at(3 * SECOND) < local.at(3 * SECOND + 2 * MILLISECOND));
+            let shown = local.at(3 * SECOND + MILLISECOND);
+            local.heal(3 * SECOND + MILLISECOND);
+            assert_eq!(local.at(3 * SECOND + MILLISECOND), shown, "it does not jump");
+            let gained = i64::from(drift_ppm) * MILLISECOND as i64 / 1_000_000;
+            let after = (shown + MILLISECOND).saturating_add_signed(gained);
+            assert_eq!(local.at(3 * SECOND + 2 * MILLISECOND), after, "at its own speed");
         }
     }
 }

@@ -304,7 +304,7 @@ impl<M: StateMachine> Server<M> {
     pub(crate) fn heal(&mut self, now: Nanos) {
         (self.paused_until, self.stalled_until, self.slowed, self.crash_in) = (0, 0, None, None);
         self.disk.heal();
-        self.change_clock(|clock| clock.go_on(now));
+        self.change_clock(|clock| clock.heal(now));
     }
 
     /// A ticket for a request of `waiter`.
