@@ -34,6 +34,10 @@ const LETTER_BYTES: usize = 256 * 1024;
 /// Bytes of commands that one member may have waiting here.
 const MEMBER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// Answers that may be on their way out when a command is refused: as many as one member may have waiting here. A letter of
+/// empty commands is short, and its answers are not.
+const ANSWERS_MAX: usize = MEMBER_BYTES_MAX / COMMAND_BYTES_MIN;
+
 /// What the smallest command counts, so that their number is bounded too.
 const COMMAND_BYTES_MIN: usize = 256;
 
@@ -228,7 +232,7 @@ impl Desk {
             if served._room.is_some() {
                 queue.push_back(W::served(command, served));
             } else {
-                served.answer(Err(Rejection::Busy));
+                served.refuse();
             }
         }
     }
@@ -282,6 +286,16 @@ impl Served {
             Err(Rejection::ResponseLost(id)) => Outcome::Committed(id),
             Err(rejection) => Outcome::Rejected(rejection),
         });
+    }
+
+    /// There is no room for it. Whoever asks for more than can be told in one turn is told nothing: to its client the
+    /// outcome stays unknown.
+    fn refuse(mut self) {
+        let waiting = self.outbox.lock().unwrap_or_else(PoisonError::into_inner).len();
+        if waiting < ANSWERS_MAX {
+            return self.answer(Err(Rejection::Busy));
+        }
+        self.open = false;
     }
 
     fn post(&self, outcome: Outcome) {
@@ -410,6 +424,18 @@ mod tests {
         let mut answer = write(&mut queue, "nobody");
         asking.pass(&mut queue, None, &Rejection::Busy, |_, _| panic!("to nobody"));
         assert_eq!(rejected(&mut answer), Rejection::Busy);
+    }
+
+    #[test]
+    fn a_flood_of_empty_commands_is_not_answered_one_by_one() {
+        let (mut asking, mut queue, mut desk) = (forwards(), Queue::new(), Desk::default());
+        let commands = vec![Bytes::new(); letter::COMMANDS_MAX];
+        for first in (0..).step_by(commands.len()).take(3 * ANSWERS_MAX / commands.len()) {
+            let letter = letter::writes(1, first, FORWARD_LIMIT, commands.iter());
+            receive(&mut asking, &mut desk, NodeId::new(2), letter, &members(), &mut queue, |_, _| {});
+        }
+        assert_eq!(queue.len(), MEMBER_BYTES_MAX / COMMAND_BYTES_MIN);
+        assert_eq!(desk.outbox.lock().unwrap().len(), ANSWERS_MAX);
     }
 
     #[test]

@@ -179,7 +179,8 @@ async fn welcome(shared: &Shared, stream: &mut Stream, verdict: Result<(), Refus
 async fn refuse(shared: &Shared, mut stream: Stream, from: SocketAddr, refused: Refused) {
     let Refused { peer, refusal, .. } = refused;
     shared.refused(refused);
-    if refusal != Refusal::Full {
+    // What is wrong at this node is no fault of the other.
+    if !matches!(refusal, Refusal::Full | Refusal::Unremembered) {
         shared.offence(from, peer, Offence::Refused);
     }
     if welcome(shared, &mut stream, Err(refusal)).await.is_ok() {
