@@ -74,7 +74,7 @@ pub struct Raft<S: StateMachine> {
     local_reads: Arc<Semaphore>,
     /// Why the node has stopped.
     reason: Option<StopReason>,
-    /// Where a supervised node comes from.
+    /// Where a supervised node comes from, as long as it may return.
     origin: Option<Origin<S>>,
     address: Option<(NodeId, Bytes)>,
     limits: Limits,
@@ -121,7 +121,10 @@ impl<S: StateMachine> Raft<S> {
         let Self { inbox, state, publisher, freshness, writes, local_reads, limits, .. } = self;
         let mut inbox_now = inbox.borrow_mut();
         let inbox = &mut *inbox_now;
-        let State::Runs(node) = state else { return inbox.reject(self.origin.is_some()) };
+        let State::Runs(node) = state else {
+            let returns = self.origin.is_some() && inbox.shutdowns.is_empty();
+            return inbox.reject(returns);
+        };
         // Neither a bug of the core nor one of users' transports may leave anybody waiting.
         let turned = guard("node", || {
             let Node { engine, timer, .. } = &mut **node;
@@ -164,6 +167,14 @@ impl<S: StateMachine> Raft<S> {
         }
         let State::Runs(node) = std::mem::replace(&mut self.state, State::Ended) else { return };
         let Node { engine, ends, .. } = *node;
+        if reason.is_orderly() || reason.is_log_store() {
+            self.origin = None;
+        }
+        if let Some(origin) = &mut self.origin {
+            // As of the last turn that was completed: what it wrote is on its way to the disk.
+            let handed_term = self.publisher.last().status.term;
+            origin.remember(handed_term, guard("node", || engine.node().status()).ok().as_ref());
+        }
         // First, so that whoever is told "stopped" can ask why.
         self.publisher.stop(engine.node(), &reason);
         self.reason = Some(reason.clone());
@@ -172,7 +183,17 @@ impl<S: StateMachine> Raft<S> {
             tracing::error!(%panicked, "raft.drop");
         }
         self.state = State::Ends(Box::pin(ends.ended()));
-        self.inbox.borrow_mut().reject(false);
+        let mut inbox = self.inbox.borrow_mut();
+        let returns = self.origin.is_some() && inbox.shutdowns.is_empty();
+        inbox.reject(returns);
+    }
+
+    /// The node will not return after all.
+    fn give_up(&mut self, reason: StopReason) {
+        tracing::error!(%reason, "raft.restart");
+        self.origin = None;
+        self.publisher.give_up(&reason);
+        self.reason = Some(reason);
     }
 
     /// Makes room before the mailbox brings more than a turn should take.
@@ -210,18 +231,28 @@ impl<S: StateMachine> Raft<S> {
                 }
             }
             State::Ends(ends) => {
-                if ends.as_mut().poll(task).is_ready() {
+                // Users' networks and stores are dropped in there.
+                let ended = guard("node", || ends.as_mut().poll(task)).unwrap_or_else(|panicked| {
+                    tracing::error!(%panicked, "raft.drop");
+                    Poll::Ready(())
+                });
+                if ended.is_ready() {
                     self.state = State::Ended;
                     self.ended(context);
                 }
             }
             State::Ended => self.ended(context),
             State::Returns(restart) => {
-                let wanted = self.inbox.borrow().shutdowns.is_empty() && context.connected();
-                let Poll::Ready(running) = restart.poll(task, wanted) else { return };
-                match running {
-                    Some(running) => self.returned(running, task),
-                    None => self.state = State::Ended,
+                let asked = !self.inbox.borrow().shutdowns.is_empty();
+                let wanted = !asked && context.connected() && self.origin.is_some();
+                let Poll::Ready(returned) = restart.poll(task, wanted) else { return };
+                match returned {
+                    Ok(Some(running)) => self.returned(running, task),
+                    Ok(None) => self.state = State::Ended,
+                    Err(forgotten) => {
+                        self.state = State::Ended;
+                        self.give_up(StopReason::Log(Arc::new(forgotten)));
+                    }
                 }
                 if !wanted {
                     self.halt(StopReason::Requested);
@@ -234,8 +265,7 @@ impl<S: StateMachine> Raft<S> {
     /// Nothing is left of the node: the actor ends too if that was wanted, or lets its supervisor start it anew.
     fn ended(&mut self, context: &mut Context<Self>) {
         let asked = !self.inbox.borrow().shutdowns.is_empty();
-        let failed = self.reason.as_ref().is_some_and(|reason| !reason.is_orderly());
-        if asked || !context.connected() || (failed && self.origin.is_some()) {
+        if asked || !context.connected() || self.origin.is_some() {
             context.stop();
         }
     }
@@ -284,13 +314,10 @@ impl<S: StateMachine> Actor for Raft<S> {
 /// was started by [`Builder::supervise`](crate::Builder::supervise) can be.
 impl<S: StateMachine> Supervised for Raft<S> {
     fn restarting(&mut self, _: &mut Self::Context) {
-        let failed = self.reason.as_ref().is_some_and(|reason| !reason.is_orderly());
-        if let Some(origin) = self.origin.as_mut().filter(|_| failed) {
+        // Without: it was shut down, and stays so; whoever has an address yet is told.
+        if let Some(origin) = &mut self.origin {
             self.life += 1;
             self.state = State::Returns(origin.restart(self.life));
-        } else {
-            // It was shut down, and stays so: whoever has an address yet is told.
-            self.origin = None;
         }
     }
 }
@@ -316,8 +343,17 @@ impl<S: StateMachine> Handler<Arrival> for Raft<S> {
     type Result = ();
 
     fn handle(&mut self, Arrival { life, input }: Arrival, _: &mut Self::Context) {
-        if life == self.life {
-            self.arrived(input);
+        match input {
+            // Whatever it was that stopped the node before.
+            Input::Failed(reason) if reason.is_log_store() && self.origin.is_some() => {
+                if matches!(self.state, State::Runs(_)) {
+                    self.arrived(Input::Failed(reason));
+                } else {
+                    self.give_up(reason);
+                }
+            }
+            input if life == self.life => self.arrived(input),
+            _ => {}
         }
     }
 }

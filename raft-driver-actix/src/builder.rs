@@ -40,8 +40,8 @@ impl Builder {
         Self { setup, config, limits, address: None, listeners: Vec::new() }
     }
 
-    /// How many messages the actor's mailbox holds before those who `send` wait, and how many stale reads may wait for the
-    /// state machine before they are `Busy`. Default 8,192; between 1 and 1,048,576.
+    /// How many messages the actor's mailbox holds before `try_send` fails, and how many stale reads may wait for the state
+    /// machine before they are `Busy`. `send` does not wait for room: what it queues is answered `Busy` where it is too much. Default 8,192; between 1 and 1,048,576.
     #[must_use]
     pub const fn mailbox_max(mut self, messages: usize) -> Self {
         self.limits.mailbox_max = messages;
@@ -139,11 +139,19 @@ impl Builder {
         Ok(context.run(self.actor(running, None)))
     }
 
-    /// Starts the node on the current arbiter under a [`Supervisor`]: should its store, its state machine or its actor
-    /// fail, everything of it ends, and after a pause it is opened anew and goes on from what survived. Its address stays.
-    /// Meanwhile requests are answered `Busy`, and [`GetMetrics`](crate::metrics::GetMetrics) tells why.
+    /// Starts the node on the current arbiter under a [`Supervisor`]: should its state machine, the restore of a snapshot,
+    /// its network or the node itself fail, everything of it ends, and after a pause it is opened anew and goes on from
+    /// what survived. Its address stays. Meanwhile requests are answered `Busy`, and
+    /// [`GetMetrics`](crate::metrics::GetMetrics) tells why.
     ///
-    /// `open` is called for each life of the node.
+    /// It does not return after a failure of its log store ([`StopReason::Log`](crate::StopReason::Log), or a panic of the
+    /// store), also if something else had failed first: after a failed write or fsync, what the operating system
+    /// shows may not be on the disk. Nor if the log store, opened again, has [forgotten](crate::Forgotten) what it knew.
+    /// Then it stays stopped and says so, as a node that is not supervised: look at the disk, and start the process anew.
+    ///
+    /// `open` is called for each life of the node, and must open the same stores each time. A panic in it, or in what it
+    /// returns, is a start that failed. Snapshots must last as long as the log: one that was compacted behind a snapshot
+    /// which is gone is refused for ever.
     ///
     /// # Errors
     /// If the first start fails. Later ones are tried until one succeeds, ever less often, and traced.

@@ -34,7 +34,8 @@ pub struct Config {
     pub protocol: raft_core::Config,
     /// How often listeners hear of a node in which nothing changes that they must know. Default 5 s.
     pub metrics_rate: Duration,
-    /// Where snapshots are kept, if they are files: see [`snapshots`](Self::snapshots).
+    /// Where [`snapshots`](Self::snapshots) opens a store. A [`Builder`](crate::Builder) opens nothing: it runs on the store
+    /// that it is given.
     pub snapshot_dir: Option<PathBuf>,
 }
 
@@ -131,7 +132,7 @@ impl ConfigBuilder {
         self
     }
 
-    /// Where snapshots are kept, if they are files. Default: nowhere.
+    /// Where [`Config::snapshots`] opens a store, which is to be handed to the [`Builder`](crate::Builder). Default: nowhere.
     pub fn snapshot_dir(mut self, directory: impl AsRef<Path>) -> Self {
         self.config.snapshot_dir = Some(directory.as_ref().to_owned());
         self

@@ -40,15 +40,17 @@
 //!
 //! # What to know
 //!
-//! * `Addr::send` nests results: the outer one is Actix's `MailboxError` (the actor is gone), the inner one says what
-//!   became of the request. Every error of a write says whether the command happened, and returns it if it did not: a
+//! * `Addr::send` nests results: the outer one is Actix's `MailboxError`, the inner one says what became of the
+//!   request. `Closed`: the actor is gone; it may have taken the request. `Timeout`: it did not answer within the limit
+//!   that the caller set, and may do what was asked all the same. After either the outcome is unknown. Every error of a write says whether the command happened, and returns it if it did not: a
 //!   follower answers [`WriteError::NotLeader`] with the leader and the command.
-//! * `Addr::send` waits while the mailbox is full, and `try_send` fails: that is the back-pressure. `do_send` knows no
-//!   limit: use it for nothing that clients can cause.
+//! * Overload is answered `Busy`: by [`Builder::queue_bytes_max`] for writes, by the limits of [`raft_core::Config`] for the
+//!   rest. That is the back-pressure. The mailbox's capacity holds back only `try_send`, and whoever sends again and again
+//!   through one `Addr`: the first `send` of each clone is queued however full the mailbox is. `do_send` knows no limit.
 //! * A node that fails (its log store, its state machine, a panic in either) stops at once and for good: whoever waits
 //!   gets an error, later requests too, [`GetMetrics`](metrics::GetMetrics) and listeners tell the reason. Its actor
 //!   stays until [`Shutdown`](admin::Shutdown) comes or its last address is dropped. Start the node anew when the cause
-//!   is gone, or let [`Builder::supervise`] do so.
+//!   is gone, or let [`Builder::supervise`] do so, where that is safe: not after a failure of the log store.
 //! * A node whose last address is dropped stops. An address within one of its own listeners or its network counts too.
 //!
 //! # How it works
@@ -77,4 +79,4 @@ pub use config::{Config, ConfigBuilder, ConfigError};
 pub use raft_driver_tokio::{
     AdminError, Certainty, Health, ReadError, Recording, Recovered, StartError, StopReason, WriteError,
 };
-pub use supervise::Parts;
+pub use supervise::{Forgotten, Parts};

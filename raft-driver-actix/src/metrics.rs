@@ -73,7 +73,8 @@ impl Message for GetMetrics {
     type Result = RaftMetrics;
 }
 
-/// How a node is, asked of its actor and its state machine; answers after `limit` at the latest.
+/// How a node is, asked of its actor and its state machine; answers after `limit` at the latest. An actor that is gone is
+/// said to have been shut down as [requested](StopReason::Requested), although its arbiter may have ended under it.
 ///
 /// Readiness is a read that may be as [stale](ClientRead::stale) as `limit`.
 pub async fn health<S: StateMachine>(raft: &Addr<Raft<S>>, limit: Duration) -> Health {
@@ -82,6 +83,7 @@ pub async fn health<S: StateMachine>(raft: &Addr<Raft<S>>, limit: Duration) -> H
     let (metrics, read) = (metrics.await.ok(), read.await);
     let stopped = match &metrics {
         Some(metrics) => metrics.stopped.clone(),
+        // Where the actor is gone, it was shut down; or its arbiter was, which cannot be told apart from here.
         None => (!raft.connected()).then_some(StopReason::Requested),
     };
     Health {
@@ -211,6 +213,11 @@ impl Publisher {
         if guard("node", || self.refresh(node, Load::default())).is_err() {
             tracing::error!("the node's last status cannot be read");
         }
+        self.give_up(reason);
+    }
+
+    /// The node has stopped, and this is why.
+    pub(crate) fn give_up(&mut self, reason: &StopReason) {
         self.last.0.stopped = Some(reason.clone());
         self.listeners.tell_change(&self.last);
     }

@@ -130,6 +130,9 @@ impl StateMachine for Journal {
 pub(crate) struct SlowLog {
     pub(crate) log: MemoryLog,
     pub(crate) broken: Arc<AtomicBool>,
+    pub(crate) panics: Arc<AtomicBool>,
+    /// A write waits for it.
+    pub(crate) gate: Arc<tokio::sync::Mutex<()>>,
     pub(crate) thread: Arc<Mutex<Option<ThreadId>>>,
 }
 
@@ -162,6 +165,8 @@ impl LogStore for SlowLog {
 
     fn write(&mut self, batch: &[Write]) -> Result<(), SlowLogError> {
         *self.thread.lock().unwrap() = Some(std::thread::current().id());
+        drop(self.gate.blocking_lock());
+        assert!(!self.panics.load(Ordering::Relaxed), "planted");
         if self.broken.load(Ordering::Relaxed) {
             return Err(SlowLogError::Broken);
         }

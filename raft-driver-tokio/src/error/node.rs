@@ -7,6 +7,7 @@ use std::sync::Arc;
 use raft_core::Fatal;
 
 use super::Chain;
+use crate::driver::LOG_STORE;
 
 /// Code panicked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,7 +46,7 @@ pub enum StopReason {
     Requested,
     /// Nobody holds a handle any more.
     HandlesDropped,
-    /// The log store failed. Nothing was retried: start the node anew when the cause is gone.
+    /// The log store failed. Nothing was retried: start the process anew when the cause is gone.
     Log(Arc<dyn Error + Send + Sync>),
     /// The state machine failed.
     Machine(Arc<dyn Error + Send + Sync>),
@@ -77,6 +78,17 @@ impl StopReason {
     #[must_use]
     pub const fn is_orderly(&self) -> bool {
         matches!(self, Self::Requested | Self::HandlesDropped)
+    }
+
+    /// Whether the log store failed, by an error or a panic. What it shows from then on may not be on its disk: no node
+    /// may go on from it in this process.
+    #[must_use]
+    pub fn is_log_store(&self) -> bool {
+        match self {
+            Self::Log(_) => true,
+            Self::Panicked { part, .. } => *part == LOG_STORE,
+            _ => false,
+        }
     }
 }
 
