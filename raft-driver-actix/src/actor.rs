@@ -196,20 +196,22 @@ impl<S: StateMachine> Raft<S> {
         self.reason = Some(reason);
     }
 
-    /// Makes room before the mailbox brings more than a turn should take.
-    fn make_room(&mut self) {
+    /// Makes room before the mailbox brings more than a turn should take, and lets others on the arbiter run: Actix would
+    /// not before the mailbox is empty.
+    fn make_room(&mut self, context: &mut Context<Self>) {
         if self.inbox.borrow().len() >= TURN_EVENTS_MAX {
             self.turn(false);
+            context.wait(actix::fut::wrap_future(tokio::task::yield_now()));
         }
     }
 
-    fn defer<M>(&mut self, message: M) -> Deferred<S, M> {
-        self.make_room();
+    fn defer<M>(&mut self, message: M, context: &mut Context<Self>) -> Deferred<S, M> {
+        self.make_room(context);
         Deferred::new(message, &self.inbox)
     }
 
-    fn arrived(&mut self, input: Input) {
-        self.make_room();
+    fn arrived(&mut self, input: Input, context: &mut Context<Self>) {
+        self.make_room(context);
         self.inbox.borrow_mut().inputs.push_back(input);
     }
 
@@ -342,17 +344,17 @@ impl<S: StateMachine> ActorFuture<Raft<S>> for Turns {
 impl<S: StateMachine> Handler<Arrival> for Raft<S> {
     type Result = ();
 
-    fn handle(&mut self, Arrival { life, input }: Arrival, _: &mut Self::Context) {
+    fn handle(&mut self, Arrival { life, input }: Arrival, context: &mut Self::Context) {
         match input {
             // Whatever it was that stopped the node before.
             Input::Failed(reason) if reason.is_log_store() && self.origin.is_some() => {
                 if matches!(self.state, State::Runs(_)) {
-                    self.arrived(Input::Failed(reason));
+                    self.arrived(Input::Failed(reason), context);
                 } else {
                     self.give_up(reason);
                 }
             }
-            input if life == self.life => self.arrived(input),
+            input if life == self.life => self.arrived(input, context),
             _ => {}
         }
     }
@@ -361,9 +363,9 @@ impl<S: StateMachine> Handler<Arrival> for Raft<S> {
 impl<S: StateMachine> Handler<RaftMessage> for Raft<S> {
     type Result = ();
 
-    fn handle(&mut self, message: RaftMessage, _: &mut Self::Context) {
+    fn handle(&mut self, message: RaftMessage, context: &mut Self::Context) {
         let id = self.publisher.last().status.id;
-        self.arrived(match message {
+        let input = match message {
             RaftMessage::Protocol(message) => Input::Receive(message, None),
             RaftMessage::Letter { from, to, letter } if to == id => {
                 Input::Letter { from, letter, room: None }
@@ -371,34 +373,35 @@ impl<S: StateMachine> Handler<RaftMessage> for Raft<S> {
             RaftMessage::Letter { from, to, .. } => {
                 return tracing::warn!(%id, %from, %to, "raft.misaddressed");
             }
-        });
+        };
+        self.arrived(input, context);
     }
 }
 
 impl<S: StateMachine> Handler<ClientWrite<S::Response>> for Raft<S> {
     type Result = Deferred<S, ClientWrite<S::Response>>;
 
-    fn handle(&mut self, write: ClientWrite<S::Response>, _: &mut Self::Context) -> Self::Result {
-        self.defer(write)
+    fn handle(&mut self, write: ClientWrite<S::Response>, context: &mut Self::Context) -> Self::Result {
+        self.defer(write, context)
     }
 }
 
 impl<S: StateMachine, T: Send + 'static> Handler<ClientRead<S, T>> for Raft<S> {
     type Result = Deferred<S, ClientRead<S, T>>;
 
-    fn handle(&mut self, read: ClientRead<S, T>, _: &mut Self::Context) -> Self::Result {
-        self.defer(read)
+    fn handle(&mut self, read: ClientRead<S, T>, context: &mut Self::Context) -> Self::Result {
+        self.defer(read, context)
     }
 }
 
 impl<S: StateMachine> Handler<InitWithConfig> for Raft<S> {
     type Result = Deferred<S, InitWithConfig>;
 
-    fn handle(&mut self, mut init: InitWithConfig, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, mut init: InitWithConfig, context: &mut Self::Context) -> Self::Result {
         if let Some((id, address)) = &self.address {
             init.members.entry(*id).or_insert_with(|| address.clone());
         }
-        self.defer(init)
+        self.defer(init, context)
     }
 }
 
@@ -408,8 +411,8 @@ macro_rules! deferred {
         impl<S: StateMachine> Handler<$message> for Raft<S> {
             type Result = Deferred<S, $message>;
 
-            fn handle(&mut self, message: $message, _: &mut Self::Context) -> Self::Result {
-                self.defer(message)
+            fn handle(&mut self, message: $message, context: &mut Self::Context) -> Self::Result {
+                self.defer(message, context)
             }
         }
     )*};

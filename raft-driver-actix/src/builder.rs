@@ -190,7 +190,10 @@ impl Builder {
     }
 
     fn validate(&self) -> Result<(), StartError> {
+        let rate = self.config.metrics_rate.as_millis().try_into().unwrap_or(usize::MAX);
         let limits = [
+            // In milliseconds. However seldom.
+            ("metrics_rate", rate, usize::MAX),
             ("mailbox_max", self.limits.mailbox_max, MAILBOX_MAX),
             ("queue_bytes_max", self.limits.queue_bytes_max, QUEUE_BYTES_MAX),
         ];

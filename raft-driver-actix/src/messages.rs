@@ -18,7 +18,7 @@ use actix::{Actor, Message};
 use bytes::Bytes;
 use raft_core::host::{Application, Codec, CommandError, Rejection, StateMachine, Typed, Writer};
 use raft_core::{LogId, NodeId, ReadConsistency};
-use raft_driver_tokio::driver::{Caller, ReadJob, Served};
+use raft_driver_tokio::driver::{Caller, Closure, ReadJob, Served};
 use raft_driver_tokio::{ReadError, WriteError};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -265,7 +265,8 @@ impl<S: StateMachine, M: Deferrable<S>> MessageResponse<Raft<S>, M> for Deferred
 impl<S: StateMachine> Deferrable<S> for ClientWrite<S::Response> {
     fn into_request(self, reply: Reply<Self::Result>) -> Request<S> {
         let Self { command, mode, forward, .. } = self;
-        let forward = forward.and_then(|limit| Instant::now().checked_add(limit));
+        // Clocks cannot name all limits.
+        let forward = forward.map(|limit| Instant::now() + limit.min(FORWARD_LIMIT_MAX));
         let reply = WriteReply::Own(mode, Told(Some(reply)));
         Request::Write(PendingWrite { command, forward, reply, room: None })
     }
@@ -275,13 +276,16 @@ impl<S: StateMachine, T: Send + 'static> Deferrable<S> for ClientRead<S, T> {
     fn into_request(self, reply: Reply<Self::Result>) -> Request<S> {
         // A read whose result nobody wants is as good as abandoned.
         let reply = reply.0.unwrap_or_else(|| oneshot::channel().0);
-        let (closure, freshness) = (self.closure, self.freshness);
+        let (closure, freshness) = (Closure::new(self.closure), self.freshness);
         Request::Read(
             freshness,
             Box::new(move |proof, room| Box::new(ReadJob { closure, reply, proof, room })),
         )
     }
 }
+
+/// The longest limit of a forwarded write.
+const FORWARD_LIMIT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A write that waits for its outcome.
 pub(crate) struct PendingWrite<R> {

@@ -38,6 +38,8 @@ pub(crate) enum LaneTask<S, W> {
     Apply { entries: Entries, committed: Vec<Committed<W>> },
     /// Answer this one, whose command the leader wrote, when it is applied here.
     Claim(Committed<W>, Kept),
+    /// Give up those of them whose limit has passed.
+    Forget,
     /// Answer these from what has been applied.
     Serve(Vec<Box<dyn Read<S>>>),
     /// Keep the state as it is now.
@@ -235,6 +237,10 @@ impl<S: StateMachine, P: SnapshotStore, W: Writer<Response = S::Response>> Lane<
                     drop(kept);
                     continue;
                 }
+                Some(LaneTask::Forget) => {
+                    self.machine.forget();
+                    continue;
+                }
                 Some(LaneTask::Apply { entries, committed }) => {
                     let result = self.apply(&entries, committed);
                     applied = entries.last().map(|last| last.index).or(applied);
@@ -311,7 +317,7 @@ impl<S: StateMachine, P: SnapshotStore, W: Writer<Response = S::Response>> Lane<
                 }
                 LaneTask::Claim(claim, _) => claim.lose(),
                 LaneTask::Serve(reads) => reject_reads(reads),
-                LaneTask::TakeSnapshot(_) => {}
+                LaneTask::TakeSnapshot(_) | LaneTask::Forget => {}
             }
         }
         discard(STATE_MACHINE, machine);

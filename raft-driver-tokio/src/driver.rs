@@ -29,7 +29,7 @@ use crate::error::{Panicked, StartError, StopReason};
 pub use crate::forward::{Caller, Served};
 pub use crate::freshness::{Fresh, Freshness, Proof};
 pub use crate::metrics::{Export, Load};
-pub use crate::request::{AdminRequest, ReadJob};
+pub use crate::request::{AdminRequest, Closure, ReadJob};
 use crate::storage::NodeLog;
 pub use crate::storage::lane::{LogLane, LogReports};
 pub(crate) use crate::storage::snapshot_lane::SnapshotLane;

@@ -15,7 +15,7 @@ use raft_core::{
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
 
-use crate::driver::guard;
+use crate::driver::{discard, guard};
 use crate::error::{AdminError, Applied, ReadError};
 use crate::forward::{Caller, Served};
 use crate::freshness::Proof;
@@ -288,11 +288,31 @@ impl<T> Drop for Part<T> {
     }
 }
 
+/// For drivers: a reader's closure. It is dropped where the node is, if it was not called: what that does is its
+/// caller's, and harms nobody else.
+#[derive(Debug)]
+pub struct Closure<F>(Option<F>);
+
+impl<F> Closure<F> {
+    /// This one.
+    pub const fn new(closure: F) -> Self {
+        Self(Some(closure))
+    }
+}
+
+impl<F> Drop for Closure<F> {
+    fn drop(&mut self) {
+        if let Some(closure) = self.0.take() {
+            discard("read", closure);
+        }
+    }
+}
+
 /// For drivers: a read, which is a closure and where its result goes.
 #[derive(Debug)]
 pub struct ReadJob<F, T> {
     /// Is given the state machine.
-    pub closure: F,
+    pub closure: Closure<F>,
     /// Hears what it returned.
     pub reply: oneshot::Sender<Result<T, ReadError>>,
     /// What it proves of the state that it is served from, if anything.
@@ -307,7 +327,7 @@ where
     T: Send,
 {
     fn serve(self: Box<Self>, machine: &S) {
-        let Self { closure, reply, proof, room } = *self;
+        let Self { mut closure, reply, proof, room } = *self;
         if let Some(proof) = proof {
             proof.served();
         }
@@ -315,8 +335,10 @@ where
             return;
         }
         // A reader that panics harms only its caller: it had no more than a shared reference.
-        let result = guard("read", || closure(machine)).map_err(|_| ReadError::Panicked);
-        let _ = reply.send(result);
+        if let Some(closure) = closure.0.take() {
+            let result = guard("read", || closure(machine)).map_err(|_| ReadError::Panicked);
+            let _ = reply.send(result);
+        }
         drop(room);
     }
 

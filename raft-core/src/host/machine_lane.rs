@@ -103,6 +103,20 @@ impl<M: StateMachine, W: Writer<Response = M::Response>> MachineLane<M, W> {
         self.enqueue(writer);
     }
 
+    /// Gives up those for whom nobody waits any more, or whose limit has passed: their responses are lost.
+    pub fn forget(&mut self) {
+        if !self.waiting.iter().any(|waiter| waiter.writer.is_abandoned()) {
+            return;
+        }
+        for waiter in core::mem::take(&mut self.waiting) {
+            if waiter.writer.is_abandoned() {
+                waiter.lose();
+            } else {
+                self.waiting.push_back(waiter);
+            }
+        }
+    }
+
     fn apply_with(
         &mut self,
         entries: &Entries,

@@ -5,19 +5,21 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use actix::prelude::*;
+use futures_util::future::join_all;
 use raft_core::host::recording::Replay;
 use raft_core::host::{Application, ByCodec, Codec, CommandError, Typed};
 use raft_core::{ConfigError as ProtocolError, LogId, RoleKind, SnapshotPolicy};
-use raft_driver_actix::admin::{InitWithConfig, Shutdown};
+use raft_driver_actix::admin::{AddLearner, InitWithConfig, Shutdown};
 use raft_driver_actix::messages::{ClientRead, ClientResponse, ClientWrite, ResponseMode};
 use raft_driver_actix::metrics::{GetMetrics, RaftMetrics, State, health, watch as listen};
+use raft_driver_actix::network::ActorNetwork;
 use raft_driver_actix::storage::{MemoryLog, MemorySnapshots};
 use raft_driver_actix::{Builder, Config, ConfigError, Raft, ReadError, Recording, StartError, WriteError};
 use raft_driver_tokio::transport::Channels;
 use raft_driver_tokio::{ClusterId, Postcard};
 use serde::{Deserialize, Serialize};
 
-use crate::support::{Async, Cluster, LIMIT, Machine, Route, members, n, within};
+use crate::support::{Async, Cluster, LIMIT, Machine, Route, Router, address, members, n, within};
 
 /// Accounts. Amounts of zero are rejected before anything is in the log.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -181,13 +183,14 @@ async fn metrics_come_at_their_rate_and_at_each_change() {
 }
 
 #[actix::test]
-async fn a_full_mailbox_makes_callers_wait_and_nobody_is_lost_or_overtaken() {
+async fn overload_is_busy_and_nobody_is_lost_or_overtaken() {
     // Room for a hundred commands that wait for their outcome.
     let builder = Builder::new(Config::build(n(1)).validate().unwrap());
     let raft = alone(builder.mailbox_max(4).queue_bytes_max(100 * 256)).await;
-    let writes: Vec<_> = (0..2000).map(|_| raft.send(deposit(1).unwrap())).collect();
+    // Each on an address of its own: the mailbox takes them all, whatever its capacity.
+    let writes: Vec<_> = (0..2000).map(|_| raft.clone().send(deposit(1).unwrap())).collect();
     let refused = (0..10_000).any(|_| matches!(raft.try_send(deposit(1).unwrap()), Err(SendError::Full(_))));
-    assert!(refused, "try_send says that there is no room");
+    assert!(refused, "try_send, again and again through one address, says that there is no room");
     let mut last = 0;
     let (mut taken, mut busy) = (0, 0);
     for written in within(futures_util::future::join_all(writes)).await {
@@ -203,6 +206,7 @@ async fn a_full_mailbox_makes_callers_wait_and_nobody_is_lost_or_overtaken() {
         }
     }
     assert_eq!(taken + busy, 2000);
+    assert!(taken >= 100 && busy > 0, "taken: {taken}, busy: {busy}");
     let again = raft.send(deposit(1).unwrap()).await.unwrap();
     assert!(again.is_ok(), "what has its outcome gives its room back");
     within(raft.send(Shutdown)).await.unwrap();
@@ -210,6 +214,12 @@ async fn a_full_mailbox_makes_callers_wait_and_nobody_is_lost_or_overtaken() {
     let (log, snapshots) = (MemoryLog::default(), MemorySnapshots::default());
     let refused = none.start(log, snapshots, Teller::default(), Channels::default().endpoint()).await;
     assert!(matches!(refused, Err(StartError::Limit { what: "mailbox_max", value: 0, .. })));
+
+    let mut none = Config::build(n(1)).validate().unwrap();
+    none.metrics_rate = Duration::ZERO;
+    let (log, snapshots) = (MemoryLog::default(), MemorySnapshots::default());
+    let none = Builder::new(none).start(log, snapshots, Teller::default(), Channels::default().endpoint());
+    assert!(matches!(none.await, Err(StartError::Limit { what: "metrics_rate", value: 0, .. })));
 
     // One command is more than there is room for beside another that waits.
     let fast = Config::build(n(1)).validate().unwrap();
@@ -219,6 +229,92 @@ async fn a_full_mailbox_makes_callers_wait_and_nobody_is_lost_or_overtaken() {
     let busy = both.into_iter().filter(|written| matches!(written, Ok(Err(WriteError::Busy { .. })))).count();
     assert_eq!(busy, 1);
     within(small.send(Shutdown)).await.unwrap();
+}
+
+#[actix::test]
+async fn commands_that_make_no_sense_are_in_nobodys_way() {
+    // More of them than the node has room for at a time; and nothing else happens that would wake it.
+    let config = Config::build(n(1)).metrics_rate(LIMIT * 60).protocol(|protocol| {
+        protocol.uncommitted_bytes_max = 64 * 1024;
+        protocol.command_bytes_max = 16 * 1024;
+    });
+    let raft = alone(Builder::new(config.validate().unwrap())).await;
+    let nonsense = ClientWrite::<u64>::new(vec![0xff; 8 * 1024], ResponseMode::Applied);
+    let nonsense = (0..64).map(|_| raft.send(nonsense.clone())).collect::<Vec<_>>();
+    let good = raft.send(deposit(1).unwrap());
+    let (refused, good) = within(futures_util::future::join(join_all(nonsense), good)).await;
+    assert!(refused.iter().all(|refused| matches!(refused, Ok(Err(WriteError::Invalid { .. })))));
+    assert_eq!(good.unwrap().unwrap().response(), Some(1));
+    within(raft.send(Shutdown)).await.unwrap();
+}
+
+/// Nobody should do that.
+struct PanicsAtDrop;
+
+impl Drop for PanicsAtDrop {
+    fn drop(&mut self) {
+        panic!("planted");
+    }
+}
+
+#[actix::test]
+async fn a_reader_that_panics_when_it_is_dropped_harms_nobody() {
+    // There is no leader yet: reads are rejected.
+    let (log, snapshots) = (MemoryLog::default(), MemorySnapshots::default());
+    let builder = Builder::new(Config::build(n(1)).validate().unwrap());
+    let start = builder.start(log, snapshots, Teller::default(), Channels::default().endpoint());
+    let raft = start.await.unwrap();
+    let read = || {
+        let bad = PanicsAtDrop;
+        ClientRead::new(move |_: &Teller| std::mem::forget(bad))
+    };
+    for read in [read(), read().lease(), read().stale(Duration::ZERO)] {
+        let refused = within(raft.send(read)).await.unwrap();
+        assert!(matches!(refused, Err(ReadError::NotLeader { .. })), "{refused:?}");
+    }
+    assert!(raft.send(GetMetrics).await.unwrap().stopped.is_none());
+    raft.send(InitWithConfig { members: members([1]) }).await.unwrap().unwrap();
+    within(raft.send(Shutdown)).await.unwrap();
+}
+
+#[actix::test]
+async fn a_forwarded_write_waits_no_longer_than_its_limit() {
+    // A leader alone, and a learner: which has no timer, nor a listener, nor anything else that would wake it.
+    let router = Router::default().start();
+    let mut nodes = Vec::new();
+    for id in 1..=2 {
+        let network = ActorNetwork::new(router.clone().recipient());
+        let (log, snapshots) = (MemoryLog::default(), MemorySnapshots::default());
+        let builder = Builder::new(Config::build(n(id)).validate().unwrap());
+        let raft = builder.start(log, snapshots, Teller::default(), network).await.unwrap();
+        router.send(Route::Join(n(id), raft.clone().recipient())).await.unwrap();
+        nodes.push(raft);
+    }
+    let (leader, learner) = (&nodes[0], &nodes[1]);
+    leader.send(InitWithConfig { members: members([1]) }).await.unwrap().unwrap();
+    let add = AddLearner { node: n(2), address: address(2) };
+    within(async {
+        while leader.send(add.clone()).await.unwrap().is_err() {
+            tokio::task::yield_now().await;
+        }
+        // No clock can name that limit.
+        while learner.send(deposit(1).unwrap().forwarding(Duration::MAX)).await.unwrap().is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let write = || within(learner.send(deposit(1).unwrap().forwarding(Duration::from_millis(50))));
+    // The leader writes it and says so, but the entry does not come.
+    router.send(Route::LettersOnly(n(2))).await.unwrap();
+    let lost = write().await.unwrap();
+    assert!(matches!(lost, Err(WriteError::ResponseLost { .. })), "{lost:?}");
+    // Nobody answers.
+    router.send(Route::Isolate(n(1))).await.unwrap();
+    let lost = write().await.unwrap();
+    assert!(matches!(lost, Err(WriteError::Unknown)), "{lost:?}");
+    for node in [learner, leader] {
+        within(node.send(Shutdown)).await.unwrap();
+    }
 }
 
 #[actix::test]

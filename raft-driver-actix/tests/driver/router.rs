@@ -13,6 +13,8 @@ use raft_driver_tokio::Postcard;
 pub(crate) struct Router {
     nodes: BTreeMap<NodeId, Recipient<RaftMessage>>,
     isolated: BTreeSet<NodeId>,
+    /// Hears only letters.
+    letters_only: Option<NodeId>,
     heard: BTreeMap<NodeId, u64>,
 }
 
@@ -33,6 +35,9 @@ impl Handler<RaftMessage> for Router {
         if self.isolated.contains(&from) || self.isolated.contains(&to) {
             return;
         }
+        if self.letters_only == Some(to) && matches!(message, RaftMessage::Protocol(_)) {
+            return;
+        }
         let bytes = Postcard::encode(&message).unwrap();
         let received: RaftMessage = Postcard::decode(bytes).unwrap();
         assert_eq!(received, message);
@@ -49,6 +54,7 @@ pub(crate) enum Route {
     Join(NodeId, Recipient<RaftMessage>),
     Leave(NodeId),
     Isolate(NodeId),
+    LettersOnly(NodeId),
     Heal,
 }
 
@@ -60,7 +66,8 @@ impl Handler<Route> for Router {
             Route::Join(id, node) => drop(self.nodes.insert(id, node)),
             Route::Leave(id) => drop(self.nodes.remove(&id)),
             Route::Isolate(id) => drop(self.isolated.insert(id)),
-            Route::Heal => self.isolated.clear(),
+            Route::LettersOnly(id) => self.letters_only = Some(id),
+            Route::Heal => (self.isolated, self.letters_only) = Default::default(),
         }
     }
 }

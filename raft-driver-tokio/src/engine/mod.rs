@@ -244,7 +244,9 @@ impl<S: StateMachine, W: Caller<Response = S::Response>, A: Operator> Engine<S, 
             Some(leaving) => Some(leaving.at(now, writes).ok_or(StopReason::Requested)?),
             None => None,
         };
-        Ok([self.node.deadline(), leave_at].into_iter().flatten().min())
+        // A node without members to hear from, or a learner, has no deadline of its own.
+        let look_at = self.forwards.look_in().map(|wait| now + wait);
+        Ok([self.node.deadline(), leave_at, look_at].into_iter().flatten().min())
     }
 
     /// A node that refuses an event was misused by its driver, and can no longer vouch for anything.
@@ -258,10 +260,16 @@ impl<S: StateMachine, W: Caller<Response = S::Response>, A: Operator> Engine<S, 
             return Ok(());
         }
         if self.node.role() == RoleKind::Leader {
-            return match self.clients.propose(&mut self.backlog, self.node.write_room_bytes()) {
-                Some(event) => self.step(now, event),
-                None => Ok(()),
-            };
+            // Until one of them is used up: a room's worth of commands may be invalid, all of it.
+            while !self.backlog.is_empty() && self.node.role() == RoleKind::Leader {
+                let before = self.backlog.len();
+                match self.clients.propose(&mut self.backlog, self.node.write_room_bytes()) {
+                    Some(event) => self.step(now, event)?,
+                    None if self.backlog.len() == before => break,
+                    None => {}
+                }
+            }
+            return Ok(());
         }
         // What the node would answer; without a ticket, so that refusals by the million take no place behind a
         // write whose outcome is long in coming.
@@ -275,7 +283,9 @@ impl<S: StateMachine, W: Caller<Response = S::Response>, A: Operator> Engine<S, 
     /// Gives up what nobody waits for any more.
     fn forget(&mut self, now: Instant) -> Result<(), StopReason> {
         self.backlog.retain(|write| !write.is_abandoned());
-        self.forwards.forget();
+        if self.forwards.forget() {
+            drop(self.machine.send(LaneTask::Forget));
+        }
         self.clients.abandoned().into_iter().try_for_each(|event| self.step(now, event))
     }
 

@@ -5,12 +5,15 @@
 //!   direction, is `Unknown` when the client's limit passes.
 //! * The leader answers when the command is committed, and says where. The response is the client's own node's: its state
 //!   machine applies the same entry.
+//! * Nobody waits for longer than its limit, not for a leader that is silent nor for an entry that does not come.
 //! * Both sides are bounded: the asking one by what may wait in its handles, the serving one by a budget for each member.
 //! * A letter is a peer's word: one that makes no sense is dropped, and an answer counts only if it comes from the node
 //!   that was asked. Commands of a node that is no member are dropped unread. A newcomer is a member here before it hears
 //!   of a leader; whoever was removed and has not heard of it learns no outcome, which is `Unknown` to its clients.
 
 mod letter;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,6 +30,11 @@ use letter::{Answers, Head, Letter, Outcome, Writes};
 
 /// When a forwarded write is given up whose caller set no limit.
 pub(crate) const FORWARD_LIMIT: Duration = Duration::from_secs(10);
+
+/// How late it may be noticed that a limit has passed: for many at once.
+const LOOK_LATE: Duration = Duration::from_millis(50);
+/// How often those are looked at who wait for the machine lane.
+const CLAIMS_LOOK: Duration = Duration::from_millis(200);
 
 /// Commands are put into one letter until it has this many bytes.
 const LETTER_BYTES: usize = 256 * 1024;
@@ -74,6 +82,10 @@ pub(crate) struct Forwards<W> {
     /// Tells answers to this life of the node from those to an earlier one.
     life: u64,
     keep: Arc<AtomicUsize>,
+    /// When a limit passes: the first one, or some time before.
+    look_at: Option<Instant>,
+    /// The last limit of those that went to the machine lane.
+    claimed_until: Option<Instant>,
     command_bytes_max: u64,
     letter_bytes_max: usize,
 }
@@ -88,7 +100,16 @@ impl<W: Caller> Forwards<W> {
     pub(crate) fn new(keep: Arc<AtomicUsize>, command_bytes_max: u64, letter_bytes_max: u64) -> Self {
         let letter_bytes_max = usize::try_from(letter_bytes_max).unwrap_or(usize::MAX);
         let life = fastrand::u64(..);
-        Self { waiting: BTreeMap::new(), next: 0, life, keep, command_bytes_max, letter_bytes_max }
+        Self {
+            waiting: BTreeMap::new(),
+            next: 0,
+            life,
+            keep,
+            look_at: None,
+            claimed_until: None,
+            command_bytes_max,
+            letter_bytes_max,
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -150,6 +171,8 @@ impl<W: Caller> Forwards<W> {
             writes.drain(..).for_each(|write| write.reject(rejection.clone()));
             return;
         }
+        let first = writes.iter().filter_map(Caller::forward_until).min();
+        self.look_at = [self.look_at, first].into_iter().flatten().min();
         for (write, kept) in writes.drain(..).zip(kept) {
             self.waiting.insert(self.next, Passed { write, to, kept });
             self.next += 1;
@@ -170,7 +193,10 @@ impl<W: Caller> Forwards<W> {
             }
             let Some(Passed { write, kept, .. }) = self.waiting.remove(&id) else { continue };
             match (outcome, kept) {
-                (Outcome::Committed(id), Some(kept)) => claim(Committed { id, writer: write }, kept),
+                (Outcome::Committed(id), Some(kept)) => {
+                    self.claimed_until = self.claimed_until.max(write.forward_until());
+                    claim(Committed { id, writer: write }, kept);
+                }
                 (Outcome::Committed(id), None) => write.committed(id),
                 (Outcome::NotLeader(leader), _) => write.reject(Rejection::not_leader(leader, membership)),
                 // That node has stopped, not this one: another will lead.
@@ -182,9 +208,21 @@ impl<W: Caller> Forwards<W> {
         }
     }
 
-    /// Drops those for whom nobody waits any more.
-    pub(crate) fn forget(&mut self) {
+    /// Drops those for whom nobody waits any more. Returns whether some may wait for the machine lane.
+    pub(crate) fn forget(&mut self) -> bool {
+        let now = Instant::now();
         self.waiting.retain(|_, passed| !passed.write.is_abandoned());
+        let first = self.waiting.values().filter_map(|passed| passed.write.forward_until()).min();
+        let claimed = self.claimed_until.is_some();
+        self.claimed_until = self.claimed_until.filter(|until| *until > now);
+        let again = self.claimed_until.map(|until| until.min(now + CLAIMS_LOOK));
+        self.look_at = [first, again].into_iter().flatten().min();
+        claimed
+    }
+
+    /// How long [`forget`](Self::forget) may wait.
+    pub(crate) fn look_in(&self) -> Option<Duration> {
+        self.look_at.map(|at| at.saturating_duration_since(Instant::now()) + LOOK_LATE)
     }
 
     /// The node is gone: nobody here will hear what became of them.
@@ -334,143 +372,5 @@ pub(crate) fn receive<W: Caller>(
             desk.refused += 1;
             tracing::debug!(%from, "raft.letter_refused");
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::sync::oneshot;
-
-    use super::*;
-    use crate::request::{Answer, PendingWrite, Reply, Slot};
-
-    type Queue = VecDeque<PendingWrite<()>>;
-
-    fn members() -> Membership {
-        let address = |id| (NodeId::new(id), Bytes::new());
-        Membership::of_voters((1..=3).map(address).collect())
-    }
-
-    fn forwards() -> Forwards<PendingWrite<()>> {
-        Forwards::new(Arc::default(), 1024, u64::MAX)
-    }
-
-    fn write(queue: &mut Queue, command: &'static str) -> oneshot::Receiver<Answer<LogId>> {
-        let (sender, receiver) = oneshot::channel();
-        let (reply, forward) = (Reply::Committed(Slot::One(sender)), Some(Instant::now() + FORWARD_LIMIT));
-        queue.push_back(PendingWrite { command: command.into(), reply, forward, room: None });
-        receiver
-    }
-
-    fn rejected(answer: &mut oneshot::Receiver<Answer<LogId>>) -> Rejection {
-        answer.try_recv().expect("answered").expect_err("rejected").0
-    }
-
-    /// What a node sends that passes its queue on to node 1.
-    fn passed(forwards: &mut Forwards<PendingWrite<()>>, queue: &mut Queue) -> Vec<Bytes> {
-        let mut letters = Vec::new();
-        forwards.pass(queue, Some(NodeId::new(1)), &Rejection::Stopped, |to, letter| {
-            assert_eq!(to, NodeId::new(1));
-            letters.push(letter);
-            true
-        });
-        letters
-    }
-
-    #[test]
-    fn nobody_passes_on_what_was_passed_on() {
-        let (mut asking, mut between, mut desk) = (forwards(), forwards(), Desk::default());
-        let mut queue = Queue::new();
-        let mut answer = write(&mut queue, "once");
-        let letters = passed(&mut asking, &mut queue);
-        assert_eq!(letters.len(), 1);
-        let take = |letter| {
-            receive(&mut between, &mut desk, NodeId::new(2), letter, &members(), &mut queue, |_, _| {})
-        };
-        letters.into_iter().for_each(take);
-        assert_eq!(queue.len(), 1);
-        // This one does not lead either, and knows who does.
-        between.pass(
-            &mut queue,
-            Some(NodeId::new(3)),
-            &Rejection::not_leader(Some(NodeId::new(3)), &members()),
-            |_, _| panic!("passed on twice"),
-        );
-        let mut back = Vec::new();
-        desk.send(|to, letter| {
-            assert_eq!(to, NodeId::new(2));
-            back.push(letter);
-            true
-        });
-        // From another node than the one that was asked, it is no answer.
-        for (from, waits) in [(3, 1), (1, 0)] {
-            for letter in back.clone() {
-                let mut desk = Desk::default();
-                receive(&mut asking, &mut desk, NodeId::new(from), letter, &members(), &mut queue, |_, _| {});
-            }
-            assert_eq!(asking.len(), waits);
-        }
-        let leader = Some(NodeId::new(3));
-        assert_eq!(rejected(&mut answer), Rejection::NotLeader { leader, address: Some(Bytes::new()) });
-    }
-
-    #[test]
-    fn what_cannot_leave_did_not_happen() {
-        let mut asking = forwards();
-        let mut queue = Queue::new();
-        let mut answer = write(&mut queue, "nowhere");
-        asking.pass(&mut queue, Some(NodeId::new(1)), &Rejection::Busy, |_, _| false);
-        assert_eq!((asking.len(), rejected(&mut answer)), (0, Rejection::Busy));
-        let mut answer = write(&mut queue, "nobody");
-        asking.pass(&mut queue, None, &Rejection::Busy, |_, _| panic!("to nobody"));
-        assert_eq!(rejected(&mut answer), Rejection::Busy);
-    }
-
-    #[test]
-    fn a_flood_of_empty_commands_is_not_answered_one_by_one() {
-        let (mut asking, mut queue, mut desk) = (forwards(), Queue::new(), Desk::default());
-        let commands = vec![Bytes::new(); letter::COMMANDS_MAX];
-        for first in (0..).step_by(commands.len()).take(3 * ANSWERS_MAX / commands.len()) {
-            let letter = letter::writes(1, first, FORWARD_LIMIT, commands.iter());
-            receive(&mut asking, &mut desk, NodeId::new(2), letter, &members(), &mut queue, |_, _| {});
-        }
-        assert_eq!(queue.len(), MEMBER_BYTES_MAX / COMMAND_BYTES_MIN);
-        assert_eq!(desk.outbox.lock().unwrap().len(), ANSWERS_MAX);
-    }
-
-    #[test]
-    fn strangers_are_told_nothing_and_members_that_send_too_much_are_told_so() {
-        let (mut asking, mut queue, mut desk) = (forwards(), Queue::new(), Desk::default());
-        let command = Bytes::from(vec![0; MEMBER_BYTES_MAX / 2]);
-        let letter = letter::writes(1, 0, FORWARD_LIMIT, [&command, &command, &command].into_iter());
-        let told = |desk: &mut Desk| {
-            let mut letters = Vec::new();
-            desk.send(|_, letter| {
-                letters.push(letter::read(letter, |_| true));
-                true
-            });
-            letters
-        };
-        let busy = |ids: &[u64]| {
-            let outcomes = ids.iter().map(|id| (*id, Outcome::Rejected(Rejection::Busy))).collect();
-            vec![Some(Letter::Answers(Answers { life: 1, outcomes }))]
-        };
-        receive(&mut asking, &mut desk, NodeId::new(9), letter.clone(), &members(), &mut queue, |_, _| {});
-        assert_eq!((queue.len(), told(&mut desk), desk.refused(), desk.rooms.len()), (0, vec![], 1, 0));
-        // Nor is there anything to be told to whoever makes no sense, or answers what was never asked.
-        let answer = letter::answers(1, [(0, &Outcome::NotLeader(None))].into_iter());
-        for nonsense in [Bytes::from_static(b"what?"), answer] {
-            receive(&mut asking, &mut desk, NodeId::new(2), nonsense, &members(), &mut queue, |_, _| {});
-        }
-        assert_eq!((queue.len(), told(&mut desk), desk.refused()), (0, vec![], 3));
-        receive(&mut asking, &mut desk, NodeId::new(2), letter.clone(), &members(), &mut queue, |_, _| {});
-        assert_eq!((queue.len(), told(&mut desk)), (2, busy(&[2])));
-        // Another member has room of its own, and what was dropped gives its room back, with an answer.
-        receive(&mut asking, &mut desk, NodeId::new(3), letter.clone(), &members(), &mut queue, |_, _| {});
-        assert_eq!(queue.len(), 4);
-        queue.clear();
-        assert_eq!(told(&mut desk).len(), 2);
-        receive(&mut asking, &mut desk, NodeId::new(2), letter, &members(), &mut queue, |_, _| {});
-        assert_eq!(queue.len(), 2);
     }
 }

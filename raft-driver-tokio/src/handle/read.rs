@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{Raft, until};
 use crate::error::ReadError;
 use crate::freshness::{Fresh, Proof};
-use crate::request::{ReadJob, Request};
+use crate::request::{Closure, ReadJob, Request};
 
 impl<S: StateMachine> Raft<S> {
     /// Reads from this node's state machine, linearizably: the closure sees every write that was answered before this
@@ -91,7 +91,7 @@ impl<S: StateMachine> Raft<S> {
         F: FnOnce(&S) -> T + Send + 'static,
     {
         let (reply, receiver) = oneshot::channel();
-        let request = request(Box::new(ReadJob { closure, reply, proof, room }));
+        let request = request(Box::new(ReadJob { closure: Closure::new(closure), reply, proof, room }));
         match until(deadline, self.shared.requests.send(request)).await {
             Some(Ok(())) => {}
             Some(Err(_)) => return Err(ReadError::Stopped),

@@ -1,0 +1,135 @@
+//! Letters between nodes that are only their forwards and desks.
+
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::request::{Answer, PendingWrite, Reply, Slot};
+
+type Queue = VecDeque<PendingWrite<()>>;
+
+fn members() -> Membership {
+    let address = |id| (NodeId::new(id), Bytes::new());
+    Membership::of_voters((1..=3).map(address).collect())
+}
+
+fn forwards() -> Forwards<PendingWrite<()>> {
+    Forwards::new(Arc::default(), 1024, u64::MAX)
+}
+
+fn write(queue: &mut Queue, command: &'static str) -> oneshot::Receiver<Answer<LogId>> {
+    let (sender, receiver) = oneshot::channel();
+    let (reply, forward) = (Reply::Committed(Slot::One(sender)), Some(Instant::now() + FORWARD_LIMIT));
+    queue.push_back(PendingWrite { command: command.into(), reply, forward, room: None });
+    receiver
+}
+
+fn rejected(answer: &mut oneshot::Receiver<Answer<LogId>>) -> Rejection {
+    answer.try_recv().expect("answered").expect_err("rejected").0
+}
+
+/// What a node sends that passes its queue on to node 1.
+fn passed(forwards: &mut Forwards<PendingWrite<()>>, queue: &mut Queue) -> Vec<Bytes> {
+    let mut letters = Vec::new();
+    forwards.pass(queue, Some(NodeId::new(1)), &Rejection::Stopped, |to, letter| {
+        assert_eq!(to, NodeId::new(1));
+        letters.push(letter);
+        true
+    });
+    letters
+}
+
+#[test]
+fn nobody_passes_on_what_was_passed_on() {
+    let (mut asking, mut between, mut desk) = (forwards(), forwards(), Desk::default());
+    let mut queue = Queue::new();
+    let mut answer = write(&mut queue, "once");
+    let letters = passed(&mut asking, &mut queue);
+    assert_eq!(letters.len(), 1);
+    let take =
+        |letter| receive(&mut between, &mut desk, NodeId::new(2), letter, &members(), &mut queue, |_, _| {});
+    letters.into_iter().for_each(take);
+    assert_eq!(queue.len(), 1);
+    // This one does not lead either, and knows who does.
+    between.pass(
+        &mut queue,
+        Some(NodeId::new(3)),
+        &Rejection::not_leader(Some(NodeId::new(3)), &members()),
+        |_, _| panic!("passed on twice"),
+    );
+    let mut back = Vec::new();
+    desk.send(|to, letter| {
+        assert_eq!(to, NodeId::new(2));
+        back.push(letter);
+        true
+    });
+    // From another node than the one that was asked, it is no answer.
+    for (from, waits) in [(3, 1), (1, 0)] {
+        for letter in back.clone() {
+            let mut desk = Desk::default();
+            receive(&mut asking, &mut desk, NodeId::new(from), letter, &members(), &mut queue, |_, _| {});
+        }
+        assert_eq!(asking.len(), waits);
+    }
+    let leader = Some(NodeId::new(3));
+    assert_eq!(rejected(&mut answer), Rejection::NotLeader { leader, address: Some(Bytes::new()) });
+}
+
+#[test]
+fn what_cannot_leave_did_not_happen() {
+    let mut asking = forwards();
+    let mut queue = Queue::new();
+    let mut answer = write(&mut queue, "nowhere");
+    asking.pass(&mut queue, Some(NodeId::new(1)), &Rejection::Busy, |_, _| false);
+    assert_eq!((asking.len(), rejected(&mut answer)), (0, Rejection::Busy));
+    let mut answer = write(&mut queue, "nobody");
+    asking.pass(&mut queue, None, &Rejection::Busy, |_, _| panic!("to nobody"));
+    assert_eq!(rejected(&mut answer), Rejection::Busy);
+}
+
+#[test]
+fn a_flood_of_empty_commands_is_not_answered_one_by_one() {
+    let (mut asking, mut queue, mut desk) = (forwards(), Queue::new(), Desk::default());
+    let commands = vec![Bytes::new(); letter::COMMANDS_MAX];
+    for first in (0..).step_by(commands.len()).take(3 * ANSWERS_MAX / commands.len()) {
+        let letter = letter::writes(1, first, FORWARD_LIMIT, commands.iter());
+        receive(&mut asking, &mut desk, NodeId::new(2), letter, &members(), &mut queue, |_, _| {});
+    }
+    assert_eq!(queue.len(), MEMBER_BYTES_MAX / COMMAND_BYTES_MIN);
+    assert_eq!(desk.outbox.lock().unwrap().len(), ANSWERS_MAX);
+}
+
+#[test]
+fn strangers_are_told_nothing_and_members_that_send_too_much_are_told_so() {
+    let (mut asking, mut queue, mut desk) = (forwards(), Queue::new(), Desk::default());
+    let command = Bytes::from(vec![0; MEMBER_BYTES_MAX / 2]);
+    let letter = letter::writes(1, 0, FORWARD_LIMIT, [&command, &command, &command].into_iter());
+    let told = |desk: &mut Desk| {
+        let mut letters = Vec::new();
+        desk.send(|_, letter| {
+            letters.push(letter::read(letter, |_| true));
+            true
+        });
+        letters
+    };
+    let busy = |ids: &[u64]| {
+        let outcomes = ids.iter().map(|id| (*id, Outcome::Rejected(Rejection::Busy))).collect();
+        vec![Some(Letter::Answers(Answers { life: 1, outcomes }))]
+    };
+    receive(&mut asking, &mut desk, NodeId::new(9), letter.clone(), &members(), &mut queue, |_, _| {});
+    assert_eq!((queue.len(), told(&mut desk), desk.refused(), desk.rooms.len()), (0, vec![], 1, 0));
+    // Nor is there anything to be told to whoever makes no sense, or answers what was never asked.
+    let answer = letter::answers(1, [(0, &Outcome::NotLeader(None))].into_iter());
+    for nonsense in [Bytes::from_static(b"what?"), answer] {
+        receive(&mut asking, &mut desk, NodeId::new(2), nonsense, &members(), &mut queue, |_, _| {});
+    }
+    assert_eq!((queue.len(), told(&mut desk), desk.refused()), (0, vec![], 3));
+    receive(&mut asking, &mut desk, NodeId::new(2), letter.clone(), &members(), &mut queue, |_, _| {});
+    assert_eq!((queue.len(), told(&mut desk)), (2, busy(&[2])));
+    // Another member has room of its own, and what was dropped gives its room back, with an answer.
+    receive(&mut asking, &mut desk, NodeId::new(3), letter.clone(), &members(), &mut queue, |_, _| {});
+    assert_eq!(queue.len(), 4);
+    queue.clear();
+    assert_eq!(told(&mut desk).len(), 2);
+    receive(&mut asking, &mut desk, NodeId::new(2), letter, &members(), &mut queue, |_, _| {});
+    assert_eq!(queue.len(), 2);
+}
