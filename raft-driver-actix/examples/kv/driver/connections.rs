@@ -97,16 +97,18 @@ impl<N: Node> Connections<N> {
 
 impl Connection {
     /// Serves a client until one of both sides has closed the connection. One that is to leave closes it with its next
-    /// answer on HTTP/1.1; on HTTP/2, and where nothing is asked any more, it is left to whoever waits for it.
+    /// answer on HTTP/1.1; on HTTP/2, and where nothing is asked, it just ends.
     pub(crate) async fn serve(self, stream: TcpStream, version: Version) {
         let protocol = if version == Version::HTTP_2 { Protocol::Http2 } else { Protocol::Http1 };
         let too_many = CancellationToken::new();
+        let activity = Arc::clone(&self.activity);
         let client = Client { activity: self.activity, requests: Rc::new(()), too_many: too_many.clone() };
         self.opening.set(Some(client));
         tokio::select! {
             ended = self.handler.call((stream, protocol, None)) => if let Err(error) = ended {
                 tracing::debug!(%error, "a client's connection ended");
             },
+            () = activity.dismissed() => {}
             () = too_many.cancelled() => tracing::debug!("a client has too many requests at a time"),
         }
     }

@@ -18,6 +18,8 @@ pub(crate) const CONNECTIONS_MAX: u32 = 1024;
 pub(crate) const IDLE_LIMIT: Duration = Duration::from_secs(60);
 /// How long a client may take to receive an answer.
 pub(crate) const RECEIVE_LIMIT: Duration = Duration::from_secs(60);
+/// The same where somebody else waits for its place, and for a request's body.
+pub(crate) const CROWDED_LIMIT: Duration = Duration::from_secs(5);
 /// How long a shutdown waits for requests in flight.
 pub(crate) const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 
@@ -30,11 +32,14 @@ pub(crate) struct Limits {
     pub(crate) idle: Duration,
     /// How long a client may take to receive an answer, or the next part of it.
     pub(crate) receive: Duration,
+    /// The same where somebody else waits for its place, and how long it may then take to send the body of a request.
+    pub(crate) crowded: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections_max: CONNECTIONS_MAX, idle: IDLE_LIMIT, receive: RECEIVE_LIMIT }
+        let (idle, receive, crowded) = (IDLE_LIMIT, RECEIVE_LIMIT, CROWDED_LIMIT);
+        Self { connections_max: CONNECTIONS_MAX, idle, receive, crowded }
     }
 }
 
@@ -54,7 +59,7 @@ pub(crate) async fn accept<N: Node>(
     stop: CancellationToken,
     limits: Limits,
 ) {
-    let clients = Clients::new(limits.connections_max, stop.clone());
+    let clients = Clients::new(limits, stop.clone());
     let next = async {
         loop {
             match listener.accept().await {
@@ -68,8 +73,8 @@ pub(crate) async fn accept<N: Node>(
                     driver::spawn(async move {
                         let activity = &place.activity;
                         let serve = async {
-                            match begins(&stream).await {
-                                Ok(Some(version)) => connection.serve(stream, version).await,
+                            match activity.leave().run_until_cancelled(begins(&stream)).await {
+                                Some(Ok(Some(version))) => connection.serve(stream, version).await,
                                 _ => tracing::debug!("a client connected and asked nothing"),
                             }
                         };
@@ -121,8 +126,8 @@ mod tests {
     use std::sync::Arc;
 
     use bytes::Bytes;
-    use http_body_util::Full;
-    use hyper::Request;
+    use http_body_util::{BodyExt, Full};
+    use hyper::{Request, Response};
     use hyper_util::rt::{TokioExecutor, TokioIo};
     use raft_core::host::Envelope;
     use raft_core::{Config, NodeId};
@@ -130,6 +135,7 @@ mod tests {
     use raft_driver_tokio::tcp::{Tcp, TcpConfig};
     use raft_driver_tokio::{ClusterId, Recovered};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::task::JoinHandle;
 
     use super::*;
     use crate::driver::Handle;
@@ -164,13 +170,20 @@ mod tests {
         address
     }
 
-    const WIDE: Limits = Limits { connections_max: 8, idle: PATIENCE, receive: PATIENCE };
+    const WIDE: Limits = Limits { connections_max: 8, idle: PATIENCE, receive: PATIENCE, crowded: PATIENCE };
 
     /// Connects, and says something.
     async fn said(address: std::net::SocketAddr, text: &str) -> TcpStream {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.write_all(text.as_bytes()).await.unwrap();
         stream
+    }
+
+    /// Waits until a request takes room.
+    async fn is_served(front: &Front<Handle>) {
+        while front.in_flight.available_permits() == IN_FLIGHT_BYTES_MAX {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// All that the server says until it closes the connection.
@@ -191,6 +204,22 @@ mod tests {
 
     async fn leave_answers_unread() -> Result<(), Failure> {
         let front = front(PATIENCE).await;
+        put_long(&front).await;
+        let address = listen(&front, Limits { receive: Duration::from_secs(2), ..WIDE }).await;
+        let (unread, connection) = read_nothing(address, 4).await;
+        // HTTP/2 lets only a part through to who reads nothing.
+        let in_flight = IN_FLIGHT_BYTES_MAX - front.in_flight.available_permits();
+        assert!(in_flight >= 4 * VALUE_BYTES_MAX, "{in_flight}");
+        // The connection ends, although it is alive and answers pings.
+        let _ = tokio::time::timeout(PATIENCE, connection).await.unwrap();
+        let all = front.in_flight.acquire_many(u32::try_from(IN_FLIGHT_BYTES_MAX).unwrap());
+        drop(tokio::time::timeout(PATIENCE, all).await.unwrap().unwrap());
+        drop(unread);
+        Ok(())
+    }
+
+    /// Gives `k` a value of the greatest length.
+    async fn put_long(front: &Front<Handle>) {
         let mut command = begin_put(b"k", VALUE_BYTES_MAX);
         command.resize(command.len() + VALUE_BYTES_MAX, 7);
         let command = Envelope::Plain.seal(command.freeze());
@@ -201,8 +230,13 @@ mod tests {
         })
         .await
         .unwrap();
-        let address = listen(&front, Limits { receive: Duration::from_secs(2), ..WIDE }).await;
+    }
 
+    /// Asks for `k` so many times on one connection, and takes the heads of the answers only.
+    async fn read_nothing(
+        address: std::net::SocketAddr,
+        times: usize,
+    ) -> (Vec<Response<hyper::body::Incoming>>, JoinHandle<hyper::Result<()>>) {
         let stream = TcpStream::connect(address).await.unwrap();
         let (mut client, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
             .initial_stream_window_size(65_535)
@@ -212,21 +246,13 @@ mod tests {
             .unwrap();
         let connection = tokio::spawn(connection);
         let mut unread = Vec::new();
-        for _ in 0..4 {
+        for _ in 0..times {
             let request = Request::get(format!("http://{address}/kv/k")).body(Full::default()).unwrap();
             let answer = client.send_request(request).await.unwrap();
             assert_eq!(answer.status(), 200);
             unread.push(answer);
         }
-        // HTTP/2 lets only a part through to who reads nothing.
-        let in_flight = IN_FLIGHT_BYTES_MAX - front.in_flight.available_permits();
-        assert!(in_flight >= 4 * VALUE_BYTES_MAX, "{in_flight}");
-        // The connection ends, although it is alive and answers pings.
-        let _ = tokio::time::timeout(PATIENCE, connection).await.unwrap();
-        let all = front.in_flight.acquire_many(u32::try_from(IN_FLIGHT_BYTES_MAX).unwrap());
-        drop(tokio::time::timeout(PATIENCE, all).await.unwrap().unwrap());
-        drop(unread);
-        Ok(())
+        (unread, connection)
     }
 
     #[test]
@@ -255,9 +281,7 @@ mod tests {
         // A long body that hardly arrives takes no more than did arrive.
         let slow = "PUT /kv/k HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000000\r\n\r\nabc";
         let _slow = said(address, slow).await;
-        while front.in_flight.available_permits() == IN_FLIGHT_BYTES_MAX {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        is_served(&front).await;
         let free = front.in_flight.available_permits();
         assert!(free > IN_FLIGHT_BYTES_MAX - 100_000, "{free}");
 
@@ -309,9 +333,7 @@ mod tests {
         let half =
             "PUT /kv/k HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: 6\r\n\r\nabc";
         let mut served = said(address, half).await;
-        while front.in_flight.available_permits() == IN_FLIGHT_BYTES_MAX {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        is_served(&front).await;
         let quiet = said(address, "").await;
         let third = heard(said(address, &get("/healthz")).await).await;
         assert!(third.starts_with("HTTP/1.1 200 "), "{third}");
@@ -319,6 +341,53 @@ mod tests {
         served.write_all(b"def").await.unwrap();
         let put = heard(served).await;
         assert!(put.starts_with("HTTP/1.1 200 "), "{put}");
+        Ok(())
+    }
+
+    #[test]
+    fn whoever_takes_an_answer_makes_room_after_all_who_are_quiet_and_not_at_once() {
+        driver::run(1, read_slowly()).unwrap();
+    }
+
+    async fn read_slowly() -> Result<(), Failure> {
+        let front = front(PATIENCE).await;
+        put_long(&front).await;
+        let address = listen(&front, Limits { connections_max: 2, ..WIDE }).await;
+        let (mut unread, _connection) = read_nothing(address, 1).await;
+        let quiet = said(address, "").await;
+        let third = heard(said(address, &get("/healthz")).await).await;
+        assert!(third.starts_with("HTTP/1.1 200 "), "{third}");
+        assert_eq!(heard(quiet).await, "");
+        let taken = unread.remove(0).into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(taken.len(), VALUE_BYTES_MAX, "all of it, although slowly");
+
+        // Who takes nothing for too long does.
+        let crowded = Duration::from_millis(200);
+        let address = listen(&front, Limits { connections_max: 1, crowded, ..WIDE }).await;
+        let (_unread, connection) = read_nothing(address, 1).await;
+        let second = heard(said(address, &get("/healthz")).await).await;
+        assert!(second.starts_with("HTTP/1.1 200 "), "{second}");
+        drop(tokio::time::timeout(PATIENCE, connection).await.unwrap());
+        Ok(())
+    }
+
+    #[test]
+    fn a_body_that_hardly_arrives_makes_room_and_is_no_write() {
+        driver::run(1, dribble()).unwrap();
+    }
+
+    async fn dribble() -> Result<(), Failure> {
+        let front = front(PATIENCE).await;
+        let crowded = Duration::from_millis(200);
+        let address = listen(&front, Limits { connections_max: 1, crowded, ..WIDE }).await;
+        let half = "PUT /kv/k HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\nabc";
+        let slow = said(address, half).await;
+        is_served(&front).await;
+        let health = heard(said(address, &get("/healthz")).await).await;
+        assert!(health.starts_with("HTTP/1.1 200 "), "{health}");
+        let answer = heard(slow).await;
+        assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+        assert!(answer.contains("did_not_happen"), "{answer}");
         Ok(())
     }
 }

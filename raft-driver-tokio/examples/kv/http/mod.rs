@@ -38,7 +38,7 @@ use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 
-use crate::http::activity::Activity;
+use crate::http::activity::{Activity, Working};
 use crate::http::admin::Change;
 use crate::http::answer::{Answer, Known, Problem, json, typed};
 use crate::http::backup::Backups;
@@ -136,7 +136,7 @@ impl<N: Node> Front<N> {
         let Some(mut permit) = self.acquire(REQUEST_BYTES) else {
             return whole(busy().answer(), None);
         };
-        let served = self.serve_in_time(&route, request, &mut permit);
+        let served = self.serve_in_time(&route, request, &working, &mut permit);
         let answer = self.measured(&route, served).await;
         // From here on it is the answer that counts.
         let answer_bytes = REQUEST_BYTES.max(answer.body().len());
@@ -186,12 +186,13 @@ impl<N: Node> Front<N> {
         &self,
         route: &Route,
         request: Request<impl Incoming>,
+        working: &Working,
         permit: &mut OwnedSemaphorePermit,
     ) -> Answer {
         let deadline = Instant::now() + self.request_limit;
         let (write, admin) = (route.is_write(), route.is_admin());
         let late = StatusCode::GATEWAY_TIMEOUT;
-        match timeout_at(deadline, self.serve(route.clone(), request, deadline, permit)).await {
+        match timeout_at(deadline, self.serve(route.clone(), request, working, deadline, permit)).await {
             Ok(answer) => answer,
             Err(_) if write => Problem::unknown(late, "no outcome in time", write::READ_IT).answer(),
             Err(_) if admin => {
@@ -209,6 +210,7 @@ impl<N: Node> Front<N> {
         &self,
         route: Route,
         request: Request<impl Incoming>,
+        working: &Working,
         deadline: Instant,
         permit: &mut OwnedSemaphorePermit,
     ) -> Answer {
@@ -218,7 +220,7 @@ impl<N: Node> Front<N> {
             Route::Get(key) => self.get(key, uri).await,
             Route::Put(key) => {
                 // First the body: whoever sends a long one hears of a wrong header all the same.
-                let command = in_time(deadline, read_put(&key, body, permit)).await;
+                let command = in_time(deadline, working.receive(read_put(&key, body, permit))).await;
                 match command.and_then(|command| Ok((envelope(&parts.headers)?, command))) {
                     Ok((envelope, command)) => self.write(envelope, command, uri).await,
                     Err(problem) => problem.answer(),
@@ -243,7 +245,7 @@ impl<N: Node> Front<N> {
             Route::CancelChange => self.change_members(Change::cancel(), uri).await,
             Route::Snapshot => self.snapshot(uri).await,
             Route::AddMember | Route::ChangeMembers | Route::Transfer => {
-                let body = match in_time(deadline, read_admin(body, permit)).await {
+                let body = match in_time(deadline, working.receive(read_admin(body, permit))).await {
                     Ok(body) => body,
                     Err(problem) => return problem.answer(),
                 };
@@ -328,8 +330,11 @@ fn busy() -> Problem {
 }
 
 /// Until the body is there, nothing was proposed: this limit is as long as the request's own, and asked first.
-async fn in_time<T>(deadline: Instant, body: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
-    timeout_at(deadline, body).await.unwrap_or_else(|_| {
+async fn in_time<T>(
+    deadline: Instant,
+    body: impl Future<Output = Option<Result<T, Problem>>>,
+) -> Result<T, Problem> {
+    timeout_at(deadline, body).await.ok().flatten().unwrap_or_else(|| {
         let message = "the body did not arrive in time";
         let problem = Problem::new(StatusCode::REQUEST_TIMEOUT, "slow_body", message, "send it again");
         Err(problem.known(Known::DidNotHappen))
