@@ -2,11 +2,12 @@
 //!
 //! * It holds every write that was acknowledged, by any node, before it was asked for.
 //! * It is a snapshot that is copied part by part: no memory and no room on the disk beside the snapshot's own.
-//! * One at a time: reading and sending a large state takes from everybody else.
+//! * One at a time: reading and sending a large state takes from everybody else. Nor does a client hold the turn for
+//!   as long as it likes: the backup ends, cut, at one that takes less than 1 MiB a second, a minute aside.
 
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::{Response, StatusCode, Uri};
@@ -16,6 +17,7 @@ use raft_driver_tokio::{AdminError, ReadError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
 
+use crate::failure::chain;
 use crate::http::Front;
 use crate::http::activity::{Activity, Working};
 use crate::http::answer::{Problem, typed};
@@ -26,6 +28,9 @@ use crate::node::Node;
 const PREPARE_LIMIT: Duration = Duration::from_secs(600);
 /// Between two looks for a snapshot that another one holds up.
 const PAUSE: Duration = Duration::from_millis(50);
+/// What a client has to take in a second, on average over all that it was waited for beyond [`TAKE_GRACE`].
+const TAKE_BYTES_MIN: u64 = 1 << 20;
+const TAKE_GRACE: Duration = Duration::from_secs(60);
 /// Parts that wait to be sent; each is 64 KiB at most.
 const PARTS_MAX: usize = 4;
 
@@ -45,9 +50,10 @@ impl Backups {
     fn send(&self, to: mpsc::Sender<io::Result<Bytes>>, turn: OwnedSemaphorePermit) {
         let files = self.files.clone();
         tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            if let Err(error) = files.export_to(Parts(&to)) {
-                tracing::warn!(%error, "a backup was not sent as a whole");
+            let sent = files.export_to(Parts { to: &to, sent_bytes: 0, waited: Duration::ZERO });
+            drop(turn);
+            if let Err(error) = sent {
+                tracing::warn!(error = chain(&error), "a backup was not sent as a whole");
                 // An error: nobody receives it any more.
                 let _ = to.blocking_send(Err(io::Error::other(error)));
             }
@@ -56,12 +62,25 @@ impl Backups {
 }
 
 /// Hands parts to whoever sends them.
-struct Parts<'a>(&'a mpsc::Sender<io::Result<Bytes>>);
+struct Parts<'a> {
+    to: &'a mpsc::Sender<io::Result<Bytes>>,
+    sent_bytes: u64,
+    /// How long the client has been waited for.
+    waited: Duration,
+}
 
 impl Write for Parts<'_> {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        let sent = self.0.blocking_send(Ok(Bytes::copy_from_slice(data)));
-        sent.map(|()| data.len()).map_err(|_| io::ErrorKind::BrokenPipe.into())
+        let began = Instant::now();
+        let sent = self.to.blocking_send(Ok(Bytes::copy_from_slice(data)));
+        sent.map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        self.waited += began.elapsed();
+        self.sent_bytes += data.len() as u64;
+        if self.waited > TAKE_GRACE + Duration::from_secs(self.sent_bytes / TAKE_BYTES_MIN) {
+            let why = "the client takes less than 1 MiB a second, and others may want a backup too";
+            return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+        }
+        Ok(data.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -113,5 +132,25 @@ impl<N: Node> Front<N> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_takes_too_little_is_given_up_and_the_others_are_not() {
+        let (to, mut from) = mpsc::channel(PARTS_MAX);
+        let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
+        let mut parts = Parts { to: &to, sent_bytes: 0, waited: minutes(1) / 2 };
+        assert_eq!(parts.write(b"abc").unwrap(), 3);
+        parts = Parts { to: &to, sent_bytes: 600 * TAKE_BYTES_MIN, waited: minutes(10) };
+        assert_eq!(parts.write(b"def").unwrap(), 3);
+        parts.waited = minutes(11) + Duration::from_secs(1);
+        assert_eq!(parts.write(b"ghi").unwrap_err().kind(), io::ErrorKind::TimedOut);
+        from.close();
+        parts.waited = Duration::ZERO;
+        assert_eq!(parts.write(b"jkl").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 }
