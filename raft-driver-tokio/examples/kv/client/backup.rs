@@ -122,12 +122,7 @@ async fn ask(address: &str) -> Result<Response<Incoming>, String> {
 /// Compares all of it with its checksums, and gives it its name.
 fn named(aside: &Path, to: &Path, from: &str) -> Result<(), Failure> {
     let backup = BackupFile::open(aside).map_err(|error| Failure::new(Kind::Data, chain(&error), ""))?;
-    // A link is refused where a rename would replace what somebody put there meanwhile.
-    let linked = fs::hard_link(aside, to).and_then(|()| {
-        let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty());
-        File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
-    });
-    linked.map_err(|error| Failure::other(format!("{} cannot be written: {error}", to.display())))?;
+    let backup = backup.name(to).map_err(|error| Failure::other(chain(&error)))?;
     let (meta, origin) = (backup.meta(), backup.origin());
     let whose = format!("of cluster {:#x} by node {} at {from}", origin.cluster.get(), origin.node);
     line("backup", format!("{} bytes of state through {}, {whose}", meta.size_bytes, meta.id.last));

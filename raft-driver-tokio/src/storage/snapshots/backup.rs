@@ -52,14 +52,7 @@ impl SnapshotFiles {
         let aside = Aside(aside);
         let failed = || SnapshotFileError::io("write", &aside.0);
         self.copy(&meta, &mut from, file, failed)?.sync_all().map_err(failed())?;
-        // A link is refused where a rename would replace what somebody put there meanwhile.
-        fs::hard_link(&aside.0, to).map_err(SnapshotFileError::io("name", to))?;
-        let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty());
-        if let Err(error) = sync_directory(parent.unwrap_or(Path::new("."))) {
-            // Nobody is told of it.
-            let _ = remove(to);
-            return Err(error.into());
-        }
+        name(&aside.0, to)?;
         Ok(meta)
     }
 
@@ -115,6 +108,32 @@ impl SnapshotFiles {
     }
 }
 
+/// Gives a file that was written aside its name. Whether it keeps the other one depends on the file system.
+fn name(aside: &Path, to: &Path) -> Result<(), SnapshotFileError> {
+    // A link is refused where a rename would replace what somebody put there meanwhile.
+    let named = match fs::hard_link(aside, to) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => name_without_links(aside, to),
+        linked => linked,
+    };
+    named.map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => SnapshotFileError::Exists { path: to.to_owned() },
+        _ => SnapshotFileError::io("name", to)(error),
+    })?;
+    let parent = to.parent().filter(|parent| !parent.as_os_str().is_empty());
+    sync_directory(parent.unwrap_or(Path::new("."))).map_err(|error| {
+        // Nobody is told of it.
+        let _ = remove(to);
+        error.into()
+    })
+}
+
+/// The same where the file system has no links. A crash in between leaves an empty file, which is no backup.
+fn name_without_links(aside: &Path, to: &Path) -> io::Result<()> {
+    // Refused if the name is taken. What is replaced then is this.
+    drop(File::create_new(to)?);
+    fs::rename(aside, to).inspect_err(|_| drop(remove(to)))
+}
+
 /// A file that is written aside; gone when dropped, under this name.
 struct Aside(PathBuf);
 
@@ -156,6 +175,18 @@ impl BackupFile {
         Ok(Self { path: path.to_owned(), file: Mutex::new(file), origin, group, meta })
     }
 
+    /// Gives it another name in the same file system: one that was written aside, by
+    /// [`export_to`](super::SnapshotFiles::export_to) say, becomes the backup of its name once it was opened. Durable when
+    /// it returns. Where the file system has links, the former name stays too.
+    ///
+    /// # Errors
+    /// If `to` exists, or the file cannot be named so. Nothing is left under that name then.
+    pub fn name(self, to: impl AsRef<Path>) -> Result<Self, SnapshotFileError> {
+        let to = to.as_ref();
+        name(&self.path, to)?;
+        Ok(Self { path: to.to_owned(), ..self })
+    }
+
     /// Whose state it is.
     #[must_use]
     pub const fn origin(&self) -> Identity {
@@ -189,5 +220,30 @@ fn unread_at(path: &Path, unread: Unread) -> SnapshotFileError {
     match unread {
         Unread::Damaged(what) => SnapshotFileError::Damaged { path: path.to_owned(), what },
         Unread::Io(error) => SnapshotFileError::io("read", path)(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_given_and_never_taken_from_another_file_with_links_and_without() {
+        type Name = fn(&Path, &Path) -> io::Result<()>;
+        let linked: Name = |aside, to| name(aside, to).map_err(io::Error::other);
+        for name in [linked, name_without_links] {
+            let dir = tempfile::tempdir().unwrap();
+            let [first, second, to] = ["first", "second", "to"].map(|name| dir.path().join(name));
+            fs::write(&first, "first").unwrap();
+            fs::write(&second, "second").unwrap();
+            name(&first, &to).unwrap();
+            name(&second, &to).unwrap_err();
+            assert_eq!(fs::read(&to).unwrap(), b"first");
+            assert_eq!(fs::read(&second).unwrap(), b"second");
+            // Nothing is left where there is nothing to name.
+            let nothing = dir.path().join("nothing");
+            name(&dir.path().join("gone"), &nothing).unwrap_err();
+            assert!(!nothing.exists());
+        }
     }
 }
