@@ -147,7 +147,7 @@ impl TcpConfig {
             return Err("advertise is too long");
         }
         let advertised = self.advertise.as_deref().and_then(|address| address.parse::<SocketAddr>().ok());
-        if advertised.is_some_and(|address| address.ip().is_unspecified()) {
+        if advertised.is_some_and(|address| address.ip().to_canonical().is_unspecified()) {
             return Err("advertise is no address of a host: name one where peers reach this node, or none");
         }
         #[cfg(feature = "tls")]

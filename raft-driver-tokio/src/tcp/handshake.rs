@@ -256,7 +256,7 @@ impl Hello {
     /// none of them (`0.0.0.0:7101`): then it is the one that it connects from.
     pub(crate) fn address_seen_from(&self, seen: IpAddr) -> String {
         match self.address.parse::<SocketAddr>() {
-            Ok(said) if said.ip().is_unspecified() => {
+            Ok(said) if said.ip().to_canonical().is_unspecified() => {
                 SocketAddr::new(seen.to_canonical(), said.port()).to_string()
             }
             _ => self.address.clone(),
@@ -359,6 +359,7 @@ mod tests {
             hello.address_seen_from(seen.parse().unwrap())
         };
         assert_eq!(said("0.0.0.0:7101", "192.0.2.7"), "192.0.2.7:7101");
+        assert_eq!(said("[::ffff:0.0.0.0]:7101", "192.0.2.7"), "192.0.2.7:7101");
         assert_eq!(said("[::]:7101", "2001:db8::7"), "[2001:db8::7]:7101");
         assert_eq!(said("[::]:7101", "::ffff:192.0.2.7"), "192.0.2.7:7101", "IPv4 to a socket of both kinds");
         for named in ["192.0.2.1:7101", "[2001:db8::1]:7101", "node-3.example:7101", "", "nonsense"] {

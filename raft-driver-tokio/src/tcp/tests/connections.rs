@@ -199,7 +199,7 @@ async fn a_port_in_use_and_a_bad_configuration_are_told() {
     let mut bad = config();
     bad.queue_messages_max = 0;
     assert!(matches!(Tcp::bind(LOOPBACK, bad).await, Err(TcpError::Config(_))));
-    for nowhere in ["0.0.0.0:7101", "[::]:7101"] {
+    for nowhere in ["0.0.0.0:7101", "[::]:7101", "[::ffff:0.0.0.0]:7101"] {
         let bad = TcpConfig { advertise: Some(nowhere.to_owned()), ..config() };
         assert!(matches!(Tcp::bind(LOOPBACK, bad).await, Err(TcpError::Config(_))), "{nowhere}");
     }
