@@ -67,17 +67,19 @@ EXAMPLE_tokio := kv
 EXAMPLE_actix := kv-actix
 CHAOS_SERVER = $(EXAMPLE_$(DRIVER))
 CHAOS_BUILD = --release -p raft-driver-tokio -p raft-driver-$(DRIVER)
-CHAOS_OUT = $(OUT)/release/examples
+# What was built as $(1), as cargo says: where it is depends on the environment and on configuration files.
+CHAOS_PROGRAM = "$$(printf '%s\n' "$$built" | sed -n 's|.*"executable":"\([^"]*/$(1)\)".*|\1|p')"
 
 # The seed determines the faults and their times, not how processes and requests interleave.
 chaos: ## Five real servers killed, paused, cut off, replaced under load, every history checked; DURATION_S, SEED, DRIVER=tokio|actix, NET=proxy|namespaces, TLS=1, RECORD=1
-	$(CARGO) build $(CHAOS_BUILD) --example chaos --example $(CHAOS_SERVER)
-	$(CHAOS_OUT)/chaos run --server $(CHAOS_OUT)/$(CHAOS_SERVER) \
+	@set -e; built=$$($(CARGO) build $(CHAOS_BUILD) --example chaos --example $(CHAOS_SERVER) \
+	  --message-format=json-render-diagnostics); \
+	$(call CHAOS_PROGRAM,chaos) run --server $(call CHAOS_PROGRAM,$(CHAOS_SERVER)) \
 	  --duration-s $(DURATION_S) --net $(NET) $(if $(SEED),--seed $(SEED)) $(if $(TLS),--tls) $(if $(RECORD),--record)
 
 # The programs are those that the tests have built already.
 chaos-ci: ## A minute of it
-	$(MAKE) chaos DURATION_S=60 SEED=$(or $(SEED),1) CHAOS_BUILD="--workspace --all-features" CHAOS_OUT=$(OUT)/debug/examples
+	$(MAKE) chaos DURATION_S=60 SEED=$(or $(SEED),1) CHAOS_BUILD="--workspace --all-features"
 
 bench: ## Measure: the core's hot path (fails beyond raft-core/benches/figures.txt), the durable log store against a plain file, both drivers against each other
 	$(CARGO) bench -p raft-core --bench hot_path
