@@ -234,7 +234,9 @@ async fn overload_is_busy_and_nobody_is_lost_or_overtaken() {
 #[actix::test]
 async fn commands_that_make_no_sense_are_in_nobodys_way() {
     // More of them than the node has room for at a time; and nothing else happens that would wake it.
-    let config = Config::build(n(1)).metrics_rate(LIMIT * 60).protocol(|protocol| {
+    let hour = LIMIT * 60;
+    let config = Config::build(n(1)).election_timeout(hour, hour * 2).heartbeat_interval(hour / 2);
+    let config = config.metrics_rate(hour).protocol(|protocol| {
         protocol.uncommitted_bytes_max = 64 * 1024;
         protocol.command_bytes_max = 16 * 1024;
     });
