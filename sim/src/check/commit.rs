@@ -173,8 +173,7 @@ impl Commit {
 
     /// A node became leader: it must have all that earlier leaders committed.
     pub(crate) fn complete(&self, leader: &Status, book: &Book) -> Check {
-        let later = self.entries.iter().rev().take_while(|entry| entry.in_term >= leader.term).count();
-        let through = LogIndex::new((self.entries.len() - later) as u64);
+        let through = self.last_but(|in_term| in_term >= leader.term);
         let Some(needed) = self.id_at(through) else { return Ok(()) };
         let found = book.at(leader.last, through);
         ensure!(
@@ -188,9 +187,17 @@ impl Commit {
         Ok(())
     }
 
-    /// A node's log that ended with `before` now ends with `after`: nothing committed may be lost by that.
-    pub(crate) fn keeps(&self, node: NodeId, before: LogId, after: LogId, book: &Book) -> Check {
-        let tip = self.tip();
+    /// The last entry but for those that were committed in a term that is too late.
+    fn last_but(&self, is_late: impl Fn(Term) -> bool) -> LogIndex {
+        let later = self.entries.iter().rev().take_while(|entry| is_late(entry.in_term)).count();
+        LogIndex::new((self.entries.len() - later) as u64)
+    }
+
+    /// A node's log that ended with `before` now ends with `after`, by what a leader of `term` or later said: nothing that
+    /// was committed until then may be lost by that. A leader of that term need not have what later ones commit, and who
+    /// has not heard of these may yet follow it (§5.4.3).
+    pub(crate) fn keeps(&self, node: NodeId, term: Term, before: LogId, after: LogId, book: &Book) -> Check {
+        let Some(tip) = self.id_at(self.last_but(|in_term| in_term > term)) else { return Ok(()) };
         let (had, has) = (book.common(before, tip), book.common(after, tip));
         ensure!(
             "leader-completeness",
@@ -298,8 +305,11 @@ pub(super) mod tests {
         assert_eq!(commit.complete(&leader(3, id(4, 2)), &book), Ok(()));
         // What was committed in term 2 or later a leader of term 2 need not have.
         assert_eq!(commit.complete(&leader(2, id(1, 1)), &book), Ok(()));
-        assert!(commit.keeps(node(1), id(4, 2), id(4, 3), &book).is_err());
-        assert_eq!(commit.keeps(node(1), id(5, 3), id(4, 2), &book), Ok(()));
+        let keeps = |term, before, after| commit.keeps(node(1), Term::new(term), before, after, &book);
+        assert!(keeps(2, id(4, 2), id(4, 3)).is_err() && keeps(3, id(4, 2), id(4, 3)).is_err());
+        assert_eq!(keeps(3, id(5, 3), id(4, 2)), Ok(()));
+        // It follows a leader of term 1, which did not have to have that, and has not heard of term 2.
+        assert_eq!(keeps(1, id(4, 2), id(4, 3)), Ok(()));
     }
 
     #[test]

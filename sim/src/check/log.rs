@@ -55,7 +55,7 @@ impl Log {
             );
         }
         if kept < before.last.index {
-            commit.keeps(node, before.last, after.last, book)?;
+            commit.keeps(node, after.term, before.last, after.last, book)?;
         }
         let (term, matched) = self.acknowledged[slot(node)];
         if term == after.term {
@@ -81,7 +81,7 @@ impl Log {
     ) -> Check {
         match (entries.first(), entries.last()) {
             (Some(first), Some(last)) if first.index <= handed.index => {
-                commit.keeps(node, handed, last, book)
+                commit.keeps(node, last.term, handed, last, book)
             }
             _ => Ok(()),
         }

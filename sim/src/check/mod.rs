@@ -353,7 +353,7 @@ impl Checks {
         self.watch.written(node, write, handed, &self.book);
         if let Some(to) = write.reset_to {
             self.snapshots.reset(node, to)?;
-            self.commit.keeps(node, handed, to, &self.book)?;
+            self.commit.keeps(node, to.term, handed, to, &self.book)?;
             handed = to;
         }
         if let Some(first) = write.entries.first() {
