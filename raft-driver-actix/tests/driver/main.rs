@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "what a test expects")]
 
+mod asking;
 mod conformance;
 mod drivers;
 mod journals;

@@ -28,6 +28,7 @@ use raft_driver_tokio::storage::{MemoryLog, MemorySnapshots};
 use raft_driver_tokio::transport::Channels;
 use tokio::sync::{mpsc, watch};
 
+use crate::asking::ask;
 use crate::journals::*;
 
 #[actix::test]
@@ -149,33 +150,6 @@ fn compacting(id: NodeId) -> Config {
     config
 }
 
-/// What the leader answers, wherever that is; asked again while an election or another change is going on.
-async fn ask<L, M, T>(cluster: &Cluster<L>, message: M) -> Result<T, AdminRefusal>
-where
-    L: LogStore + Clone + Default,
-    M: Message<Result = Result<T, AdminError>> + Clone + Send + 'static,
-    T: Send + 'static,
-    Raft<Journal>: Handler<M>,
-    <Raft<Journal> as Actor>::Context: actix::dev::ToEnvelope<Raft<Journal>, M>,
-{
-    within(async {
-        loop {
-            let leader = cluster.leader().await;
-            match cluster.nodes[&leader].raft.send(message.clone()).await.unwrap() {
-                Ok(done) => return Ok(done),
-                Err(
-                    AdminError::Unknown
-                    | AdminError::NotLeader { .. }
-                    | AdminError::Refused(AdminRefusal::NoEntryCommitted | AdminRefusal::ChangeInProgress),
-                ) => tokio::task::yield_now().await,
-                Err(AdminError::Refused(refusal)) => return Err(refusal),
-                Err(AdminError::Stopped) => panic!("a node stopped"),
-            }
-        }
-    })
-    .await
-}
-
 #[actix::test]
 async fn a_fourth_node_joins_by_snapshot_and_takes_the_leaders_place() {
     for on_thread in [false, true] {
@@ -204,7 +178,8 @@ async fn a_fourth_node_joins_by_snapshot_and_takes_the_leaders_place() {
             remove: [old].into(),
             addresses: members([4]),
         };
-        let done = ask(&cluster, ChangeMembership(change)).await;
+        let done =
+            ask(async || cluster.nodes[&cluster.leader().await].raft.clone(), ChangeMembership(change)).await;
         // The second: a new leader had completed it already.
         assert!(matches!(done, Ok(()) | Err(AdminRefusal::NoChange)), "{done:?}");
         cluster.stop(old).await;
@@ -224,7 +199,9 @@ async fn a_fourth_node_joins_by_snapshot_and_takes_the_leaders_place() {
 
         let to = n(4);
         if cluster.leader().await != to {
-            let led_by = ask(&cluster, TransferLeader(Some(to))).await;
+            let led_by =
+                ask(async || cluster.nodes[&cluster.leader().await].raft.clone(), TransferLeader(Some(to)))
+                    .await;
             assert!(
                 matches!(led_by, Ok(leader) if leader == to) || led_by == Err(AdminRefusal::AlreadyLeader)
             );

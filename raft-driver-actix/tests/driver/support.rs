@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use actix::dev::ToEnvelope;
 use actix::prelude::*;
 use bytes::Bytes;
 use futures_util::future::select_all;
@@ -30,6 +29,7 @@ use raft_driver_tokio::Postcard;
 use raft_driver_tokio::storage::MemoryLogError;
 use tokio::sync::watch;
 
+use crate::asking::ask;
 pub(crate) use crate::router::{HeardOf, Route, Router};
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
@@ -423,30 +423,14 @@ impl<K: Kind> Cluster<K> {
         self.write_by(&all, command).await.id().index
     }
 
-    /// What the leader answers, wherever that is; asked again while an election or another change is going on.
+    /// As [`ask`], of whoever leads here.
     pub(crate) async fn ask<M, T>(&self, message: M) -> Result<T, AdminRefusal>
     where
         M: Message<Result = Result<T, AdminError>> + Clone + Send + 'static,
         T: Send + 'static,
         Raft<Machine>: Handler<M>,
-        Context<Raft<Machine>>: ToEnvelope<Raft<Machine>, M>,
     {
-        within(async {
-            loop {
-                let leader = self.leader().await;
-                match self.nodes[&leader].raft.send(message.clone()).await.unwrap() {
-                    Ok(done) => return Ok(done),
-                    Err(
-                        AdminError::Unknown
-                        | AdminError::NotLeader { .. }
-                        | AdminError::Refused(AdminRefusal::NoEntryCommitted | AdminRefusal::ChangeInProgress),
-                    ) => tokio::task::yield_now().await,
-                    Err(AdminError::Refused(refusal)) => return Err(refusal),
-                    Err(AdminError::Stopped) => panic!("a node stopped"),
-                }
-            }
-        })
-        .await
+        ask(async || self.nodes[&self.leader().await].raft.clone(), message).await
     }
 
     /// What this node has applied, linearizably, by way of its leader.

@@ -81,6 +81,7 @@ impl Log {
     ) -> Check {
         match (entries.first(), entries.last()) {
             (Some(first), Some(last)) if first.index <= handed.index => {
+                // Its log became this by the word of a leader of that term or later; this node may have gone on since.
                 commit.keeps(node, last.term, handed, last, book)
             }
             _ => Ok(()),

@@ -45,7 +45,7 @@ pub(crate) fn run(options: &Bench) -> Result<(), Failure> {
             (0..LOCAL_NODES).try_for_each(|at| cluster.start(at))?;
             cluster.http().collect()
         } else {
-            options.reach.endpoints.clone()
+            options.reach.at.endpoints.clone()
         };
         let limit = Duration::from_secs(options.reach.limit_s.into());
         let report = tokio::select! {

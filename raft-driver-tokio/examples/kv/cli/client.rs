@@ -14,10 +14,10 @@ Exit codes:
   2  arguments                             10  the key has no value
                                            11  refused, for the reason that is printed";
 
-/// Whom to ask, and for how long.
+/// Whom to ask.
 #[derive(Clone, Debug, Args)]
-pub(crate) struct Reach {
-    /// HTTP addresses of nodes; one that runs is enough. The leader is found by itself.
+pub(crate) struct Endpoints {
+    /// HTTP addresses of nodes; one that runs is enough, and the leader is found by itself.
     #[arg(
         long,
         value_name = "HOST:PORT,..",
@@ -26,6 +26,13 @@ pub(crate) struct Reach {
         value_parser = parse_address
     )]
     pub(crate) endpoints: Vec<String>,
+}
+
+/// Whom to ask, and for how long.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Reach {
+    #[command(flatten)]
+    pub(crate) at: Endpoints,
     /// Give up when there is no outcome after so long.
     #[arg(long, value_name = "SECONDS", default_value = "15", value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub(crate) limit_s: u32,
@@ -140,15 +147,8 @@ pub(crate) struct Snapshot {
 pub(crate) struct BackupTo {
     /// The file; it must not exist.
     pub(crate) to: PathBuf,
-    /// HTTP addresses of nodes: the first that sends a backup is taken.
-    #[arg(
-        long,
-        value_name = "HOST:PORT,..",
-        value_delimiter = ',',
-        default_value = "127.0.0.1:8101,127.0.0.1:8102,127.0.0.1:8103",
-        value_parser = parse_address
-    )]
-    pub(crate) endpoints: Vec<String>,
+    #[command(flatten)]
+    pub(crate) at: Endpoints,
 }
 
 /// Put load on a cluster, and report throughput, latencies and errors.

@@ -38,7 +38,7 @@ pub(crate) fn backup(options: &BackupTo) -> Result<(), Failure> {
     let runtime = runtime.map_err(|error| Failure::other(format!("no runtime: {error}")))?;
     let aside = Aside::beside(to);
     let mut whys = Vec::new();
-    for address in &options.endpoints {
+    for address in &options.at.endpoints {
         match runtime.block_on(fetch(address, &aside.0)) {
             Ok(()) => return named(&aside.0, to, address),
             Err(Broken::Here(error)) => {

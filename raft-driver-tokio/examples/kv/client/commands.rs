@@ -57,7 +57,7 @@ fn write(reach: &Reach, ask: Ask) -> Result<(), Failure> {
 pub(super) fn with<T>(reach: &Reach, run: impl AsyncFnOnce(&Client, Until<'_>) -> T) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::other(format!("no runtime: {error}")))?;
-    let client = Client::new(reach.endpoints.iter().cloned());
+    let client = Client::new(reach.at.endpoints.iter().cloned());
     let until = Until::limit(Duration::from_secs(reach.limit_s.into()));
     Ok(runtime.block_on(run(&client, until)))
 }
