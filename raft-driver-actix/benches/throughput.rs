@@ -1,19 +1,21 @@
 //! Writes a second through both drivers, in turn: three nodes in one process on one thread, logs in memory, messages through
-//! channels, 256 bytes a write, each client with one write under way. Medians of rounds; a write counts when it was applied.
-//! A second is one of the thread's CPU time: it always has something to do, and other programs do not count.
+//! channels, 256 bytes a write, each client a task with one write under way. Medians of rounds; a write counts when it was
+//! applied. A second is one of the thread's CPU time: it always has something to do, and other programs do not count.
 //!
-//! `cargo bench -p raft-driver-actix --bench throughput [-- [ROUNDS] [tokio|actix] [CLIENTS]]`; with a driver, only that.
+//! * `cargo bench -p raft-driver-actix --bench throughput [-- [ROUNDS] [tokio|actix] [CLIENTS]]`; with a driver, only that.
+//! * `-- tokio 64 count 10000` does so many writes and ends, so that `valgrind --tool=callgrind` of the program says the same
+//!   each time: the difference of two runs, of 10,000 and 20,000, is what 10,000 writes cost.
 
 mod load;
 
-use crate::load::{actix_driver, tokio_driver};
+use crate::load::{Work, actix_driver, tokio_driver};
 
 /// And what is to be reached, in thousands of writes a second: by the Tokio driver, by the Actix driver.
 const CLIENTS: [(usize, u32, u32); 5] =
     [(1, 300, 200), (64, 1_500, 1_000), (256, 1_700, 1_200), (1_024, 1_700, 1_200), (4_096, 1_500, 1_000)];
 
 /// Writes a second with so many clients.
-type Measure = fn(usize) -> f64;
+type Measure = fn(usize, Work) -> f64;
 
 fn median(mut rates: Vec<f64>) -> f64 {
     rates.sort_by(f64::total_cmp);
@@ -26,8 +28,11 @@ fn main() {
     let drivers: [(&str, Measure); 2] = [("tokio", tokio_driver), ("actix", actix_driver)];
     if let Some((name, driver)) = drivers.iter().find(|(name, _)| arguments.iter().any(|named| named == name))
     {
-        let clients = arguments.iter().find_map(|argument| argument.parse().ok()).unwrap_or(64);
-        println!("{name}, {clients} clients: {:.0} thousand writes/s", driver(clients) / 1000.0);
+        let mut numbers = arguments.iter().filter_map(|argument| argument.parse().ok());
+        let clients = numbers.next().unwrap_or(64);
+        let counted = arguments.iter().any(|argument| argument == "count");
+        let work = if counted { Work::Writes(numbers.next().unwrap_or(10_000) as u64) } else { Work::Round };
+        println!("{name}, {clients} clients: {:.0} thousand writes/s", driver(clients, work) / 1000.0);
         return;
     }
     let rounds = arguments.iter().find_map(|argument| argument.parse().ok()).unwrap_or(5_usize).max(1);
@@ -37,8 +42,8 @@ fn main() {
     for (clients, reach_tokio, reach_actix) in CLIENTS {
         let (mut on_tokio, mut on_actix) = (Vec::new(), Vec::new());
         for _ in 0..rounds {
-            on_tokio.push(tokio_driver(clients));
-            on_actix.push(actix_driver(clients));
+            on_tokio.push(tokio_driver(clients, Work::Round));
+            on_actix.push(actix_driver(clients, Work::Round));
         }
         let (on_tokio, on_actix) = (median(on_tokio), median(on_actix));
         println!(
