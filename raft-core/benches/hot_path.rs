@@ -12,11 +12,14 @@
 //! * `... -- count NODES WINDOW HISTORY` is one case alone, for `valgrind --tool=callgrind`.
 
 mod cluster;
+mod rounds;
 
 use std::fmt::Write as _;
 use std::process::{Command, ExitCode};
+use std::time::Instant;
 
 use cluster::Cluster;
+use rounds::{Spread, in_turn};
 
 const ROUNDS: usize = 9;
 const ENTRIES_A_ROUND: usize = 1 << 15;
@@ -108,22 +111,14 @@ fn count(cluster: &mut Cluster, window: usize) {
     cluster.commit_entries(ENTRIES_COUNTED, window);
 }
 
-/// Nanoseconds per entry of each case: median, least and most.
-fn times() -> Vec<[f64; 3]> {
-    let mut clusters: Vec<Cluster> = CASES.iter().map(|(case, _)| case.cluster()).collect();
-    let mut times: Vec<Vec<f64>> = CASES.iter().map(|_| Vec::new()).collect();
-    for _ in 0..ROUNDS {
-        for (((case, _), cluster), times) in CASES.iter().zip(&mut clusters).zip(&mut times) {
-            let begin = std::time::Instant::now();
-            cluster.commit_entries(ENTRIES_A_ROUND, case.window);
-            times.push(begin.elapsed().as_nanos() as f64 / ENTRIES_A_ROUND as f64);
-        }
-    }
-    let summary = |mut times: Vec<f64>| {
-        times.sort_unstable_by(f64::total_cmp);
-        [times[ROUNDS / 2], times[0], times[ROUNDS - 1]]
-    };
-    times.into_iter().map(summary).collect()
+/// Nanoseconds per entry of each case.
+fn times() -> Vec<Spread> {
+    let mut clusters: Vec<_> = CASES.iter().map(|(case, _)| (case.window, case.cluster())).collect();
+    in_turn(ROUNDS, &mut clusters, |(window, cluster)| {
+        let begin = Instant::now();
+        cluster.commit_entries(ENTRIES_A_ROUND, *window);
+        begin.elapsed().as_nanos() as f64 / ENTRIES_A_ROUND as f64
+    })
 }
 
 /// Allocations and instructions per entry.
@@ -192,10 +187,9 @@ fn main() -> ExitCode {
     let mut measured = Vec::new();
     let mut exceeded = Vec::new();
     for (at, (case, bar)) in CASES.iter().enumerate() {
-        let nanos =
-            times.as_ref().map(|times| times[at]).map_or("left out".to_owned(), |[median, least, most]| {
-                format!("{median:.1} ({least:.1} to {most:.1}) {}", beside(bar.nanos, 0))
-            });
+        let nanos = times
+            .as_ref()
+            .map_or("left out".to_owned(), |times| format!("{:.1} {}", times[at], beside(bar.nanos, 0)));
         let (allocations, instructions) = (case.allocations(), case.instructions());
         println!(
             "{:>5}  {:>11}  {:>10}  {:<42}  {:<22}  {}",

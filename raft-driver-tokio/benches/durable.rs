@@ -2,6 +2,9 @@
 //! synced. One store, then three at once, in turns. Then many groups in one store, each with one batch under way, which
 //! share fsyncs. `cargo bench --bench durable [-- [ROUNDS] [groups]]`; with `groups`, only those.
 
+#[path = "../../raft-core/benches/rounds/mod.rs"]
+mod rounds;
+
 use std::fs::File;
 use std::io::Write as _;
 use std::path::Path;
@@ -12,6 +15,7 @@ use raft_core::host::{AsyncLogStore, LogStore};
 use raft_core::{Commands, Entries, LogId, LogIndex, NodeId, Term, Write, WriteId};
 use raft_driver_tokio::storage::{DurableLog, DurableStore, Identity};
 use raft_driver_tokio::{ClusterId, GroupId};
+use rounds::in_turn;
 
 const BATCHES: [u64; 3] = [1, 64, 1024];
 const GROUPS: [u64; 4] = [1, 16, 256, 1000];
@@ -125,11 +129,6 @@ fn measure_groups(groups: u64, entries: u64) -> (f64, f64) {
     })
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
 fn main() {
     let rounds = std::env::args().find_map(|arg| arg.parse().ok()).unwrap_or(7);
     if !std::env::args().any(|arg| arg == "groups") {
@@ -137,37 +136,32 @@ fn main() {
     }
     println!("groups in one store, each with one batch under way (medians of {rounds} rounds)");
     for entries in [1, 16] {
-        // In turns, so that what else the machine does meets all of them.
-        let mut found = GROUPS.map(|_| (Vec::new(), Vec::new()));
-        for _ in 0..rounds {
-            for (groups, found) in GROUPS.into_iter().zip(&mut found) {
-                let (written, syncs) = measure_groups(groups, entries);
-                found.0.push(written);
-                found.1.push(syncs);
-            }
-        }
-        for (groups, (written, syncs)) in GROUPS.into_iter().zip(found) {
-            let (written, syncs) = (median(written), median(syncs));
+        let mut syncs = GROUPS.map(|_| Vec::new());
+        let mut cases: Vec<_> = GROUPS.into_iter().zip(&mut syncs).collect();
+        let written = in_turn(rounds, &mut cases, |(groups, syncs)| {
+            let (written, synced) = measure_groups(*groups, entries);
+            syncs.push(written / synced);
+            written
+        });
+        for ((groups, written), mut shared) in GROUPS.into_iter().zip(written).zip(syncs) {
+            shared.sort_by(f64::total_cmp);
+            let shared = shared[rounds / 2];
             println!(
-                "{groups:4} groups, batches of {entries:2}: {written:7.0} entries/s, {syncs:5.0} syncs/s, {:6.1} entries a sync",
-                written / syncs
+                "{groups:4} groups, batches of {entries:2}: {written} entries/s, {shared:.1} entries a sync"
             );
         }
     }
 }
 
 fn compare(rounds: usize) {
-    println!("batches a second per store (medians of {rounds} rounds); batches of 1, 64 and 1,024 entries");
+    println!("batches a second per store (medians of {rounds} rounds, least to most)");
     for stores in [1, 3] {
         for entries in BATCHES {
-            let (mut files, mut logs) = (Vec::new(), Vec::new());
-            for _ in 0..rounds {
-                files.push(measure(plain, stores, entries));
-                logs.push(measure(durable, stores, entries));
-            }
-            let (file, log) = (median(files), median(logs));
-            let ratio = log / file;
-            println!("{stores} at once, {entries:5} entries: file {file:6.0}, log {log:6.0} ({ratio:.2})");
+            let mut makes: [Make; 2] = [plain, durable];
+            let found = in_turn(rounds, &mut makes, |make| measure(*make, stores, entries));
+            let (file, log) = (found[0], found[1]);
+            let ratio = log.median / file.median;
+            println!("{stores} at once, {entries:4} entries a batch: file {file}, log {log}: {ratio:.2}");
         }
     }
 }
