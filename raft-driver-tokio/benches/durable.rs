@@ -2,6 +2,7 @@
 //! synced. One store, then three at once, in turns. Then many groups in one store, each with one batch under way, which
 //! share fsyncs. `cargo bench --bench durable [-- [ROUNDS] [groups]]`; with `groups`, only those.
 
+mod group_commit;
 #[path = "../../raft-core/benches/rounds/mod.rs"]
 mod rounds;
 
@@ -11,14 +12,13 @@ use std::path::Path;
 use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
-use raft_core::host::{AsyncLogStore, LogStore};
-use raft_core::{Commands, Entries, LogId, LogIndex, NodeId, Term, Write, WriteId};
-use raft_driver_tokio::storage::{DurableLog, DurableStore, Identity};
-use raft_driver_tokio::{ClusterId, GroupId};
+use group_commit::{GROUPS, IDENTITY, measure_groups, write};
+use raft_core::Commands;
+use raft_core::host::LogStore;
+use raft_driver_tokio::storage::DurableLog;
 use rounds::in_turn;
 
 const BATCHES: [u64; 3] = [1, 64, 1024];
-const GROUPS: [u64; 4] = [1, 16, 256, 1000];
 const ROUND: Duration = Duration::from_millis(250);
 
 /// Something that makes batches durable.
@@ -45,22 +45,11 @@ impl Store for Durable {
     }
 }
 
-fn write(first: u64, commands: &Commands) -> Write {
-    Write {
-        id: serde_json::from_value::<WriteId>(first.into()).expect("a number"),
-        hard_state: None,
-        reset_to: None,
-        entries: Entries::commands(LogId::new(Term::new(1), LogIndex::new(first)), commands),
-    }
-}
-
 type Make = fn(&Path) -> Box<dyn Store>;
 
 fn plain(dir: &Path) -> Box<dyn Store> {
     Box::new(Plain(File::create(dir.join("plain")).expect("a new file"), Vec::new()))
 }
-
-const IDENTITY: Identity = Identity { cluster: ClusterId::new(1), node: NodeId::new(1) };
 
 fn durable(dir: &Path) -> Box<dyn Store> {
     Box::new(Durable(DurableLog::open(dir.join("log"), IDENTITY).expect("a new log")))
@@ -96,39 +85,6 @@ fn measure(make: Make, stores: usize, entries: u64) -> f64 {
     threads.into_iter().map(|thread| thread.join().expect("no store fails")).sum::<f64>() / stores as f64
 }
 
-/// Entries a second and fsyncs a second of a store in which so many groups append a batch each, over and over.
-fn measure_groups(groups: u64, entries: u64) -> (f64, f64) {
-    let dir = tempfile::tempdir().expect("a directory");
-    let store = DurableStore::open(dir.path(), IDENTITY).expect("a new store");
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    let commands: Commands = (0..entries).map(|at| [at as u8; 256]).collect();
-    runtime.block_on(async {
-        let mut writers = tokio::task::JoinSet::new();
-        let mut logs = Vec::new();
-        for group in 0..groups {
-            let mut log = store.log(GroupId::new(group)).expect("nobody uses it");
-            AsyncLogStore::write(&mut log, &[write(1, &commands)]).await.expect("the disk works");
-            logs.push(log);
-        }
-        let (start, syncs) = (Instant::now(), store.syncs());
-        for mut log in logs {
-            let commands = commands.clone();
-            writers.spawn(async move {
-                let mut next = 1 + entries;
-                while start.elapsed() < 4 * ROUND {
-                    let write = [write(next, &commands)];
-                    AsyncLogStore::write(&mut log, &write).await.expect("the disk works");
-                    next += entries;
-                }
-                next - 1 - entries
-            });
-        }
-        let written: u64 = writers.join_all().await.into_iter().sum();
-        let seconds = start.elapsed().as_secs_f64();
-        (written as f64 / seconds, (store.syncs() - syncs) as f64 / seconds)
-    })
-}
-
 fn main() {
     let rounds = std::env::args().find_map(|arg| arg.parse().ok()).unwrap_or(7);
     if !std::env::args().any(|arg| arg == "groups") {
@@ -139,7 +95,7 @@ fn main() {
         let mut syncs = GROUPS.map(|_| Vec::new());
         let mut cases: Vec<_> = GROUPS.into_iter().zip(&mut syncs).collect();
         let written = in_turn(rounds, &mut cases, |(groups, syncs)| {
-            let (written, synced) = measure_groups(*groups, entries);
+            let (written, synced) = measure_groups(*groups, entries, 4 * ROUND);
             syncs.push(written / synced);
             written
         });

@@ -6,19 +6,19 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a test says by failing what it expected")]
 
+mod bulk;
 mod common;
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::fs;
 
-use bytes::{BufMut, Bytes, BytesMut};
-use raft_core::host::{FrozenState, RestoreError, SnapshotSource, StateMachine};
-use raft_core::{Config, Entries, EntryRef, SnapshotError};
+use bytes::Bytes;
+use raft_core::Config;
 use raft_driver_tokio::storage::{Identity, MemoryLog, SnapshotFiles};
 use raft_driver_tokio::tcp::{Tcp, TcpConfig};
 use raft_driver_tokio::{Builder, ClusterId, Raft};
 
+use bulk::Bulk;
 use common::{BOUND, config, node, within};
 
 const CLUSTER: ClusterId = ClusterId::new(0xb16);
@@ -29,76 +29,6 @@ const ALLOWED_BYTES: u64 = 64 * MIB;
 fn size_bytes() -> u64 {
     let mib = std::env::var("RAFT_SNAPSHOT_MIB").map_or(256, |mib| mib.parse().expect("a number of MiB"));
     mib * MIB
-}
-
-/// A large state that needs no memory: every eighth byte begins a number, its position and how many commands were applied.
-#[derive(Default)]
-struct Bulk {
-    applied: u64,
-    restored_bytes: u64,
-}
-
-fn word(applied: u64, position: u64) -> u64 {
-    (applied << 40) ^ position.wrapping_mul(0x9e37_79b9_7f4a_7c15)
-}
-
-/// A state as it was: written out piece by piece.
-struct Frozen {
-    applied: u64,
-    position: u64,
-    end: u64,
-}
-
-impl FrozenState for Frozen {
-    type Error = Infallible;
-
-    fn next_chunk(&mut self) -> Result<Option<Bytes>, Infallible> {
-        let until = self.end.min(self.position + MIB);
-        let mut chunk = BytesMut::with_capacity(usize::try_from(until - self.position).expect("a MiB"));
-        while self.position < until {
-            // The first word says how many commands were applied.
-            let word = if self.position == 0 { self.applied } else { word(self.applied, self.position) };
-            chunk.put_u64_le(word);
-            self.position += 8;
-        }
-        Ok((!chunk.is_empty()).then(|| chunk.freeze()))
-    }
-}
-
-impl StateMachine for Bulk {
-    type Response = u64;
-    type Snapshot = Frozen;
-    type Error = Infallible;
-
-    fn apply(&mut self, entries: &Entries, responses: &mut Vec<u64>) -> Result<(), Infallible> {
-        for entry in entries.iter() {
-            if let EntryRef::Command(..) = entry {
-                self.applied += 1;
-                responses.push(self.applied);
-            }
-        }
-        Ok(())
-    }
-
-    fn snapshot(&mut self) -> Result<Frozen, Infallible> {
-        Ok(Frozen { applied: self.applied, position: 0, end: size_bytes() })
-    }
-
-    fn restore(&mut self, source: &mut SnapshotSource<'_>) -> Result<(), RestoreError<Infallible>> {
-        let mut bytes = [0; 8];
-        source.read_exact(&mut bytes)?;
-        let applied = u64::from_le_bytes(bytes);
-        let mut position = 8;
-        while source.remaining_bytes() > 0 {
-            source.read_exact(&mut bytes)?;
-            if u64::from_le_bytes(bytes) != word(applied, position) {
-                return Err(SnapshotError::Unusable.into());
-            }
-            position += 8;
-        }
-        (self.applied, self.restored_bytes) = (applied, position);
-        Ok(())
-    }
 }
 
 /// From `/proc/self/status`, in bytes.
@@ -118,7 +48,7 @@ async fn start(id: u64, root: &std::path::Path, tcp: Tcp) -> Raft<Bulk> {
     let identity = Identity { cluster: CLUSTER, node: node(id) };
     let snapshots = SnapshotFiles::open(root.join(id.to_string()), identity).unwrap();
     let builder = Builder::new(compacting(id));
-    within(builder.start(MemoryLog::default(), snapshots, Bulk::default(), tcp)).await.unwrap()
+    within(builder.start(MemoryLog::default(), snapshots, Bulk::new(size_bytes()), tcp)).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
