@@ -81,11 +81,12 @@ chaos: ## Five real servers killed, paused, cut off, replaced under load, every 
 chaos-ci: ## A minute of it
 	$(MAKE) chaos DURATION_S=60 SEED=$(or $(SEED),1) CHAOS_BUILD="--workspace --all-features"
 
-bench: ## Measure the core's hot path (fails beyond raft-core/benches/figures.txt), the codec, sessions, the durable log store, both drivers, the simulator
+bench: ## Measure the core's hot path (fails beyond raft-core/benches/figures.txt), the codec, sessions, the durable log store, three durable nodes over TCP, both drivers, the simulator
 	$(CARGO) bench -p raft-core --bench hot_path
 	$(CARGO) bench -p raft-core --bench codec
 	$(CARGO) bench -p raft-core --bench sessions
 	$(CARGO) bench -p raft-driver-tokio --bench durable
+	$(CARGO) bench -p raft-driver-tokio --bench networked
 	$(CARGO) bench -p raft-driver-actix --bench throughput
 	$(CARGO) bench -p raft-sim --bench profiles
 

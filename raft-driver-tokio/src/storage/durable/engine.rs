@@ -152,6 +152,11 @@ impl Group {
         *self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How many commits of the store were made durable since it was opened.
+    pub(super) fn syncs(&self) -> u64 {
+        self.shared.syncs()
+    }
+
     /// Runs `call` unless an earlier one failed.
     pub(super) fn call<T>(
         &self,

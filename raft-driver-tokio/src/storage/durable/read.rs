@@ -142,6 +142,14 @@ impl Group {
 #[derive(Clone, Debug)]
 pub struct DurableReader(pub(super) Arc<Group>);
 
+impl DurableReader {
+    /// How many fsyncs the store made since it was opened, whichever group they were for.
+    #[must_use]
+    pub fn syncs(&self) -> u64 {
+        self.0.syncs()
+    }
+}
+
 impl LogReader for DurableReader {
     type Error = DurableError;
 
