@@ -6,7 +6,7 @@ CI_SEEDS ?= 2300
 NODES ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help groups run test ci fmt lint doc sim sim-ci campaign explore mutants chaos chaos-ci bench bench-peers guard no-std wasm embed
+.PHONY: help groups run test ci fmt lint doc sim sim-ci campaign explore mutants chaos chaos-ci bench bench-peers growth guard no-std wasm embed
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1 /' | awk '{cmd=$$1" "$$2; $$1="";$$2=""; printf "  %-14s%s\n", cmd, $$0}'
@@ -97,6 +97,11 @@ PEERS := raft-core/benches/peers
 
 bench-peers: ## The core and other libraries (raft, noraft, raftbare, omnipaxos) on the same work, in turn, with ratios
 	$(CARGO) run --release --manifest-path $(PEERS)/Cargo.toml --target-dir $(OUT)/peers
+
+GROWTH_DIR := raft-driver-tokio/benches/growth
+
+growth: ## Measure and draw how it grows (raft-driver-tokio/docs/growth); GROWTH="--quick", GROWTH="load catch-up", GROWTH=--help say what
+	$(CARGO) run --release --manifest-path $(GROWTH_DIR)/Cargo.toml --target-dir $(OUT)/growth -- $(GROWTH)
 
 groups: ## Measure what 1,000 idle groups cost in each of three processes; GROUPS_MODES="shared separate" and GROUP_COUNT=n choose
 	$(CARGO) bench -p raft-driver-tokio --bench groups -- $(or $(GROUPS_MODES),shared) $(GROUP_COUNT)

@@ -25,6 +25,9 @@ const CURVES: [[&str; 2]; 6] = [
     ["#6E7781", "#9EA7B3"],
 ];
 
+/// What a logarithmic axis can show at least.
+const LEAST: f64 = 1e-6;
+
 type Series<'a> = BTreeMap<&'a str, Vec<(f64, f64)>>;
 
 fn color(hex: &str) -> RGBColor {
@@ -90,21 +93,32 @@ struct Picture<'a> {
 }
 
 impl Picture<'_> {
+    /// From where to where each axis goes: above the curves there is room for what they are called.
     fn bounds(&self) -> ((f64, f64), (f64, f64)) {
         let all = || self.curves.iter().flat_map(|(_, points)| points.iter());
-        let reach = |scale: Scale, values: &mut dyn Iterator<Item = f64>| {
-            let (mut least, mut most) = (f64::INFINITY, f64::NEG_INFINITY);
-            for value in values {
-                (least, most) = (least.min(value), most.max(value));
-            }
-            match scale {
-                Scale::Linear => (0.0, most.max(f64::MIN_POSITIVE) * 1.1),
-                // A value of zero has no place on such an axis: it is drawn at the least one.
-                Scale::Log => (least.max(1e-6) / 1.3, most.max(1e-6) * 1.5),
+        let reach = |values: &mut dyn Iterator<Item = f64>| {
+            values.fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), value| {
+                (least.min(value), most.max(value))
+            })
+        };
+        let (x_least, x_most) = reach(&mut all().map(|(x, _)| *x));
+        let (y_least, y_most) = reach(&mut all().map(|(_, y)| *y));
+        let x = match self.figure.x.1 {
+            Scale::Linear => (0.0, x_most * 1.05),
+            Scale::Log => (x_least / 1.3, x_most * 1.4),
+        };
+        let legend = if self.curves.len() > 1 { self.curves.len() as f64 } else { 0.0 };
+        let share = 1.0 / (0.95 - 0.055 * legend);
+        let y = match self.figure.y.1 {
+            Scale::Linear => (0.0, y_most.max(LEAST) * share),
+            Scale::Log => {
+                // Whole decades, since only those have numbers. What is less than the least is drawn there.
+                let from = y_least.max(LEAST).log10().floor();
+                let to = y_most.max(LEAST).log10();
+                (10_f64.powf(from), 10_f64.powf(from + (to - from).max(0.9) * share))
             }
         };
-        let x = reach(self.figure.x.1, &mut all().map(|(x, _)| *x));
-        (x, reach(self.figure.y.1, &mut all().map(|(_, y)| *y)))
+        (x, y)
     }
 
     fn onto<X, Y>(&self, root: &DrawingArea<SVGBackend<'_>, Shift>, x: X, y: Y) -> Result<(), Box<dyn Error>>
@@ -117,9 +131,9 @@ impl Picture<'_> {
         let (ink, grid) = (color(INK[0]), color(GRID[0]));
         let text = |size: i32| ("sans-serif", size).into_font().color(&ink);
         let mut chart = ChartBuilder::on(root)
-            .caption(self.figure.title, text(19))
+            .caption(self.figure.title, text(22))
             .margin(12)
-            .x_label_area_size(46)
+            .x_label_area_size(50)
             .y_label_area_size(78)
             .build_cartesian_2d(x, y)?;
         chart
@@ -129,8 +143,8 @@ impl Picture<'_> {
             .axis_style(ink)
             .bold_line_style(grid)
             .light_line_style(TRANSPARENT)
-            .label_style(text(13))
-            .axis_desc_style(text(14))
+            .label_style(text(16))
+            .axis_desc_style(text(17))
             .x_label_formatter(&|value| short(*value))
             .y_label_formatter(&|value| short(*value))
             .x_labels(9)
@@ -140,7 +154,8 @@ impl Picture<'_> {
         for (label, x) in &self.marks {
             let line = [(*x, y_from), (*x, y_to)];
             chart.draw_series(DashedLineSeries::new(line, 4, 4, ink.into()))?;
-            chart.draw_series([Text::new((*label).to_owned(), (*x, y_to), text(12))])?;
+            let label = Text::new((*label).to_owned(), (5, 4), text(15));
+            chart.draw_series([EmptyElement::at((*x, y_to)) + label])?;
         }
         for (at, (label, points)) in self.curves.iter().enumerate() {
             let color = color(CURVES[at % CURVES.len()][0]);
@@ -156,7 +171,7 @@ impl Picture<'_> {
         }
         if self.curves.len() > 1 {
             let legend = SeriesLabelPosition::UpperLeft;
-            chart.configure_series_labels().position(legend).label_font(text(13)).margin(6).draw()?;
+            chart.configure_series_labels().position(legend).label_font(text(16)).margin(6).draw()?;
         }
         Ok(())
     }

@@ -138,7 +138,7 @@ const fn figure(
     Figure { name, title, x, y }
 }
 
-const SECONDS: (&str, Scale) = ("time, s", Linear);
+const SECONDS: (&str, Scale) = ("time, seconds", Linear);
 const LOAD: (&str, Scale) = ("offered load, % of the most that it can do", Linear);
 const MICROS: (&str, Scale) = ("latency from when it was due, µs", Log);
 const PAYLOAD: (&str, Scale) = ("bytes a write", Log);
@@ -152,7 +152,7 @@ pub(crate) const FIGURES: [Figure; 18] = [
         ("nodes", Linear),
         ("thousand writes a CPU second", Linear),
     ),
-    figure("payload-writes", "Writes by their length", PAYLOAD, ("writes/s", Log)),
+    figure("payload-writes", "Writes by their length", PAYLOAD, ("writes a second", Log)),
     figure("payload-bytes", "The same in bytes", PAYLOAD, ("MB/s of commands", Log)),
     figure("payload-memory", "Memory of the whole process", PAYLOAD, ("MiB, highest mark", Linear)),
     figure(
@@ -167,8 +167,13 @@ pub(crate) const FIGURES: [Figure; 18] = [
         ("entries in the log", Log),
         ("MiB", Linear),
     ),
-    figure("log-recovery", "The durable log: time to open it", ("entries in the log", Log), ("s", Log)),
-    figure("groups-commit", "Groups that write into one durable store", ("groups", Log), ("a second", Log)),
+    figure("log-recovery", "The durable log: time to open it", ("entries in the log", Log), ("seconds", Log)),
+    figure(
+        "groups-commit",
+        "Groups that write into one durable store",
+        ("groups", Log),
+        ("entries or fsyncs a second", Log),
+    ),
     figure(
         "groups-idle",
         "Idle groups: CPU of the busiest of three processes",
@@ -181,12 +186,17 @@ pub(crate) const FIGURES: [Figure; 18] = [
         ("groups", Log),
         ("MiB, highest mark", Linear),
     ),
-    figure("clients", "Clients, each with one write under way", ("clients", Log), ("writes/s", Log)),
+    figure("clients", "Clients, each with one write under way", ("clients", Log), ("writes a second", Log)),
     figure("load-memory", "Latency by load: in memory", LOAD, MICROS),
     figure("load-durable", "Latency by load: durable over TCP", LOAD, MICROS),
-    figure("catch-up", "A follower catches up beside half load: writes", SECONDS, ("writes/s", Linear)),
+    figure(
+        "catch-up",
+        "A follower catches up beside half load: writes",
+        SECONDS,
+        ("writes a second", Linear),
+    ),
     figure("catch-up-latency", "A follower catches up beside half load: latency", SECONDS, MICROS),
-    figure("snapshot", "A snapshot is sent beside half load: writes", SECONDS, ("writes/s", Linear)),
+    figure("snapshot", "A snapshot is sent beside half load: writes", SECONDS, ("writes a second", Linear)),
     figure("snapshot-latency", "A snapshot is sent beside half load: latency", SECONDS, MICROS),
 ];
 

@@ -46,7 +46,7 @@ pub(crate) fn nodes(size: u64, time: Duration) -> Vec<Row> {
     }
     let cluster = Cluster::start(Setup::new(Kind::Memory, size));
     let done = closed(&cluster, CLIENTS, COMMAND_BYTES, time);
-    let thousands = done.writes as f64 / done.cpu_seconds / 1e3;
+    let thousands = done.rate(Kind::Memory) / 1e3;
     rows.push(Row::point("nodes-driver", format!("{CLIENTS} clients"), x, thousands));
     rows
 }
@@ -57,9 +57,11 @@ pub(crate) fn payload(kind: Kind, bytes: usize, time: Duration) -> Vec<Row> {
     let margin = setup.log_bytes() / bytes as u64;
     setup.config.compaction_margin_entries = margin.min(setup.config.compaction_margin_entries);
     let limit = setup.memory_limit_bytes();
+    // As many as the leader takes in at once.
+    let clients = CLIENTS.min((setup.config.uncommitted_bytes_max / bytes as u64) as usize);
     let cluster = Cluster::start(setup);
-    let done = closed(&cluster, CLIENTS, bytes, time);
-    let (x, rate) = (bytes as f64, done.writes as f64 / done.seconds);
+    let done = closed(&cluster, clients, bytes, time);
+    let (x, rate) = (bytes as f64, done.rate(kind));
     let memory = system::memory_bytes_max() as f64 / MIB;
     vec![
         Row::point("payload-writes", kind.label(), x, rate),
@@ -138,7 +140,7 @@ pub(crate) fn groups_idle(groups: u64, time: Duration) -> Vec<Row> {
 pub(crate) fn clients(kind: Kind, clients: usize, time: Duration) -> Vec<Row> {
     let cluster = Cluster::start(Setup::new(kind, 3));
     let done = closed(&cluster, clients, COMMAND_BYTES, time);
-    vec![Row::point("clients", kind.label(), clients as f64, done.writes as f64 / done.seconds)]
+    vec![Row::point("clients", kind.label(), clients as f64, done.rate(kind))]
 }
 
 pub(crate) fn load(kind: Kind, percents: &[u32], time: Duration) -> Vec<Row> {
