@@ -94,9 +94,16 @@ guard: ## Allocations and, with valgrind, instructions per entry of the core's h
 	$(CARGO) bench -p raft-core --bench hot_path -- guard
 
 PEERS := raft-core/benches/peers
+PEERS_OUT = $(OUT)/peers
+PEERS_ARGS ?=
 
-bench-peers: ## The core and other libraries (raft, noraft, raftbare, omnipaxos) on the same work, in turn, with ratios
-	$(CARGO) run --release --manifest-path $(PEERS)/Cargo.toml --target-dir $(OUT)/peers
+# The first build takes long: every other library, and crates of 2019 for one of them.
+bench-peers: ## Other libraries and etcd on the same work, in turn, with ratios: 25 minutes; PEERS_ARGS="drivers --rounds 3" chooses, PEERS_ARGS=--help lists
+	@set -e; built=$$($(CARGO) build --release -p raft-driver-tokio --example kv --message-format=json-render-diagnostics); \
+	$(CARGO) build --release --manifest-path $(PEERS)/actix-raft/Cargo.toml --target-dir $(PEERS_OUT); \
+	$(CARGO) build --release --manifest-path $(PEERS)/Cargo.toml --target-dir $(PEERS_OUT); \
+	$(PEERS_OUT)/release/raft-core-peers --kv $(call CHAOS_PROGRAM,kv) \
+	  --actix-raft $(PEERS_OUT)/release/raft-core-peers-actix-raft --json $(OUT)/peers.json $(PEERS_ARGS)
 
 GROWTH_DIR := raft-driver-tokio/benches/growth
 

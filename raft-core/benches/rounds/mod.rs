@@ -10,6 +10,17 @@ pub(crate) struct Spread {
     pub(crate) most: f64,
 }
 
+impl Spread {
+    /// Of what some rounds found.
+    ///
+    /// # Panics
+    /// If there were none.
+    pub(crate) fn of(mut values: Vec<f64>) -> Self {
+        values.sort_unstable_by(f64::total_cmp);
+        Self { median: values[values.len() / 2], least: values[0], most: values[values.len() - 1] }
+    }
+}
+
 impl fmt::Display for Spread {
     /// With as many decimals as the format says, none if it does not.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -34,9 +45,5 @@ pub(crate) fn in_turn<T>(
             found.push(measure(thing));
         }
     }
-    let spread = |mut values: Vec<f64>| {
-        values.sort_unstable_by(f64::total_cmp);
-        Spread { median: values[rounds / 2], least: values[0], most: values[rounds - 1] }
-    };
-    found.into_iter().map(spread).collect()
+    found.into_iter().map(Spread::of).collect()
 }

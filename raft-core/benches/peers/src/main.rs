@@ -1,182 +1,170 @@
-//! This library and others on the same work, in turn: one thread, messages by function call, log in memory, 256-byte
-//! commands committed and handed out on every node. `make bench-peers` prints the table.
+//! This project beside others, on the same work, in turn (A B A B): one table for each way in which it can be used. Figures
+//! compare only within one run. `make bench-peers` builds what is needed and prints all tables.
 //!
-//! What the others leave out, they do not pay for here:
-//!
-//! * noraft and raftbare: no durability gating (whatever is in the log counts at once), no pre-vote, no check that a
-//!   majority is there, no flow control, no tickets: the user keeps the commands and compares commit indexes.
-//! * raft (TiKV's): durability by the order of its `Ready`, synchronously; pre-vote exists and is off.
-//! * OmniPaxos: no durability gating; another protocol, whose elections are apart.
-//! * This library: durability of every write reported and waited for, pre-vote and check-quorum on, a response for
-//!   each range of tickets, limits on everything.
-//!
-//! Times are medians of rounds taken in turn, and compare only within one run. Allocations and instructions repeat; the
-//! latter need valgrind.
+//! * [`cores`]: libraries without IO, by function call; [`cores_table`] measures them, `count.rs` counts.
+//! * [`drivers`]: libraries that run by themselves, in one process.
+//! * [`networked`]: kv and etcd as [`servers`]; [`failover`]: the same when the leader goes.
+//! * [`report`]: the figures as a file, and progress.
 
-#[path = "../../cluster/mod.rs"]
-mod cluster;
-mod omni;
-mod raft_rs;
-mod small;
+mod cores;
+mod cores_table;
+mod drivers;
+mod failover;
+#[path = "../../../../raft-driver-actix/benches/load/mod.rs"]
+mod load;
+mod networked;
+mod report;
+#[path = "../../rounds/mod.rs"]
+mod rounds;
+mod servers;
 
-use std::process::Command;
-use std::time::Instant;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
 
-use cluster::COMMAND_BYTES;
+use clap::{Args, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::LocalSet;
 
-/// A cluster of a library, with a leader.
-trait Library {
-    /// `window` proposals are to be outstanding together.
-    fn new(nodes: u64, window: usize) -> Self
-    where
-        Self: Sized;
+use crate::report::Report;
+use crate::servers::{Programs, Result};
 
-    /// Commits `window` commands that are outstanding together.
-    fn commit(&mut self, window: usize);
+const HELP: &str = "\
+Without a table, all are measured, one after the other. Figures compare only within one run, and the
+machine should have nothing else to do. Other programs that take part:
+  raft-core-peers-count  beside this one; valgrind for instructions                (core)
+  --actix-raft PROGRAM   raft-core/benches/peers/actix-raft, built by itself       (drivers)
+  --kv PROGRAM           cargo build --release -p raft-driver-tokio --example kv   (networked, failover)
+  --etcd PROGRAM         Debian's etcd-server                                      (networked, failover)
+`make bench-peers` builds and names them; PEERS_ARGS=\"drivers --rounds 3\" chooses.
+Servers are processes on loopback that end with this program, however it ends.";
 
-    /// Commits `entries` of them, a window at a time.
-    fn commit_entries(&mut self, entries: usize, window: usize) {
-        (0..entries / window).for_each(|_| self.commit(window));
-    }
-
-    /// Bytes of commands that were handed out, all nodes together.
-    fn handed_out_bytes(&self) -> u64;
+/// Measures this project beside others on the same work, in turn, and prints tables with ratios.
+#[derive(Debug, Parser)]
+#[command(after_help = HELP)]
+struct Cli {
+    #[command(subcommand)]
+    table: Option<Table>,
+    #[command(flatten)]
+    shared: Shared,
 }
 
-impl Library for cluster::Cluster {
-    fn new(nodes: u64, _window: usize) -> Self {
-        Self::new(nodes)
-    }
-
-    fn commit(&mut self, window: usize) {
-        self.commit(window);
-    }
-
-    fn commit_entries(&mut self, entries: usize, window: usize) {
-        self.commit_entries(entries, window);
-    }
-
-    fn handed_out_bytes(&self) -> u64 {
-        self.applied_bytes()
-    }
+#[derive(Debug, Args)]
+struct Shared {
+    /// Also write the figures into this file, as JSON: after each row all that are there.
+    #[arg(long, global = true, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// The program that measures actix-raft. Without it, that row is left out.
+    #[arg(long, global = true, value_name = "PROGRAM")]
+    actix_raft: Option<PathBuf>,
+    /// This project's key-value server.
+    #[arg(long, global = true, value_name = "PROGRAM", default_value = "target/release/examples/kv")]
+    kv: PathBuf,
+    /// The server to compare it with. Where it cannot be started, its rows are left out.
+    #[arg(long, global = true, value_name = "PROGRAM", default_value = "etcd")]
+    etcd: PathBuf,
+    /// Where servers have their data for as long as they run: on a real disk.
+    #[arg(long, global = true, value_name = "DIR", default_value = "/var/tmp")]
+    data: PathBuf,
 }
 
-type Make = fn(u64, usize) -> Box<dyn Library>;
-
-fn make<L: Library + 'static>(nodes: u64, window: usize) -> Box<dyn Library> {
-    Box::new(L::new(nodes, window))
+#[derive(Debug, Subcommand)]
+enum Table {
+    /// Libraries without IO, by function call on one thread: time, allocations and instructions an entry. About 3 minutes.
+    Core {
+        /// Rounds taken in turn.
+        #[arg(long, default_value_t = CORE_ROUNDS, value_parser = clap::value_parser!(u8).range(1..=100))]
+        rounds: u8,
+    },
+    /// Libraries that run by themselves, 3 nodes in one process: writes a second for numbers of clients. About 3 minutes.
+    Drivers(drivers::Options),
+    /// kv and etcd as three processes: writes a second and latencies for numbers of clients. About 3 minutes.
+    Networked(networked::Options),
+    /// kv and etcd when the leader is killed, and when it is stopped in order. About 12 minutes.
+    Failover(failover::Options),
 }
 
-const LIBRARIES: [(&str, Make); 5] = [
-    ("raft-core", make::<cluster::Cluster>),
-    ("noraft", make::<small::by_noraft::Cluster>),
-    ("raftbare", make::<small::by_raftbare::Cluster>),
-    ("omnipaxos", make::<omni::Cluster>),
-    ("raft-rs", make::<raft_rs::Cluster>),
-];
+const CORE_ROUNDS: u8 = 9;
 
-const CASES: [(u64, usize); 6] = [(3, 1), (3, 64), (3, 1024), (5, 1), (5, 64), (5, 1024)];
-const ROUNDS: usize = 9;
-const ENTRIES_A_ROUND: usize = 1 << 14;
-const ENTRIES_COUNTED: usize = 1 << 13;
-/// Before anything is measured: buffers have grown by then.
-const ENTRIES_BEFORE: usize = 34_000;
-
-/// Commits about so many entries, and makes sure that they were handed out on every node. The last window of a follower
-/// may wait for the leader's next message.
-fn commit(library: &mut dyn Library, nodes: u64, window: usize, entries: usize) {
-    let before = library.handed_out_bytes();
-    library.commit_entries(entries, window);
-    let handed_out = library.handed_out_bytes() - before;
-    let least = nodes * ((entries / window - 1) * window * COMMAND_BYTES) as u64;
-    assert!(handed_out >= least, "every node hands out every command");
-}
-
-fn steady(make: Make, nodes: u64, window: usize) -> Box<dyn Library> {
-    let mut library = make(nodes, window);
-    commit(library.as_mut(), nodes, window, ENTRIES_BEFORE);
-    library
-}
-
-/// What is counted, under a name that callgrind finds.
-#[inline(never)]
-fn count(library: &mut dyn Library, nodes: u64, window: usize) {
-    commit(library, nodes, window, ENTRIES_COUNTED);
-}
-
-fn allocations(make: Make, nodes: u64, window: usize) -> f64 {
-    let mut library = steady(make, nodes, window);
-    let counted = allocation_counter::measure(|| count(library.as_mut(), nodes, window));
-    counted.count_total as f64 / ENTRIES_COUNTED as f64
-}
-
-/// By callgrind, if it is there.
-fn instructions(name: &str, nodes: u64, window: usize) -> Option<f64> {
-    let own = std::env::current_exe().expect("this program has a path");
-    let output = Command::new("valgrind")
-        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--collect-atstart=no"])
-        .arg("--toggle-collect=raft_core_peers::count*")
-        .arg(own)
-        .args(["count".to_owned(), name.to_owned(), nodes.to_string(), window.to_string()])
-        .output()
-        .ok()?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    let collected = said.lines().find_map(|line| line.split_once("Collected : "))?.1.trim().parse::<u64>();
-    Some(collected.expect("callgrind says how many") as f64 / ENTRIES_COUNTED as f64)
-}
-
-/// Nanoseconds an entry for each library: median, least and most of rounds taken in turn.
-fn times(nodes: u64, window: usize) -> Vec<[f64; 3]> {
-    let mut libraries: Vec<_> = LIBRARIES.iter().map(|(_, make)| steady(*make, nodes, window)).collect();
-    let mut times = vec![Vec::new(); libraries.len()];
-    for _ in 0..ROUNDS {
-        for (library, times) in libraries.iter_mut().zip(&mut times) {
-            let begin = Instant::now();
-            commit(library.as_mut(), nodes, window, ENTRIES_A_ROUND);
-            times.push(begin.elapsed().as_nanos() as f64 / ENTRIES_A_ROUND as f64);
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match measure(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("{why}");
+            ExitCode::FAILURE
         }
     }
-    let summary = |mut times: Vec<f64>| {
-        times.sort_unstable_by(f64::total_cmp);
-        [times[ROUNDS / 2], times[0], times[ROUNDS - 1]]
+}
+
+fn measure(cli: Cli) -> Result<()> {
+    let Cli { table, shared } = cli;
+    let mut report = Report::new(shared.json.clone());
+    match table {
+        Some(Table::Core { rounds }) => cores_table::run(rounds.into(), &mut report),
+        Some(Table::Drivers(options)) => drivers::run(&options, shared.actix_raft, &mut report),
+        Some(Table::Networked(options)) => {
+            let programs = programs(&shared)?;
+            until_interrupted(networked::run(&options, &programs, &mut report))?;
+        }
+        Some(Table::Failover(options)) => {
+            let programs = programs(&shared)?;
+            until_interrupted(failover::run(&options, &programs, &mut report))?;
+        }
+        None => {
+            // What is missing is better heard of before than after the first tables.
+            let programs = programs(&shared)?;
+            cores_table::run(CORE_ROUNDS.into(), &mut report);
+            drivers::run(&drivers::Options::default(), shared.actix_raft, &mut report);
+            until_interrupted(async {
+                networked::run(&networked::Options::default(), &programs, &mut report).await?;
+                failover::run(&failover::Options::default(), &programs, &mut report).await
+            })?;
+        }
+    }
+    Ok(())
+}
+
+/// Finds what servers are started from, and says what is missing.
+fn programs(shared: &Shared) -> Result<Programs> {
+    let kv = shared.kv.canonicalize().map_err(|error| {
+        let build = "cargo build --release -p raft-driver-tokio --example kv";
+        format!("{}: {error}; build it ({build}), or name it with --kv", shared.kv.display())
+    })?;
+    let version = Command::new(&shared.etcd).arg("--version").stdin(Stdio::null()).output();
+    let etcd = match version {
+        Ok(output) if output.status.success() => {
+            let said = String::from_utf8_lossy(&output.stdout);
+            println!("Beside it: {}", said.lines().next().unwrap_or("etcd"));
+            Some(shared.etcd.clone())
+        }
+        _ => {
+            let name = shared.etcd.display();
+            println!("{name} cannot be started: its rows are left out. Debian has it as etcd-server.");
+            None
+        }
     };
-    times.into_iter().map(summary).collect()
+    let data = shared.data.canonicalize().map_err(|error| format!("{}: {error}", shared.data.display()))?;
+    if servers::in_memory(&data) {
+        println!(
+            "{} is in memory: nothing there is durable, and no figure means anything. See --data.",
+            data.display()
+        );
+    }
+    Ok(Programs { kv, etcd, data })
 }
 
-fn main() {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let words: Vec<&str> = args.iter().map(String::as_str).collect();
-    if let ["count", name, nodes, window] = words.as_slice() {
-        let (_, make) = LIBRARIES.iter().find(|(known, _)| known == name).expect("a library's name");
-        let (nodes, window) = (nodes.parse().expect("a number"), window.parse().expect("a number"));
-        // What counts the allocations is no part of the path.
-        return allocation_counter::opt_out(|| {
-            count(steady(*make, nodes, window).as_mut(), nodes, window);
-        });
-    }
-    println!(
-        "256-byte commands, committed and handed out on every node, per entry, {ROUNDS} rounds in turn.\n"
-    );
-    println!(
-        "nodes  outstanding  library      ns (min to max)             x ours  allocations  instructions  x ours"
-    );
-    for (nodes, window) in CASES {
-        let times = times(nodes, window);
-        let ours = times[0][0];
-        let mut own_count = None;
-        for ((name, make), [median, least, most]) in LIBRARIES.iter().zip(times) {
-            let allocations = allocations(*make, nodes, window);
-            let count = instructions(name, nodes, window);
-            own_count = own_count.or(count);
-            let counted = count.zip(own_count).map_or("no valgrind".to_owned(), |(count, own)| {
-                format!("{count:>12.0}  {:>6.2}", count / own)
-            });
-            let range = format!("{median:.0} ({least:.0} to {most:.0})");
-            let ratio = median / ours;
-            println!(
-                "{nodes:>5}  {window:>11}  {name:<11}  {range:<26}  {ratio:>6.2}  {allocations:>11.3}  {counted}"
-            );
+/// Runs it on this thread. A signal ends it in order, and its servers with it.
+fn until_interrupted(measured: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| format!("no runtime: {error}"))?;
+    LocalSet::new().block_on(&runtime, async {
+        let failed = |error| format!("signals cannot be heard: {error}");
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+        tokio::select! {
+            done = measured => done,
+            _ = interrupt.recv() => Err("interrupted".to_owned()),
+            _ = terminate.recv() => Err("told to end".to_owned()),
         }
-        println!();
-    }
+    })
 }

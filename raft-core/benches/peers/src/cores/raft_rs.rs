@@ -7,7 +7,7 @@ use raft::prelude::{ConfState, Entry, EntryType, Message};
 use raft::storage::MemStorage;
 use raft::{Config, RawNode, StateRole};
 
-use crate::{COMMAND_BYTES, Library};
+use crate::cores::{COMMAND_BYTES, Library};
 
 pub(crate) struct Cluster {
     nodes: Vec<RawNode<MemStorage>>,

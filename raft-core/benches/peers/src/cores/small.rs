@@ -11,7 +11,7 @@ macro_rules! small_raft {
             use bytes::{Bytes, BytesMut};
             use $library::{Action, LogEntries, Message, Node, NodeId};
 
-            use crate::{COMMAND_BYTES, Library};
+            use crate::cores::{COMMAND_BYTES, Library};
 
             pub(crate) struct Cluster {
                 servers: Vec<Server>,

@@ -9,7 +9,7 @@ use omnipaxos::util::LogEntry;
 use omnipaxos::{ClusterConfig, OmniPaxos, OmniPaxosConfig, ServerConfig};
 use omnipaxos_storage::memory_storage::MemoryStorage;
 
-use crate::{COMMAND_BYTES, Library};
+use crate::cores::{COMMAND_BYTES, Library};
 
 #[derive(Clone, Debug)]
 struct Command(Bytes);
