@@ -51,13 +51,13 @@ fn follow(listener: &TcpListener, mut disk: Disk) {
     let mut buffer = vec![0; BATCH_BYTES_MAX];
     let mut durable = 0_u64;
     loop {
-        let count = stream.read(&mut buffer).expect("the leader goes on");
-        if count == 0 {
-            return;
-        }
+        let Ok(count @ 1..) = stream.read(&mut buffer) else { return };
         disk.append(&buffer[..count]);
         durable += count as u64;
-        stream.write_all(&durable.to_le_bytes()).expect("the leader listens");
+        if stream.write_all(&durable.to_le_bytes()).is_err() {
+            // The leader is gone: the round is over.
+            return;
+        }
     }
 }
 
@@ -169,7 +169,7 @@ pub(crate) fn measure(dir: &Path, clients: usize, round: Duration) -> Figures {
                 let sender = sender.clone();
                 async move {
                     let (done, answer) = oneshot::channel();
-                    sender.send(Write { command, done }).ok().expect("it leads");
+                    assert!(sender.send(Write { command, done }).is_ok(), "it leads");
                     answer.await.expect("it is answered");
                 }
             },

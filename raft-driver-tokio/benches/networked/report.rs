@@ -16,10 +16,10 @@ const REACH: [(usize, f64, f64); 5] = [
 ];
 
 /// What `f_type` is of a file system in memory.
-const TMPFS: i64 = 0x0102_1994;
+const TMPFS: u64 = 0x0102_1994;
 
 pub(crate) fn head(rounds: usize, round: Duration, dir: &Path) {
-    let kind = rustix::fs::statfs(dir).map(|found| i64::from(found.f_type));
+    let kind = rustix::fs::statfs(dir).map(|found| found.f_type as u64);
     let kind = match kind {
         Ok(TMPFS) => " (tmpfs: IN MEMORY, nothing is durable)".into(),
         Ok(kind) => format!(" (file system {kind:#x})"),
