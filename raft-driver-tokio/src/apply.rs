@@ -1,8 +1,7 @@
-//! The machine lane: applies, restores and serves reads beside the node, in order, on a task or a thread of its own.
+//! The machine lane: applies, restores and serves reads in order, wherever it runs; see [`place`](crate::engine) for that.
 //!
-//! * What is applied, and who waits for it, is [`MachineLane`]'s; here is where it runs, and what a failure means.
-//! * A snapshot's state is frozen in the lane and kept beside it. A restore is the lane's own work, and may block: a
-//!   lane that is a task moves to the blocking pool for as long.
+//! * What is applied, and who waits for it, is [`MachineLane`]'s; here is what a failure means.
+//! * A snapshot's state is frozen in the lane and kept beside it. A restore is the lane's own work, and may block.
 //! * While writes are forwarded to the leader, the responses that nobody waits for are kept for a while: the leader's
 //!   answer, which names the entry, may come after it was applied here.
 //! * After the first failure the machine is not called again. Whoever still waits is told that the command is
@@ -14,18 +13,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use raft_core::host::{Committed, MachineLane, Read, SnapshotStore, StateMachine, Writer};
 use raft_core::{Entries, Event, LogId, LogIndex, SnapshotMeta};
-use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
-use tokio::task::JoinHandle;
 
 use crate::driver::{
     LogReports, STATE_MACHINE, SnapshotLane, apply, apply_keeping, discard, reject_reads, serve,
 };
-use crate::error::{StartError, StopReason};
+use crate::error::StopReason;
 use crate::forward::Kept;
-use crate::worker::Worker;
-
-/// Tasks taken at once; what was applied is reported once for all of them.
-const BATCH_MAX: usize = 64;
 
 /// Responses kept for answers of the leader that are late.
 const RESPONSES_KEPT_MAX: usize = 16 * 1024;
@@ -48,135 +41,41 @@ pub(crate) enum LaneTask<S, W> {
     Restore(Restore<W>),
 }
 
+impl<S, W> LaneTask<S, W> {
+    /// How many entries it applies; `None` if it takes its time for something else.
+    fn entries(&self) -> Option<u64> {
+        match self {
+            Self::Apply { entries, .. } => Some(entries.len()),
+            Self::Claim(..) | Self::Forget => Some(0),
+            Self::Serve(_) | Self::TakeSnapshot(_) | Self::Restore(_) => None,
+        }
+    }
+}
+
 /// A snapshot that takes the state's place, and those whose entries it may skip.
 pub(crate) struct Restore<W> {
     pub(crate) meta: Arc<SnapshotMeta>,
     pub(crate) committed: Vec<Committed<W>>,
 }
 
-/// Where a lane runs.
-#[derive(Debug)]
-pub(crate) enum Runner {
-    Task(JoinHandle<()>),
-    Thread(Worker),
-}
-
-impl Runner {
-    /// Resolves when the lane has ended and the machine is dropped.
-    pub(crate) async fn ended(self) {
-        match self {
-            Self::Thread(worker) => worker.ended().await,
-            Self::Task(task) => {
-                if task.await.is_err_and(|error| error.is_panic()) {
-                    tracing::error!("the state machine's task panicked while it ended");
-                }
-            }
-        }
-    }
-}
-
-/// Begins; the lane ends when its sender is dropped and what is queued is done, or at the first failure.
-pub(crate) fn start<S, P, W>(
-    machine: S,
-    snapshots: SnapshotLane<P>,
-    reports: LogReports,
-    keep: Arc<AtomicUsize>,
-    on_thread: bool,
-) -> Result<(UnboundedSender<LaneTask<S, W>>, Runner), StartError>
-where
-    S: StateMachine,
-    P: SnapshotStore,
-    W: Writer<Response = S::Response> + Send + 'static,
-{
-    // Unbounded: the core bounds what is unapplied, and how many reads are pending.
-    let (sender, tasks) = mpsc::unbounded_channel();
-    let lane = Lane {
-        machine: MachineLane::new(machine),
-        snapshots,
-        reports,
-        tasks: VecDeque::new(),
-        keep,
-        unclaimed: Unclaimed::default(),
-        applied: LogIndex::ZERO,
-    };
-    let runner = if on_thread {
-        Runner::Thread(Worker::spawn("raft-machine", move || run_on_thread(lane, tasks))?)
-    } else {
-        Runner::Task(tokio::spawn(run_as_task(lane, tasks)))
-    };
-    Ok((sender, runner))
-}
-
-fn run_on_thread<S, P, W>(mut lane: Lane<S, P, W>, mut queue: UnboundedReceiver<LaneTask<S, W>>)
-where
-    S: StateMachine,
-    P: SnapshotStore,
-    W: Writer<Response = S::Response> + Send + 'static,
-{
-    let mut batch = Vec::new();
-    while queue.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
-        lane.tasks.extend(batch.drain(..));
-        loop {
-            match lane.run() {
-                Next::Wait => break,
-                Next::End => return lane.finish(queue),
-                Next::Restore(restore) => {
-                    if !lane.restore(restore) {
-                        return lane.finish(queue);
-                    }
-                }
-            }
-        }
-    }
-    lane.finish(queue);
-}
-
-async fn run_as_task<S, P, W>(mut lane: Lane<S, P, W>, mut queue: UnboundedReceiver<LaneTask<S, W>>)
-where
-    S: StateMachine,
-    P: SnapshotStore,
-    W: Writer<Response = S::Response> + Send + 'static,
-{
-    let mut batch = Vec::new();
-    while queue.recv_many(&mut batch, BATCH_MAX).await > 0 {
-        lane.tasks.extend(batch.drain(..));
-        loop {
-            match lane.run() {
-                Next::Wait => break,
-                Next::End => return lane.finish(queue),
-                Next::Restore(restore) => {
-                    let restored = tokio::task::spawn_blocking(move || {
-                        let goes_on = lane.restore(restore);
-                        (lane, goes_on)
-                    });
-                    // An error: the runtime is shut down, and the lane is gone with it.
-                    let Ok((back, goes_on)) = restored.await else { return };
-                    lane = back;
-                    if !goes_on {
-                        return lane.finish(queue);
-                    }
-                }
-            }
-        }
-    }
-    lane.finish(queue);
-}
-
 /// What comes after some tasks.
-enum Next<W> {
+pub(crate) enum Next<W> {
     /// All are done.
     Wait,
+    /// The first of the rest takes its time.
+    Long,
     /// This, which may block; then go on.
     Restore(Restore<W>),
     /// The lane has failed.
-    End,
+    End(StopReason),
 }
 
-struct Lane<S: StateMachine, P: SnapshotStore, W> {
+/// A state machine and its tasks.
+pub(crate) struct Lane<S: StateMachine, P: SnapshotStore, W> {
     machine: MachineLane<S, W>,
     snapshots: SnapshotLane<P>,
     reports: LogReports,
-    /// Taken from the queue and not done.
+    /// Not done yet.
     tasks: VecDeque<LaneTask<S, W>>,
     /// How many forwarded writes may yet claim a response.
     keep: Arc<AtomicUsize>,
@@ -220,43 +119,85 @@ impl<R> Unclaimed<R> {
 }
 
 impl<S: StateMachine, P: SnapshotStore, W: Writer<Response = S::Response>> Lane<S, P, W> {
-    /// Performs tasks and reports.
-    fn run(&mut self) -> Next<W> {
+    pub(crate) fn new(
+        machine: S,
+        snapshots: SnapshotLane<P>,
+        reports: LogReports,
+        keep: Arc<AtomicUsize>,
+    ) -> Self {
+        Self {
+            machine: MachineLane::new(machine),
+            snapshots,
+            reports,
+            tasks: VecDeque::new(),
+            keep,
+            unclaimed: Unclaimed::default(),
+            applied: LogIndex::ZERO,
+        }
+    }
+
+    pub(crate) const fn tasks(&mut self) -> &mut VecDeque<LaneTask<S, W>> {
+        &mut self.tasks
+    }
+
+    /// Performs tasks, and reports what was applied.
+    pub(crate) fn run(&mut self) -> Next<W> {
+        let (applied, next) = self.perform(None);
+        if let Some(index) = applied {
+            self.report(index);
+        }
+        next
+    }
+
+    /// Performs tasks as long as none takes its time: users' closures do, and what does more than apply, and an apply of
+    /// more than `entries_max`, from which those that are applied are taken. Says what was applied, if anything.
+    pub(crate) fn run_short(&mut self, entries_max: &mut u64) -> (Option<LogIndex>, Next<W>) {
+        self.perform(Some(entries_max))
+    }
+
+    fn perform(&mut self, mut entries_max: Option<&mut u64>) -> (Option<LogIndex>, Next<W>) {
         let mut applied = None;
         let next = loop {
-            let result = match self.tasks.pop_front() {
-                None => break Next::Wait,
-                Some(LaneTask::Restore(restore)) => break Next::Restore(restore),
-                Some(LaneTask::Serve(reads)) => {
+            let Some(task) = self.tasks.pop_front() else { break Next::Wait };
+            if let Some(left) = &mut entries_max {
+                match task.entries().and_then(|entries| left.checked_sub(entries)) {
+                    Some(rest) => **left = rest,
+                    None => {
+                        self.tasks.push_front(task);
+                        break Next::Long;
+                    }
+                }
+            }
+            let result = match task {
+                LaneTask::Restore(restore) => break Next::Restore(restore),
+                LaneTask::Serve(reads) => {
                     serve(reads, self.machine.machine());
                     continue;
                 }
-                Some(LaneTask::TakeSnapshot(meta)) => self.snapshots.take(&mut self.machine, meta),
-                Some(LaneTask::Claim(claim, kept)) => {
+                LaneTask::TakeSnapshot(meta) => self.snapshots.take(&mut self.machine, meta),
+                LaneTask::Claim(claim, kept) => {
                     self.claim(claim);
                     drop(kept);
                     continue;
                 }
-                Some(LaneTask::Forget) => {
+                LaneTask::Forget => {
                     self.machine.forget();
                     continue;
                 }
-                Some(LaneTask::Apply { entries, committed }) => {
+                LaneTask::Apply { entries, committed } => {
                     let result = self.apply(&entries, committed);
-                    applied = entries.last().map(|last| last.index).or(applied);
+                    if result.is_ok() {
+                        applied = entries.last().map(|last| last.index).or(applied);
+                    }
                     result
                 }
             };
             if let Err(reason) = result {
                 // Who waits behind it is answered by `finish`.
-                self.fail(reason);
-                return Next::End;
+                break Next::End(reason);
             }
         };
-        if let Some(index) = applied {
-            self.report(index);
-        }
-        next
+        (applied, next)
     }
 
     fn apply(&mut self, entries: &Entries, committed: Vec<Committed<W>>) -> Result<(), StopReason> {
@@ -282,35 +223,31 @@ impl<S: StateMachine, P: SnapshotStore, W: Writer<Response = S::Response>> Lane<
         }
     }
 
-    /// Returns whether to go on.
-    fn restore(&mut self, Restore { meta, committed }: Restore<W>) -> bool {
-        match self.snapshots.restore(&mut self.machine, &meta, committed) {
-            Ok(()) => {
-                self.applied = meta.id.last.index;
-                self.report(meta.id.last.index);
-                true
-            }
-            Err(reason) => {
-                self.fail(reason);
-                false
-            }
-        }
+    /// Replaces the state.
+    ///
+    /// # Errors
+    /// The lane has failed, and this is why.
+    pub(crate) fn restore(&mut self, Restore { meta, committed }: Restore<W>) -> Result<(), StopReason> {
+        self.snapshots.restore(&mut self.machine, &meta, committed)?;
+        self.applied = meta.id.last.index;
+        self.report(self.applied);
+        Ok(())
     }
 
     fn report(&self, index: LogIndex) {
-        // A node that is gone needs no report; its lane ends when the queue is empty.
+        // A node that is gone needs no report.
         (self.reports)(Ok(Event::Applied(index)));
     }
 
-    fn fail(&self, reason: StopReason) {
+    /// Tells the node why it must stop.
+    pub(crate) fn fail(&self, reason: StopReason) {
         (self.reports)(Err(reason));
     }
 
-    /// Answers whoever still waits and drops the machine.
-    fn finish(self, mut queue: UnboundedReceiver<LaneTask<S, W>>) {
+    /// Answers whoever still waits, in the lane and behind it, and drops the machine.
+    pub(crate) fn finish(self, behind: impl Iterator<Item = LaneTask<S, W>>) {
         let machine = self.machine.stop();
-        queue.close();
-        for task in self.tasks.into_iter().chain(std::iter::from_fn(|| queue.try_recv().ok())) {
+        for task in self.tasks.into_iter().chain(behind) {
             match task {
                 LaneTask::Apply { committed, .. } | LaneTask::Restore(Restore { committed, .. }) => {
                     committed.into_iter().for_each(Committed::lose);

@@ -8,6 +8,7 @@
 //! * Nothing here waits: not for a disk that may block, not for a socket, not for a client.
 //! * The first failure of store, state machine or node is the reason to stop. Nothing is retried.
 
+mod place;
 mod setup;
 
 use std::collections::VecDeque;
@@ -19,7 +20,6 @@ use raft_core::{
     Action, AdminOutcome, Event, Instant, MachineTask, Membership, Message, Node, NodeId, ReadConsistency,
     RoleKind, SnapshotTask,
 };
-use tokio::sync::mpsc::UnboundedSender;
 
 use crate::apply::{LaneTask, Restore};
 use crate::driver::{SnapshotLane, guard, reject_reads, trace_notice, trace_stop};
@@ -32,7 +32,11 @@ use crate::request::AdminRequest;
 use crate::storage::lane::LogLane;
 use crate::transport::{Incoming, Network, Room};
 
+use place::Place;
 pub use setup::{Ends, Running, Setup, TransportCounters};
+
+/// How many entries one turn applies at most; more of them are applied beside the node.
+const TURN_APPLIES_MAX: u64 = 1024;
 
 /// What reaches a node beside clients' requests. Its queue may be unbounded, and is bounded all the same: completions
 /// by the core's limits, messages by the budgets of their links.
@@ -124,7 +128,7 @@ pub struct Engine<S: StateMachine, W: Caller<Response = S::Response>, A: Operato
     node: RecordedNode,
     recording: Option<RecordingWriter>,
     log: Box<dyn LogLane>,
-    machine: UnboundedSender<LaneTask<S, W>>,
+    machine: Box<dyn Place<S, W>>,
     snapshots: Box<dyn Snapshots>,
     post: Box<dyn Post>,
     clients: Clients<W, Box<dyn Read<S>>, Asked<A>>,
@@ -175,7 +179,7 @@ impl<S: StateMachine, W: Caller<Response = S::Response>, A: Operator> Engine<S, 
             Input::Letter { from, letter, room: _room } => {
                 let Self { forwards, desk, node, machine, backlog, .. } = self;
                 forward::receive(forwards, desk, from, letter, node.membership(), backlog, |claim, kept| {
-                    drop(machine.send(LaneTask::Claim(claim, kept)));
+                    machine.perform(LaneTask::Claim(claim, kept));
                 });
                 Ok(())
             }
@@ -190,8 +194,7 @@ impl<S: StateMachine, W: Caller<Response = S::Response>, A: Operator> Engine<S, 
 
     /// Reads the state as it is.
     pub fn read_local(&mut self, read: Box<dyn Read<S>>) {
-        // A lane that has ended reported why before it did; here as below. The read is dropped, which its caller sees.
-        drop(self.machine.send(LaneTask::Serve(vec![read])));
+        self.machine.perform(LaneTask::Serve(vec![read]));
     }
 
     /// Asks the node for something administrative.
@@ -284,19 +287,24 @@ impl<S: StateMachine, W: Caller<Response = S::Response>, A: Operator> Engine<S, 
     fn forget(&mut self, now: Instant) -> Result<(), StopReason> {
         self.backlog.retain(|write| !write.is_abandoned());
         if self.forwards.forget() {
-            drop(self.machine.send(LaneTask::Forget));
+            self.machine.perform(LaneTask::Forget);
         }
         self.clients.abandoned().into_iter().try_for_each(|event| self.step(now, event))
     }
 
     /// Does all that the node has to do, and what follows from that in the same turn.
     fn drain(&mut self, now: Instant) -> Result<(), StopReason> {
+        let mut entries_max = TURN_APPLIES_MAX;
         loop {
             while let Some(action) = self.node.poll_action() {
                 self.perform(now, action)?;
             }
-            match self.log.flush()? {
-                Some(durable) => self.step(now, Event::Persisted(durable))?,
+            if let Some(durable) = self.log.flush()? {
+                self.step(now, Event::Persisted(durable))?;
+                continue;
+            }
+            match self.machine.flush(&mut entries_max)? {
+                Some(applied) => self.step(now, Event::Applied(applied))?,
                 None => return Ok(()),
             }
         }
@@ -308,17 +316,17 @@ impl<S: StateMachine, W: Caller<Response = S::Response>, A: Operator> Engine<S, 
             Action::Log(task) => self.log.perform(task),
             Action::Machine(MachineTask::Apply(entries)) => {
                 let committed = self.clients.committed();
-                drop(self.machine.send(LaneTask::Apply { entries, committed }));
+                self.machine.perform(LaneTask::Apply { entries, committed });
             }
             Action::Machine(MachineTask::Serve(tickets)) => {
-                drop(self.machine.send(LaneTask::Serve(self.clients.served(tickets))));
+                self.machine.perform(LaneTask::Serve(self.clients.served(tickets)));
             }
             Action::Machine(MachineTask::TakeSnapshot(meta)) => {
-                drop(self.machine.send(LaneTask::TakeSnapshot(meta)));
+                self.machine.perform(LaneTask::TakeSnapshot(meta));
             }
             Action::Machine(MachineTask::Restore(meta)) => {
                 let committed = self.clients.committed();
-                drop(self.machine.send(LaneTask::Restore(Restore { meta, committed })));
+                self.machine.perform(LaneTask::Restore(Restore { meta, committed }));
             }
             Action::Snapshot(task) => self.snapshots.perform(task),
             Action::Respond(response) => self.clients.respond(response, self.node.membership()),

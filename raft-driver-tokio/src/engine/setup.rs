@@ -12,14 +12,15 @@ use raft_core::{Config, Event};
 use tokio_util::sync::DropGuard;
 use tokio_util::task::TaskTracker;
 
-use super::{Engine, Input, PostOf};
-use crate::apply::{self, Runner};
+use super::{Engine, Input, PostOf, place};
+use crate::apply::Lane;
 use crate::driver::{self, Assembled, Recovered, SnapshotLane, Timer};
 use crate::error::{StartError, StopReason};
 use crate::forward::{Caller, Desk, Forwards};
 use crate::recording::{Recording, RecordingWriter};
 use crate::storage::NodeLog;
 use crate::transport::{Closed, Inbox, Network, Started, TransportStats};
+use crate::worker::Worker;
 
 /// For drivers: what a node is to be.
 #[derive(Clone, Debug)]
@@ -107,14 +108,13 @@ impl Setup {
         let told = Arc::clone(&reports);
         let snapshots = SnapshotLane::start(snapshots, Arc::new(move |event| told(Ok(event))), pool.clone());
         let keep = Arc::new(AtomicUsize::new(0));
-        let (machine, machine_runner) = apply::start(
-            machine,
-            snapshots.clone(),
-            reports,
-            Arc::clone(&keep),
-            machine_thread || S::MAY_BLOCK,
-        )
-        .inspect_err(|_| snapshots.stop())?;
+        let lane = Lane::new(machine, snapshots.clone(), reports, Arc::clone(&keep));
+        let (machine, machine_thread) = if machine_thread || S::MAY_BLOCK {
+            let (machine, thread) = place::on_thread(lane).inspect_err(|_| snapshots.stop())?;
+            (machine, Some(thread))
+        } else {
+            (place::in_turns(lane, pool.clone()), None)
+        };
         let Started { transport, stats, stop } =
             network.start(&config, Inbox::new(move |incoming| inputs(incoming.into())));
         let guard = snapshots.stop_on_drop();
@@ -131,16 +131,16 @@ impl Setup {
             desk: Desk::default(),
             leaving: None,
         };
-        let ends = Ends { pool, machine_runner, stop, snapshots: guard };
+        let ends = Ends { pool, machine_thread, stop, snapshots: guard };
         Ok(Running { engine, timer, stats, ends })
     }
 }
 
 /// For drivers: what must have ended before a node has.
 pub struct Ends {
-    /// The log store, and whatever runs on the blocking pool.
+    /// The log store, a state machine without a thread, and whatever runs on the blocking pool.
     pool: TaskTracker,
-    machine_runner: Runner,
+    machine_thread: Option<Worker>,
     stop: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// A runtime that ends drops it too: it waits for whatever is being saved.
     snapshots: DropGuard,
@@ -158,7 +158,9 @@ impl Ends {
     pub async fn ended(self) {
         drop(self.snapshots);
         self.stop.await;
-        self.machine_runner.ended().await;
+        if let Some(thread) = self.machine_thread {
+            thread.ended().await;
+        }
         self.pool.close();
         self.pool.wait().await;
     }
