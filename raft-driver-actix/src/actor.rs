@@ -131,7 +131,7 @@ impl<S: StateMachine> Raft<S> {
             let now = timer.now();
             // The timer fires once a heartbeat or election timeout at most: often enough to look for callers that
             // are gone, and seldom enough to look at all of them.
-            let look = !timer.is_armed();
+            let look = timer.pass(now);
             inbox.inputs.drain(..).try_for_each(|input| engine.take(now, input))?;
             while let Some(request) = inbox.requests.pop_front() {
                 match request {
@@ -150,8 +150,8 @@ impl<S: StateMachine> Raft<S> {
                 }
             }
             let next = engine.finish(now, look)?;
-            timer.arm(next);
-            publisher.publish(engine.node(), engine.load(), due);
+            timer.arm(now, next);
+            publisher.publish(engine.node(), engine.load(), now, due);
             Ok(())
         });
         drop(inbox_now);
@@ -217,18 +217,15 @@ impl<S: StateMachine> Raft<S> {
 
     fn poll(&mut self, context: &mut Context<Self>, task: &mut task::Context<'_>) {
         let due = self.publisher.poll_due(task);
-        if let State::Runs(node) = &mut self.state {
-            // Polled even when nothing seems to have happened: spurious turns are harmless, and cost little.
-            let _ = node.timer.poll(task);
-        }
+        // A turn comes even when nothing seems to have happened: spurious ones are harmless, and cost little.
         if !context.connected() {
             self.halt(StopReason::HandlesDropped);
         }
         self.turn(due);
         match &mut self.state {
             State::Runs(node) => {
-                if node.timer.poll(task).is_ready() {
-                    // It was armed for a moment that has passed already.
+                // What one turn could not take, or the timer was armed for a moment that has passed already.
+                if node.engine.is_ready() || node.timer.poll(task).is_ready() {
                     task.waker().wake_by_ref();
                 }
             }

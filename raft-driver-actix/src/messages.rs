@@ -316,8 +316,8 @@ impl<R> PendingWrite<R> {
 
 enum WriteReply<R> {
     Own(ResponseMode, Told<R>),
-    /// Another node asks for its caller.
-    Served(Served),
+    /// Another node asks for its caller. Boxed: most are not, and shorter.
+    Served(Box<Served>),
 }
 
 /// The caller of a write. One that is given up, because its limit has passed, hears that too.
@@ -349,7 +349,7 @@ impl<R: Send + 'static> Caller for PendingWrite<R> {
     }
 
     fn served(command: Bytes, by: Served) -> Self {
-        Self { command, forward: None, reply: WriteReply::Served(by), room: None }
+        Self { command, forward: None, reply: WriteReply::Served(Box::new(by)), room: None }
     }
 }
 

@@ -172,15 +172,17 @@ impl Publisher {
     pub(crate) fn restarted(&mut self, node: &Node, transport: TransportCounters) {
         self.last = RaftMetrics(Metrics::new(node, transport()));
         self.transport = transport;
+        // Its time began anew.
+        self.export = Export::of(node.status().id);
         self.listeners.tell_change(&self.last);
     }
 
     /// Publishes what listeners must know, or all if it is `due`.
-    pub(crate) fn publish(&mut self, node: &Node, load: Load, due: bool) {
+    pub(crate) fn publish(&mut self, node: &Node, load: Load, now: raft_core::Instant, due: bool) {
         let (status, last) = (node.status(), &self.last.status);
         let changed = (status.role, status.term, status.leader) != (last.role, last.term, last.leader)
             || !Arc::ptr_eq(node.membership(), &self.last.membership);
-        self.export.publish(changed, node, load, &*self.transport);
+        self.export.publish(changed, node, load, now, &*self.transport);
         if changed || due {
             self.refresh(node, load);
         }

@@ -1,4 +1,4 @@
-//! The machine lane: applies, restores and serves reads in order, wherever it runs; see [`place`](crate::engine) for that.
+//! The machine lane: applies, restores and serves reads in order, wherever it runs.
 //!
 //! * What is applied, and who waits for it, is [`MachineLane`]'s; here is what a failure means.
 //! * A snapshot's state is frozen in the lane and kept beside it. A restore is the lane's own work, and may block.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use raft_core::Config;
 use raft_core::host::{SnapshotStore, StateMachine};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, watch};
 use tracing::Instrument;
 
 use crate::cluster::GroupId;
@@ -14,11 +14,12 @@ use crate::driver::{Ends, Recovered, Running, Setup};
 use crate::error::{Panicked, StartError, StopReason};
 use crate::freshness::Freshness;
 use crate::handle::{Life, Raft, Shared};
+use crate::inbox::Inbox;
 use crate::metrics::{self, Labels, Metrics, Publisher, Times};
 use crate::recording::Recording;
 use crate::storage::NodeLog;
-use crate::task::{Input, NodeTask, Queues};
-use crate::transport::{Closed, Network};
+use crate::task::{Input, NodeTask};
+use crate::transport::Network;
 
 /// The highest limits: within what a semaphore can count, and what a node could ever use.
 const QUEUE_MAX: usize = 1 << 20;
@@ -149,22 +150,19 @@ impl Builder {
     {
         self.validate()?;
         let id = self.setup.config.id;
-        let (inputs, input_queue) = mpsc::unbounded_channel();
-        let (requests, request_queue) = mpsc::channel(self.queue_max);
-        let (writes, write_queue) = mpsc::channel(self.queue_max);
+        let (inbox, arrivals) = Inbox::new(self.queue_max);
         let (life_sender, life) = watch::channel(Life::default());
         let life_sender = Arc::new(life_sender);
         let abandoned = Arc::new(AtomicBool::new(false));
-        let to_node = inputs.clone();
-        let take = move |input| to_node.send(Input::Node(input)).map_err(|_| Closed);
+        let to_node = Arc::clone(&inbox);
+        let take = move |input| to_node.input(Input::Node(input));
         let Running { engine, timer, stats, ends } = self.setup.start(recovered, network, take)?;
         let labels = Labels { id, group: self.group };
         let publisher = Publisher::new(engine.node(), Arc::clone(&stats), labels);
         let metrics = publisher.sender();
 
-        let queues = Queues { inputs: input_queue, requests: request_queue, writes: write_queue };
         let life_of_task = Arc::clone(&life_sender);
-        let task = NodeTask::new(engine, timer, queues, publisher, life_of_task, Arc::clone(&abandoned));
+        let task = NodeTask::new(engine, timer, arrivals, publisher, life_of_task, Arc::clone(&abandoned));
         let span = match self.group {
             Some(group) => tracing::info_span!("raft.node", id = id.get(), group = group.get()),
             None => tracing::info_span!("raft.node", id = id.get()),
@@ -172,9 +170,7 @@ impl Builder {
         tokio::spawn(supervise(life_sender, ends, task, span, metrics.clone()));
         Ok(Raft::new(Shared {
             id,
-            writes,
-            requests,
-            inputs,
+            inbox,
             metrics,
             life,
             abandoned,
@@ -221,7 +217,11 @@ async fn supervise<S: StateMachine>(
     span: tracing::Span,
     metrics: watch::Sender<Metrics>,
 ) {
-    let ran = tokio::spawn(task.run().instrument(span)).await;
+    // Nobody looks at a span that is disabled, which is entered at each wake all the same.
+    let ran = match span.is_disabled() {
+        true => tokio::spawn(task.run()).await,
+        false => tokio::spawn(task.run().instrument(span)).await,
+    };
     let reason = match ran {
         Ok(()) => None,
         Err(error) if error.is_panic() => Some(Panicked::new("node", &*error.into_panic()).into()),

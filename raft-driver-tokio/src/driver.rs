@@ -9,7 +9,7 @@ use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -168,6 +168,8 @@ pub struct Timer {
     /// with every message, and a spurious wake is cheaper than re-arming a timer each time.
     armed: Option<Instant>,
     sleep: Pin<Box<Sleep>>,
+    /// Whom `sleep` wakes: it need not be asked again before that.
+    wakes: Option<Waker>,
     /// It fires on whole multiples of this, counted from the first timer of the process.
     step: Duration,
 }
@@ -183,7 +185,8 @@ impl Timer {
     #[must_use]
     pub fn start() -> Self {
         let sleep = Box::pin(tokio::time::sleep(Duration::ZERO));
-        Self { epoch: tokio::time::Instant::now(), armed: None, sleep, step: Duration::ZERO }
+        let epoch = tokio::time::Instant::now();
+        Self { epoch, armed: None, sleep, wakes: None, step: Duration::ZERO }
     }
 
     /// From now on it fires late, by less than `step`, and together with the others of this process that have the same
@@ -198,30 +201,46 @@ impl Timer {
         Instant::from_nanos(u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX))
     }
 
-    /// Whether it has not fired since it was armed.
-    #[must_use]
-    pub const fn is_armed(&self) -> bool {
-        self.armed.is_some()
+    /// Whether it has fired, or never was armed. Whoever takes a turn at `now` need not wait to be woken for that.
+    pub fn pass(&mut self, now: Instant) -> bool {
+        self.armed = self.armed.filter(|armed| *armed > now);
+        self.armed.is_none()
+    }
+
+    /// Sees to it that the task is woken when it fires. Ready if it does now, as far as that is known without asking the
+    /// runtime again: to be called before each sleep.
+    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        match &self.wakes {
+            Some(task) if task.will_wake(context.waker()) => Poll::Pending,
+            _ => self.poll_fired(context),
+        }
     }
 
     /// Whether it fires now; if it is armed and does not, the task is woken when it does.
-    pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        if self.armed.is_none() || self.sleep.as_mut().poll(context).is_pending() {
+    pub fn poll_fired(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.armed.is_none() {
             return Poll::Pending;
         }
-        self.armed = None;
+        if self.sleep.as_mut().poll(context).is_pending() {
+            if self.wakes.as_ref().is_none_or(|task| !task.will_wake(context.waker())) {
+                self.wakes = Some(context.waker().clone());
+            }
+            return Poll::Pending;
+        }
+        (self.armed, self.wakes) = (None, None);
         Poll::Ready(())
     }
 
     /// Sees to it that it fires by the node's deadline, or as late as it is aligned; to be polled afterwards.
-    pub fn arm(&mut self, deadline: Option<Instant>) {
+    pub fn arm(&mut self, now: Instant, deadline: Option<Instant>) {
         // Soon enough for a spurious wake, and within what the runtime's clock can name.
         const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
         let Some(deadline) = deadline else { return };
         if self.armed.is_none_or(|armed| deadline < armed) {
-            self.armed = Some(deadline);
-            let ahead = deadline.since(self.now()).min(YEAR);
-            self.sleep.as_mut().reset(aligned(tokio::time::Instant::now() + ahead, self.step));
+            let ahead = deadline.since(now).min(YEAR);
+            (self.armed, self.wakes) = (Some(now + ahead), None);
+            let at = self.epoch + now.since(Instant::ZERO) + ahead;
+            self.sleep.as_mut().reset(aligned(at, self.step));
         }
     }
 }

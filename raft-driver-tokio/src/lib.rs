@@ -259,6 +259,7 @@ mod forward;
 mod freshness;
 pub mod groups;
 mod handle;
+mod inbox;
 mod leave;
 mod metrics;
 #[cfg(feature = "postcard")]

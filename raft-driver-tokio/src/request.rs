@@ -3,14 +3,14 @@
 //! * Every request is answered once, or its reply is dropped, which the caller is told as `Unknown` or `Stopped`.
 //! * A command that certainly did not happen goes back to its caller; nothing is cloned for that.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use raft_core::host::{Operator, Read, Rejection, Writer};
 use raft_core::{
-    AdminOutcome, Commands, Event, LogId, Membership, MembershipChange, NodeId, ReadConsistency, Status,
-    Ticket,
+    AdminOutcome, CommandRef, Commands, Event, LogId, Membership, MembershipChange, NodeId, ReadConsistency,
+    Status, Ticket,
 };
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Instant;
@@ -22,42 +22,6 @@ use crate::freshness::Proof;
 
 /// A rejected command comes back. Boxed: the common answer is a short one.
 pub(crate) type Answer<T> = Result<T, Box<(Rejection, Bytes)>>;
-
-/// A write on its way to the node's task.
-pub(crate) enum WriteRequest<R> {
-    One(PendingWrite<R>),
-    Committed(Many<LogId>),
-    Applied(Many<Applied<R>>),
-}
-
-/// Many commands of one caller.
-pub(crate) struct Many<T> {
-    pub(crate) commands: Commands,
-    pub(crate) batch: Arc<Batch<T>>,
-    pub(crate) forward: Option<Instant>,
-}
-
-impl<T> Many<T> {
-    fn expand<R>(self, reply: fn(Slot<T>) -> Reply<R>) -> impl Iterator<Item = PendingWrite<R>> {
-        let Self { commands, batch, forward } = self;
-        let commands: Vec<Bytes> = commands.iter().map(|command| command.to_bytes()).collect();
-        (0..).zip(commands).map(move |(at, command)| {
-            let reply = reply(Slot::Part(Part { batch: Arc::clone(&batch), at, open: true }));
-            PendingWrite { command, reply, forward, room: None }
-        })
-    }
-}
-
-impl<R> WriteRequest<R> {
-    /// Each command with its caller's place, in order.
-    pub(crate) fn expand(self, queue: &mut VecDeque<PendingWrite<R>>) {
-        match self {
-            Self::One(write) => queue.push_back(write),
-            Self::Committed(many) => queue.extend(many.expand(Reply::Committed)),
-            Self::Applied(many) => queue.extend(many.expand(Reply::Applied)),
-        }
-    }
-}
 
 /// Anything else on its way to the node's task.
 pub(crate) enum Request<S> {
@@ -132,8 +96,8 @@ pub(crate) struct PendingWrite<R> {
 pub(crate) enum Reply<R> {
     Committed(Slot<LogId>),
     Applied(Slot<Applied<R>>),
-    /// Another node asks for its caller.
-    Forwarded(Served),
+    /// Another node asks for its caller. Boxed: the others are short, and most are.
+    Forwarded(Box<Served>),
 }
 
 impl<R> Writer for PendingWrite<R> {
@@ -189,7 +153,7 @@ impl<R: Send + 'static> Caller for PendingWrite<R> {
     }
 
     fn served(command: Bytes, by: Served) -> Self {
-        Self { command, reply: Reply::Forwarded(by), forward: None, room: None }
+        Self { command, reply: Reply::Forwarded(Box::new(by)), forward: None, room: None }
     }
 }
 
@@ -238,6 +202,20 @@ impl<T> Batch<T> {
         let mut answers = Vec::new();
         answers.resize_with(count, || None);
         Arc::new(Self(Mutex::new(Gathered { answers, open: count, done: Some(done), room })))
+    }
+
+    /// Each of the commands with its place, in order.
+    pub(crate) fn writes<R>(
+        self: &Arc<Self>,
+        commands: &Commands,
+        reply: fn(Slot<T>) -> Reply<R>,
+        forward: Option<Instant>,
+    ) -> Vec<PendingWrite<R>> {
+        let write = |(at, command): (u32, CommandRef<'_>)| {
+            let reply = reply(Slot::Part(Part { batch: Arc::clone(self), at, open: true }));
+            PendingWrite { command: command.to_bytes(), reply, forward, room: None }
+        };
+        (0..).zip(commands.iter()).map(write).collect()
     }
 
     /// Whatever there is until now; nobody waits for the rest. `None` if all of it was sent.

@@ -1,7 +1,6 @@
 //! The node's task: waits until something has arrived, takes in all that has, up to a limit for each queue, and lets the
 //! [`Engine`] take a turn for it.
 
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,17 +8,18 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use raft_core::Instant;
-use raft_core::host::{Operator, Rejection, StateMachine, Writer};
-use tokio::sync::mpsc::{Receiver, UnboundedReceiver};
+use raft_core::host::{Operator, StateMachine};
 use tokio::sync::watch;
+use tokio::task::coop;
 
 use crate::driver::{self, Engine, Timer, guard, refuse_read};
 use crate::error::StopReason;
 use crate::handle::Life;
+use crate::inbox::{Arrivals, Arrived};
 use crate::metrics::Publisher;
-use crate::request::{AdminReply, PendingWrite, Request, WriteRequest};
+use crate::request::{AdminReply, PendingWrite, Request};
 
-/// How much is taken from one queue in one turn.
+/// How many inputs, and how many requests, are taken in in one turn.
 const TURN_EVENTS_MAX: usize = 1024;
 
 /// How long callers that are gone may gather before all that wait are looked at.
@@ -36,21 +36,6 @@ pub(crate) enum Input {
     Stop,
 }
 
-/// Where requests come from.
-pub(crate) struct Queues<S: StateMachine> {
-    pub(crate) inputs: UnboundedReceiver<Input>,
-    pub(crate) requests: Receiver<Request<S>>,
-    pub(crate) writes: Receiver<WriteRequest<S::Response>>,
-}
-
-/// What has arrived and was not taken in yet.
-struct Arrived<S: StateMachine> {
-    inputs: Vec<Input>,
-    requests: Vec<Request<S>>,
-    writes: Vec<WriteRequest<S::Response>>,
-    handles_dropped: bool,
-}
-
 /// The node as this driver runs it.
 pub(crate) type NodeEngine<S> = Engine<S, PendingWrite<<S as StateMachine>::Response>, AdminReply>;
 
@@ -58,7 +43,8 @@ pub(crate) type NodeEngine<S> = Engine<S, PendingWrite<<S as StateMachine>::Resp
 pub(crate) struct NodeTask<S: StateMachine> {
     engine: NodeEngine<S>,
     timer: Timer,
-    queues: Queues<S>,
+    arrivals: Arrivals<S>,
+    /// Taken from there and not taken in yet.
     arrived: Arrived<S>,
     publisher: Publisher,
     life: Arc<watch::Sender<Life>>,
@@ -71,14 +57,13 @@ impl<S: StateMachine> NodeTask<S> {
     pub(crate) fn new(
         engine: NodeEngine<S>,
         timer: Timer,
-        queues: Queues<S>,
+        arrivals: Arrivals<S>,
         publisher: Publisher,
         life: Arc<watch::Sender<Life>>,
         abandoned: Arc<AtomicBool>,
     ) -> Self {
-        let arrived =
-            Arrived { inputs: Vec::new(), requests: Vec::new(), writes: Vec::new(), handles_dropped: false };
-        Self { engine, timer, queues, arrived, publisher, life, abandoned, look_at: None }
+        let arrived = Arrived::default();
+        Self { engine, timer, arrivals, arrived, publisher, life, abandoned, look_at: None }
     }
 
     /// Runs the node until it stops, and answers everybody who waits.
@@ -89,28 +74,32 @@ impl<S: StateMachine> NodeTask<S> {
             if let Err(reason) = turned.unwrap_or_else(|panicked| Err(panicked.into())) {
                 break reason;
             }
-            poll_fn(|cx| self.poll_arrived(cx)).await;
+            if self.engine.is_ready() || !self.arrived.is_empty() {
+                // There is more than one turn takes. Others come first: peers with what this turn sent them, too.
+                give_way().await;
+            }
+            let mut woken = false;
+            poll_fn(|cx| {
+                let poll = self.poll_arrived(cx, woken);
+                woken = true;
+                poll
+            })
+            .await;
+            // However much arrives, others run too.
+            coop::consume_budget().await;
         };
         self.stop(reason);
     }
 
-    /// Takes in whatever has arrived.
-    fn poll_arrived(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Self { queues, arrived, .. } = self;
-        let mut ready = queues.inputs.poll_recv_many(cx, &mut arrived.inputs, TURN_EVENTS_MAX).is_ready();
-        match queues.requests.poll_recv_many(cx, &mut arrived.requests, TURN_EVENTS_MAX) {
-            Poll::Ready(0) => (ready, arrived.handles_dropped) = (true, true),
-            Poll::Ready(_) => ready = true,
-            Poll::Pending => {}
-        }
+    /// Takes whatever has arrived. Whether the timer fires is asked only of a task that was `woken`, and by nothing else.
+    fn poll_arrived(&mut self, cx: &mut Context<'_>, woken: bool) -> Poll<()> {
+        let Self { engine, timer, arrivals, arrived, .. } = self;
         // Back-pressure: without room, commands stay where they are, and their callers wait.
-        if self.engine.node().write_room_bytes() > 0 {
-            let Self { queues, arrived, .. } = self;
-            ready |= !self.engine.backlog().is_empty()
-                || queues.writes.poll_recv_many(cx, &mut arrived.writes, TURN_EVENTS_MAX).is_ready();
+        let wants_writes = engine.backlog().is_empty() && engine.node().write_room_bytes() > 0;
+        if arrivals.poll_take(cx, arrived, wants_writes).is_ready() || engine.is_ready() {
+            return Poll::Ready(());
         }
-        ready |= self.timer.poll(cx).is_ready();
-        if ready { Poll::Ready(()) } else { Poll::Pending }
+        if woken { timer.poll_fired(cx) } else { timer.poll(cx) }
     }
 
     fn turn(&mut self) -> Result<(), StopReason> {
@@ -120,24 +109,33 @@ impl<S: StateMachine> NodeTask<S> {
         let now = self.timer.now();
         self.take_inputs(now)?;
         let asked = self.take_requests(now)?;
-        let backlog = self.engine.backlog();
-        self.arrived.writes.drain(..).for_each(|request| request.expand(backlog));
+        let (backlog, writes) = (self.engine.backlog(), &mut self.arrived.writes);
+        if backlog.is_empty() {
+            std::mem::swap(backlog, writes);
+        } else {
+            // Peers' writes came meanwhile.
+            backlog.append(writes);
+        }
         // Callers that are gone are looked for soon after one of them is, and when the timer fires: others are gone when
         // their time is up.
-        let look = !self.timer.is_armed() || self.look_at.is_some_and(|at| at <= now);
+        let look = self.timer.pass(now) || self.look_at.is_some_and(|at| at <= now);
         if look {
             self.look_at = None;
             // Before the look: whoever is gone after it tells the task again.
             self.abandoned.store(false, Ordering::Release);
         }
         let next = self.engine.finish(now, look)?;
-        self.timer.arm([next, self.look_at].into_iter().flatten().min());
-        self.publisher.publish(self.engine.node(), self.engine.load(), asked);
+        self.timer.arm(now, [next, self.look_at].into_iter().flatten().min());
+        if look {
+            self.arrivals.shrink(&mut self.arrived);
+        }
+        self.publisher.publish(self.engine.node(), self.engine.load(), now, asked);
         Ok(())
     }
 
     fn take_inputs(&mut self, now: Instant) -> Result<(), StopReason> {
-        for input in self.arrived.inputs.drain(..) {
+        let count = self.arrived.inputs.len().min(TURN_EVENTS_MAX);
+        for input in self.arrived.inputs.drain(..count) {
             match input {
                 Input::Node(input) => self.engine.take(now, input)?,
                 Input::Abandoned => self.look_at = self.look_at.or(Some(now + ABANDONED_FOR)),
@@ -151,7 +149,8 @@ impl<S: StateMachine> NodeTask<S> {
     /// Takes in what was asked for beside writes. Returns whether metrics were asked for.
     fn take_requests(&mut self, now: Instant) -> Result<bool, StopReason> {
         let mut asked = false;
-        for request in self.arrived.requests.drain(..) {
+        let count = self.arrived.requests.len().min(TURN_EVENTS_MAX);
+        for request in self.arrived.requests.drain(..count) {
             match request {
                 Request::Read(read, consistency) => self.engine.read(read, consistency),
                 Request::ReadLocal(read) => self.engine.read_local(read),
@@ -166,30 +165,28 @@ impl<S: StateMachine> NodeTask<S> {
 
     /// Tells everybody who waits. Dropping the rest ends the lanes.
     fn stop(self, reason: StopReason) {
-        let Self { mut engine, queues, arrived, publisher, life, .. } = self;
+        let Self { mut engine, arrivals, arrived, publisher, life, .. } = self;
         life.send_modify(|life| life.reason = Some(reason.clone()));
         publisher.stopped(&reason);
-        let Queues { mut requests, mut writes, .. } = queues;
-        arrived.writes.into_iter().for_each(|request| request.expand(engine.backlog()));
+        let rest = arrivals.close();
+        engine.backlog().extend(arrived.writes.into_iter().chain(rest.writes));
         engine.stop(&reason);
-        arrived.requests.into_iter().for_each(refuse);
-        writes.close();
-        requests.close();
-        // Whoever holds a place in a closed queue may still put a request there: the queues are emptied until the last
-        // of them has, which nothing else waits for.
-        tokio::spawn(async move {
-            while let Some(request) = writes.recv().await {
-                let mut backlog = VecDeque::new();
-                request.expand(&mut backlog);
-                backlog.into_iter().for_each(|write| write.reject(Rejection::Stopped));
-            }
-        });
-        tokio::spawn(async move {
-            while let Some(request) = requests.recv().await {
-                refuse(request);
-            }
-        });
+        arrived.requests.into_iter().chain(rest.requests).for_each(refuse);
     }
+}
+
+/// To the end of the runtime's queue.
+async fn give_way() {
+    let mut woken = false;
+    poll_fn(|cx| {
+        if woken {
+            return Poll::Ready(());
+        }
+        woken = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Answers a request to a node that is gone.

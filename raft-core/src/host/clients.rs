@@ -157,11 +157,11 @@ impl<W: Writer, R: Reader, A: Operator> Clients<W, R, A> {
         (self.writers.len(), self.readers.len())
     }
 
-    /// Takes writers from the front of `queue`, about `room_bytes` of commands, and returns what to step. A command
-    /// that could never be accepted is refused here, so that it spoils no batch.
-    pub fn propose(&mut self, queue: &mut VecDeque<W>, room_bytes: u64) -> Option<Event> {
+    /// Takes writers from the front of `queue`, about `room_bytes` of commands and `writers_max` of them at most, and returns
+    /// what to step. A command that could never be accepted is refused here, so that it spoils no batch.
+    pub fn propose(&mut self, queue: &mut VecDeque<W>, room_bytes: u64, writers_max: usize) -> Option<Event> {
         let (mut count, mut bytes) = (0, 0_usize);
-        for writer in &*queue {
+        for writer in queue.iter().take(writers_max) {
             if bytes as u64 >= room_bytes {
                 break;
             }
@@ -239,6 +239,7 @@ impl<W: Writer, R: Reader, A: Operator> Clients<W, R, A> {
     fn written(&mut self, tickets: Tickets, outcome: WriteOutcome, membership: &Membership) {
         let rejection = match outcome {
             WriteOutcome::Committed { first, applied_here } => {
+                self.committed.reserve((tickets.count as usize).min(self.writers.len()));
                 for (offset, writer) in self.writers.take_all(tickets) {
                     let id = LogId::new(first.term, first.index.plus(offset));
                     match (writer.wants_response(), applied_here) {
@@ -399,13 +400,13 @@ pub(super) mod tests {
         let mut queue: VecDeque<Probe> = (0..5).map(|name| Probe::new(name, &told)).collect();
         queue[0].gone = true;
         queue[1].command = Bytes::from_static(b"large");
-        assert_eq!(clients.propose(&mut queue, 0), None);
-        let (first, commands) = proposed(clients.propose(&mut queue, 26));
+        assert_eq!(clients.propose(&mut queue, 0, usize::MAX), None);
+        let (first, commands) = proposed(clients.propose(&mut queue, 26, usize::MAX));
         assert_eq!((first, commands), (Ticket::new(0), [[2; 4].to_vec(), [3; 4].to_vec()].to_vec()));
         assert_eq!(queue.len(), 1);
         let refusal = WriteRefusal::TooLarge { bytes: 5, bytes_max: 4 };
         assert_eq!(*told.borrow(), [(1, Told::Rejected(Rejection::Refused(refusal)))]);
-        assert_eq!(proposed(clients.propose(&mut queue, 1)).0, Ticket::new(2));
+        assert_eq!(proposed(clients.propose(&mut queue, 1, usize::MAX)).0, Ticket::new(2));
     }
 
     #[test]
@@ -414,7 +415,7 @@ pub(super) mod tests {
         let check = |command: &Bytes| if command[0] == 1 { Err(Unacceptable::new("one")) } else { Ok(()) };
         let mut clients = Probes::new(4).checking(check);
         let mut queue: VecDeque<Probe> = (0..3).map(|name| Probe::new(name, &told)).collect();
-        let (_, commands) = proposed(clients.propose(&mut queue, u64::MAX));
+        let (_, commands) = proposed(clients.propose(&mut queue, u64::MAX, usize::MAX));
         assert_eq!(commands, [[0; 4].to_vec(), [2; 4].to_vec()]);
         let invalid = Rejection::Invalid(Unacceptable::new("one"));
         assert_eq!(*told.borrow(), [(1, Told::Rejected(invalid))]);
@@ -426,7 +427,7 @@ pub(super) mod tests {
         let mut clients = Probes::new(1 << 20);
         let mut queue: VecDeque<Probe> = (0..4).map(|name| Probe::new(name, &told)).collect();
         queue[1].wants_response = false;
-        clients.propose(&mut queue, u64::MAX);
+        clients.propose(&mut queue, u64::MAX, usize::MAX);
         let mut membership = Membership::default();
         let leader = NodeId::new(7);
         membership.nodes.insert(leader, Bytes::from_static(b"there"));

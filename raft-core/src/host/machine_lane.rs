@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 use super::clients::{Committed, Reader, Rejection, Writer};
 use super::frozen::{RestoreError, SnapshotSource};
 use super::state_machine::StateMachine;
-use crate::entry::{Entries, EntryRef};
+use crate::entry::{BlockBody, Entries};
 use crate::ids::LogId;
 
 /// A read on its way to the machine: a closure and where its result goes, whatever their types.
@@ -100,7 +100,7 @@ impl<M: StateMachine, W: Writer<Response = M::Response>> MachineLane<M, W> {
 
     /// Lets a writer wait for an entry that is committed and was not applied here yet.
     pub fn wait(&mut self, writer: Committed<W>) {
-        self.enqueue(writer);
+        self.enqueue([writer].into());
     }
 
     /// Gives up those for whom nobody waits any more, or whose limit has passed: their responses are lost.
@@ -123,25 +123,24 @@ impl<M: StateMachine, W: Writer<Response = M::Response>> MachineLane<M, W> {
         committed: Vec<Committed<W>>,
         mut unclaimed: Option<&mut dyn FnMut(LogId, M::Response)>,
     ) -> Result<(), LaneError<M::Error>> {
-        for waiter in committed {
-            self.enqueue(waiter);
-        }
+        self.enqueue(committed);
         self.responses.clear();
         self.machine.apply(entries, &mut self.responses).map_err(LaneError::Machine)?;
-        let ids = || {
-            entries.iter().filter_map(|entry| match entry {
-                EntryRef::Command(id, _) => Some(id),
-                EntryRef::Noop(_) | EntryRef::Membership(..) => None,
-            })
-        };
-        let commands = ids().count();
+        // Block by block: what a block holds is known without looking at its entries.
+        let blocks =
+            || entries.windows().iter().filter(|block| matches!(block.body(), BlockBody::Commands(_)));
+        let commands = blocks().map(|block| block.len()).sum::<u64>() as usize;
         if self.responses.len() != commands {
             return Err(LaneError::Responses { commands, responses: self.responses.len() });
         }
         if self.waiting.is_empty() && unclaimed.is_none() {
             return Ok(());
         }
-        for (id, response) in ids().zip(self.responses.drain(..)) {
+        let ids = blocks().flat_map(|block| {
+            let first = block.first();
+            (0..block.len()).map(move |offset| LogId::new(first.term, first.index.plus(offset)))
+        });
+        for (id, response) in ids.zip(self.responses.drain(..)) {
             // Never by the node's contract: a `Respond` comes before the `Apply` that covers it.
             while let Some(passed) = self.waiting.pop_front_if(|waiter| waiter.id.index < id.index) {
                 passed.lose();
@@ -172,9 +171,7 @@ impl<M: StateMachine, W: Writer<Response = M::Response>> MachineLane<M, W> {
         source: &mut SnapshotSource<'_>,
         committed: Vec<Committed<W>>,
     ) -> Result<(), RestoreError<M::Error>> {
-        for waiter in committed {
-            self.enqueue(waiter);
-        }
+        self.enqueue(committed);
         let last = source.last();
         self.machine.restore(source)?;
         while let Some(passed) = self.waiting.pop_front_if(|waiter| waiter.id.index <= last.index) {
@@ -183,10 +180,18 @@ impl<M: StateMachine, W: Writer<Response = M::Response>> MachineLane<M, W> {
         Ok(())
     }
 
-    /// Outcomes come in log order; a range that came late would only move further to the front.
-    fn enqueue(&mut self, waiter: Committed<W>) {
-        let behind = self.waiting.iter().rev().take_while(|other| other.id.index > waiter.id.index).count();
-        self.waiting.insert(self.waiting.len() - behind, waiter);
+    /// Outcomes come in log order, and mostly when nobody waits any more: then they move as they are. A range that came
+    /// late would only move further to the front.
+    fn enqueue(&mut self, committed: Vec<Committed<W>>) {
+        if self.waiting.is_empty() && committed.is_sorted_by_key(|waiter| waiter.id.index) {
+            self.waiting = committed.into();
+            return;
+        }
+        for waiter in committed {
+            let later = self.waiting.iter().rev().take_while(|other| other.id.index > waiter.id.index);
+            let at = self.waiting.len() - later.count();
+            self.waiting.insert(at, waiter);
+        }
     }
 
     /// Tells whoever still waits that the response is lost, and returns the machine.
@@ -200,7 +205,7 @@ impl<M: StateMachine, W: Writer<Response = M::Response>> MachineLane<M, W> {
 mod tests {
     use super::super::clients::tests::{Probe, Told, id};
     use super::*;
-    use crate::entry::Commands;
+    use crate::entry::{Commands, EntryRef};
     use crate::host::{FrozenState, Rejection, WholeState};
     use alloc::rc::Rc;
     use core::convert::Infallible;

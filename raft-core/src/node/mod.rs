@@ -432,6 +432,7 @@ impl Node {
     }
 
     /// The node at a glance.
+    #[inline]
     #[must_use]
     pub fn status(&self) -> Status {
         let shared = &self.shared;

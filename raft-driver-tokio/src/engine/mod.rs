@@ -32,8 +32,11 @@ use crate::request::AdminRequest;
 use crate::storage::lane::LogLane;
 use crate::transport::{Incoming, Network, Room};
 
-use place::Place;
+use place::AnyPlace;
 pub use setup::{Ends, Running, Setup, TransportCounters};
+
+/// How many writes one turn proposes at most.
+const TURN_WRITES_MAX: usize = 1024;
 
 /// How many entries one turn applies at most; more of them are applied beside the node.
 const TURN_APPLIES_MAX: u64 = 1024;
@@ -128,7 +131,7 @@ pub struct Engine<S: StateMachine, W: Caller<Response = S::Response>, A: Operato
     node: RecordedNode,
     recording: Option<RecordingWriter>,
     log: Box<dyn LogLane>,
-    machine: Box<dyn Place<S, W>>,
+    machine: AnyPlace<S, W>,
     snapshots: Box<dyn Snapshots>,
     post: Box<dyn Post>,
     clients: Clients<W, Box<dyn Read<S>>, Asked<A>>,
@@ -163,6 +166,12 @@ impl<S: StateMachine, W: Caller<Response = S::Response>, A: Operator> Engine<S, 
     /// Writes that wait for room in the node.
     pub const fn backlog(&mut self) -> &mut VecDeque<W> {
         &mut self.backlog
+    }
+
+    /// Whether another turn has something to do, although nothing more may have arrived.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        !self.backlog.is_empty() && self.node.write_room_bytes() > 0
     }
 
     // --- a turn: what has arrived is handed over ------------------------------------------------------------
@@ -264,12 +273,17 @@ impl<S: StateMachine, W: Caller<Response = S::Response>, A: Operator> Engine<S, 
         }
         if self.node.role() == RoleKind::Leader {
             // Until one of them is used up: a room's worth of commands may be invalid, all of it.
-            while !self.backlog.is_empty() && self.node.role() == RoleKind::Leader {
+            let mut left = TURN_WRITES_MAX.min(self.backlog.len());
+            while left > 0 && self.node.role() == RoleKind::Leader {
                 let before = self.backlog.len();
-                match self.clients.propose(&mut self.backlog, self.node.write_room_bytes()) {
-                    Some(event) => self.step(now, event)?,
-                    None if self.backlog.len() == before => break,
-                    None => {}
+                let event = self.clients.propose(&mut self.backlog, self.node.write_room_bytes(), left);
+                let taken = before - self.backlog.len();
+                if taken == 0 {
+                    break;
+                }
+                left -= taken;
+                if let Some(event) = event {
+                    self.step(now, event)?;
                 }
             }
             return Ok(());

@@ -34,10 +34,11 @@ pub(super) trait Place<S: StateMachine, W>: Send {
     fn flush(&mut self, entries_max: &mut u64) -> Result<Option<LogIndex>, StopReason>;
 }
 
+/// Any of them.
+pub(super) type AnyPlace<S, W> = Box<dyn Place<S, W>>;
+
 /// On a thread of its own, which ends when the place is dropped and what is queued is done, or at the first failure.
-pub(super) fn on_thread<S, P, W>(
-    mut lane: Lane<S, P, W>,
-) -> Result<(Box<dyn Place<S, W>>, Worker), StartError>
+pub(super) fn on_thread<S, P, W>(mut lane: Lane<S, P, W>) -> Result<(AnyPlace<S, W>, Worker), StartError>
 where
     S: StateMachine,
     P: SnapshotStore,
@@ -96,7 +97,7 @@ impl<S: StateMachine, W: Send> Place<S, W> for OnThread<S, W> {
 ///
 /// # Panics
 /// Outside a Tokio runtime.
-pub(super) fn in_turns<S, P, W>(lane: Lane<S, P, W>, tasks: TaskTracker) -> Box<dyn Place<S, W>>
+pub(super) fn in_turns<S, P, W>(lane: Lane<S, P, W>, tasks: TaskTracker) -> AnyPlace<S, W>
 where
     S: StateMachine,
     P: SnapshotStore,

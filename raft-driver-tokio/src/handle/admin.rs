@@ -114,7 +114,7 @@ impl<S: StateMachine> Raft<S> {
     async fn admin(&self, request: AdminRequest) -> Result<Option<NodeId>, AdminError> {
         let (deadline, (sender, receiver)) = (self.deadline(), oneshot::channel());
         let request = Request::Admin(request, AdminReply(sender));
-        match until(deadline, self.shared.requests.send(request)).await {
+        match until(deadline, self.shared.inbox.request(request)).await {
             Some(Ok(())) => {}
             Some(Err(_)) => return Err(AdminError::Stopped),
             // It was not handed over, and never will be.

@@ -19,14 +19,14 @@ use std::time::Duration;
 
 use raft_core::host::StateMachine;
 use raft_core::{NodeId, Status};
-use tokio::sync::mpsc::{Sender, UnboundedSender};
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::error::StopReason;
 use crate::freshness::Freshness;
+use crate::inbox::Inbox;
 use crate::metrics::{Metrics, Times};
-use crate::request::{Request, WriteRequest};
+use crate::request::Request;
 use crate::task::Input;
 use crate::transport::TransportStats;
 
@@ -44,9 +44,7 @@ pub struct Raft<S: StateMachine> {
 
 pub(crate) struct Shared<S: StateMachine> {
     pub(crate) id: NodeId,
-    pub(crate) writes: Sender<WriteRequest<S::Response>>,
-    pub(crate) requests: Sender<Request<S>>,
-    pub(crate) inputs: UnboundedSender<Input>,
+    pub(crate) inbox: Arc<Inbox<S>>,
     pub(crate) metrics: watch::Sender<Metrics>,
     pub(crate) life: watch::Receiver<Life>,
     /// Somebody stopped waiting since the task looked last.
@@ -132,7 +130,7 @@ impl<S: StateMachine> Raft<S> {
     pub async fn status(&self) -> Option<Status> {
         let (sender, receiver) = oneshot::channel();
         let ask = async {
-            self.shared.requests.send(Request::Status(sender)).await.ok()?;
+            self.shared.inbox.request(Request::Status(sender)).await.ok()?;
             receiver.await.ok()
         };
         until(self.deadline(), ask).await?
@@ -145,7 +143,7 @@ impl<S: StateMachine> Raft<S> {
         let receiver = self.shared.metrics.subscribe();
         // What changed while nobody listened comes with the next publication. If the queue is full or the node
         // has stopped, that comes anyway or never.
-        let _ = self.shared.requests.try_send(Request::Publish);
+        self.shared.inbox.try_request(Request::Publish);
         receiver
     }
 
@@ -163,13 +161,13 @@ impl<S: StateMachine> Raft<S> {
     /// machine is applied first.
     pub async fn shutdown(&self) -> StopReason {
         // A node that is gone need not be told.
-        let _ = self.shared.inputs.send(Input::HandOver);
+        let _ = self.shared.inbox.input(Input::HandOver);
         self.stopped().await
     }
 
     /// As [`shutdown`](Self::shutdown), at once: if this node leads, its followers find out by an election timeout.
     pub async fn shutdown_now(&self) -> StopReason {
-        let _ = self.shared.inputs.send(Input::Stop);
+        let _ = self.shared.inbox.input(Input::Stop);
         self.stopped().await
     }
 
@@ -205,8 +203,14 @@ impl<S: StateMachine> Shared<S> {
     fn abandon(&self) {
         if !self.abandoned.swap(true, Ordering::AcqRel) {
             // A node that is gone has nothing to forget.
-            let _ = self.inputs.send(Input::Abandoned);
+            let _ = self.inbox.input(Input::Abandoned);
         }
+    }
+}
+
+impl<S: StateMachine> Drop for Shared<S> {
+    fn drop(&mut self) {
+        self.inbox.handles_dropped();
     }
 }
 

@@ -92,7 +92,7 @@ impl<S: StateMachine> Raft<S> {
     {
         let (reply, receiver) = oneshot::channel();
         let request = request(Box::new(ReadJob { closure: Closure::new(closure), reply, proof, room }));
-        match until(deadline, self.shared.requests.send(request)).await {
+        match until(deadline, self.shared.inbox.request(request)).await {
             Some(Ok(())) => {}
             Some(Err(_)) => return Err(ReadError::Stopped),
             None => return Err(ReadError::TimedOut),
@@ -108,7 +108,7 @@ impl<S: StateMachine> Raft<S> {
     fn prove(&self) {
         if let Some(question) = self.shared.freshness.question() {
             // A node that is busy, or gone: the next one asks, or finds the proof too old.
-            drop(self.shared.requests.try_send(Request::Read(question, ReadConsistency::Linearizable)));
+            self.shared.inbox.try_request(Request::Read(question, ReadConsistency::Linearizable));
         }
     }
 }

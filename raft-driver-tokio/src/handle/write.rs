@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{Raft, until};
 use crate::error::{Applied, WriteError};
 use crate::forward::FORWARD_LIMIT;
-use crate::request::{Answer, Answers, Batch, Many, PendingWrite, Reply, Slot, WriteRequest};
+use crate::request::{Answer, Answers, Batch, PendingWrite, Reply, Slot};
 
 /// What the smallest command counts, so that their number is bounded too.
 const COMMAND_BYTES_MIN: usize = 256;
@@ -42,12 +42,12 @@ impl<S: StateMachine> Raft<S> {
     /// Proposes many commands at once and returns when all have their outcome: one result for each, in order.
     /// They are not atomic: some may happen and others not.
     pub async fn write_all(&self, commands: Commands) -> Vec<Result<Applied<S::Response>, WriteError>> {
-        self.write_many(commands, WriteRequest::Applied).await
+        self.write_many(commands, Reply::Applied).await
     }
 
     /// As [`write_all`](Self::write_all), without waiting for the state machine.
     pub async fn write_all_committed(&self, commands: Commands) -> Vec<Result<LogId, WriteError>> {
-        self.write_many(commands, WriteRequest::Committed).await
+        self.write_many(commands, Reply::Committed).await
     }
 
     async fn write_one<T>(
@@ -67,15 +67,19 @@ impl<S: StateMachine> Raft<S> {
                 None => return Err(WriteError::Busy { command }),
             },
         };
-        let place = match self.shared.writes.try_reserve() {
-            Ok(place) => place,
-            Err(_) => match Box::pin(until(deadline, self.shared.writes.reserve())).await {
-                Some(Ok(place)) => place,
-                Some(Err(_)) => return Err(WriteError::Stopped { command }),
+        let inbox = &self.shared.inbox;
+        let place = match inbox.try_write_place() {
+            Some(place) => place,
+            None => match Box::pin(until(deadline, inbox.write_place())).await {
+                Some(place) => place,
                 None => return Err(WriteError::Busy { command }),
             },
         };
-        place.send(WriteRequest::One(PendingWrite { command, reply, forward, room: Some(room) }));
+        let Ok(place) = place else { return Err(WriteError::Stopped { command }) };
+        let write = PendingWrite { command, reply, forward, room: Some(room) };
+        if let Err(Some(PendingWrite { command, .. })) = place.put(Some(write)) {
+            return Err(WriteError::Stopped { command });
+        }
         let mut following = self.follow(receiver);
         let answer = match deadline {
             None => Some(following.answer().await),
@@ -92,7 +96,7 @@ impl<S: StateMachine> Raft<S> {
     async fn write_many<T>(
         &self,
         commands: Commands,
-        request: fn(Many<T>) -> WriteRequest<S::Response>,
+        reply: fn(Slot<T>) -> Reply<S::Response>,
     ) -> Vec<Result<T, WriteError>> {
         let count = commands.len();
         if count == 0 {
@@ -114,10 +118,11 @@ impl<S: StateMachine> Raft<S> {
         };
         let (sender, receiver) = oneshot::channel::<Answers<T>>();
         let batch = Batch::new(count, sender, room);
-        match until(deadline, self.shared.writes.reserve()).await {
+        match until(deadline, self.shared.inbox.write_place()).await {
             Some(Ok(place)) => {
-                let commands = commands.clone();
-                place.send(request(Many { commands, batch: Arc::clone(&batch), forward }));
+                if place.put(batch.writes(&commands, reply, forward)).is_err() {
+                    return all(stopped);
+                }
             }
             Some(Err(_)) => return all(stopped),
             None => return all(busy),

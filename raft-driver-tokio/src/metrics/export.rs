@@ -82,7 +82,7 @@ pub struct Export {
     labels: Vec<Label>,
     gauges: Vec<Gauge>,
     counters: Vec<Counter>,
-    last: Option<Instant>,
+    last: Option<raft_core::Instant>,
 }
 
 impl Export {
@@ -108,9 +108,15 @@ impl Export {
     }
 
     /// For drivers, after each turn: exports, if something important changed or the last time is long ago.
-    pub fn publish(&mut self, moved: bool, node: &Node, load: Load, transport: &dyn Fn() -> TransportStats) {
-        let now = Instant::now();
-        if !moved && self.last.is_some_and(|last| now.saturating_duration_since(last) < EVERY) {
+    pub fn publish(
+        &mut self,
+        moved: bool,
+        node: &Node,
+        load: Load,
+        now: raft_core::Instant,
+        transport: &dyn Fn() -> TransportStats,
+    ) {
+        if !moved && self.last.is_some_and(|last| now.since(last) < EVERY) {
             return;
         }
         self.last = Some(now);

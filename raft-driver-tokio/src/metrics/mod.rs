@@ -16,7 +16,7 @@ use silent as export;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use raft_core::{Membership, Node, NodeId, PeerStatus, Status};
+use raft_core::{Instant, Membership, Node, NodeId, PeerStatus, Status};
 use tokio::sync::watch;
 
 use crate::cluster::GroupId;
@@ -128,13 +128,13 @@ impl Publisher {
     }
 
     /// Publishes what changed.
-    pub(crate) fn publish(&mut self, node: &Node, load: Load, asked: bool) {
+    pub(crate) fn publish(&mut self, node: &Node, load: Load, now: Instant, asked: bool) {
         let (status, last) = (node.status(), &self.last);
         let moved = (status.role, status.term, status.leader) != (last.role, last.term, last.leader)
             || !Arc::ptr_eq(node.membership(), &self.membership);
-        self.export.publish(moved, node, load, &*self.transport);
-        let changed = status != *last || load != self.load;
-        if !(asked || moved || (changed && self.metrics.receiver_count() > 0)) {
+        self.export.publish(moved, node, load, now, &*self.transport);
+        let heard = || self.metrics.receiver_count() > 0 && (status != *last || load != self.load);
+        if !(asked || moved || heard()) {
             return;
         }
         (self.last, self.load) = (status, load);

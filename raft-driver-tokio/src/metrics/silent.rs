@@ -1,6 +1,6 @@
 //! Without the feature `metrics`: nothing is measured.
 
-use raft_core::{Node, NodeId};
+use raft_core::{Instant, Node, NodeId};
 
 use super::{Labels, Load};
 use crate::transport::TransportStats;
@@ -21,7 +21,7 @@ impl Export {
     }
 
     /// For drivers, after each turn: exports, if something important changed or the last time is long ago.
-    pub fn publish(&mut self, _: bool, _: &Node, _: Load, _: &dyn Fn() -> TransportStats) {}
+    pub fn publish(&mut self, _: bool, _: &Node, _: Load, _: Instant, _: &dyn Fn() -> TransportStats) {}
 }
 
 /// Measures nothing.

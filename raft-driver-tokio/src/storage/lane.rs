@@ -118,6 +118,9 @@ impl<L: LogStore> LogLane for Inline<L> {
     }
 
     fn flush(&mut self) -> Result<Option<WriteId>, StopReason> {
+        if self.queue.is_empty() {
+            return Ok(None);
+        }
         let Some(store) = &mut self.store else { return Ok(None) };
         let mut durable = None;
         perform_log(store, self.queue.drain(..), &mut self.batch, |id| durable = Some(id))?;
