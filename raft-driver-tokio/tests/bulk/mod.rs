@@ -21,7 +21,7 @@ pub(crate) struct Bulk {
 impl Bulk {
     /// A state whose snapshots have so many bytes, a multiple of eight, eight at least.
     pub(crate) fn new(size_bytes: u64) -> Self {
-        assert!(size_bytes >= 8 && size_bytes % 8 == 0, "whole words, and a first one");
+        assert!(size_bytes >= 8 && size_bytes.is_multiple_of(8), "whole words, and a first one");
         Self { size_bytes, applied: 0, restored_bytes: 0 }
     }
 }

@@ -183,8 +183,12 @@ impl Curve {
                 let fall = Kind::BOTH.map(|kind| {
                     let rates = curve("clients", kind.label());
                     let most = rates.iter().map(|(_, rate)| *rate).fold(0.0, f64::max);
-                    let what = format!("{}: most writes/s against those of the most clients", kind.label());
-                    Some(Row::check(what, most / rates.last()?.1, 1.5, "times"))
+                    let what =
+                        format!("clients {}: most writes/s against those of the most clients", kind.label());
+                    // In memory, where a write costs less than a microsecond, what 10,000 clients keep does not fit into
+                    // a core's cache any more.
+                    let allowed = if kind == Kind::Memory { 4.0 } else { 1.5 };
+                    Some(Row::check(what, most / rates.last()?.1, allowed, "times"))
                 });
                 fall.into()
             }

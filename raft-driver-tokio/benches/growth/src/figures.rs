@@ -125,79 +125,147 @@ pub(crate) struct Figure {
     /// The name of its file.
     pub(crate) name: &'static str,
     pub(crate) title: &'static str,
+    /// How it was set up.
+    pub(crate) note: &'static str,
     pub(crate) x: (&'static str, Scale),
     pub(crate) y: (&'static str, Scale),
 }
 
-const fn figure(
-    name: &'static str,
-    title: &'static str,
-    x: (&'static str, Scale),
-    y: (&'static str, Scale),
-) -> Figure {
-    Figure { name, title, x, y }
-}
-
+const NODES: (&str, Scale) = ("nodes", Linear);
+const PAYLOAD: (&str, Scale) = ("bytes a write", Log);
+const ENTRIES: (&str, Scale) = ("entries in the log", Log);
+const GROUPS: (&str, Scale) = ("groups", Log);
 const SECONDS: (&str, Scale) = ("time, seconds", Linear);
 const LOAD: (&str, Scale) = ("offered load, % of the most that it can do", Linear);
+const NANOS: &str = "ns of CPU an entry";
+const WRITES: &str = "writes a second";
+const MIB: &str = "MiB, highest mark";
 const MICROS: (&str, Scale) = ("latency from when it was due, µs", Log);
-const PAYLOAD: (&str, Scale) = ("bytes a write", Log);
+const LAG_NOTE: &str = "The third node comes back after the load has run for a while, and the load goes on for as long after it has caught up.";
 
 /// All figures, in the order of the page.
 pub(crate) const FIGURES: [Figure; 18] = [
-    figure("nodes-core", "The core: cost by number of nodes", ("nodes", Linear), ("ns of CPU an entry", Log)),
-    figure(
-        "nodes-driver",
-        "The driver in memory: writes by number of nodes",
-        ("nodes", Linear),
-        ("thousand writes a CPU second", Linear),
-    ),
-    figure("payload-writes", "Writes by their length", PAYLOAD, ("writes a second", Log)),
-    figure("payload-bytes", "The same in bytes", PAYLOAD, ("MB/s of commands", Log)),
-    figure("payload-memory", "Memory of the whole process", PAYLOAD, ("MiB, highest mark", Linear)),
-    figure(
-        "log-cost",
-        "The core: cost by length of the log",
-        ("entries in the log before", Log),
-        ("ns of CPU an entry", Linear),
-    ),
-    figure(
-        "log-memory",
-        "The core of three nodes: memory by length of the log",
-        ("entries in the log", Log),
-        ("MiB", Linear),
-    ),
-    figure("log-recovery", "The durable log: time to open it", ("entries in the log", Log), ("seconds", Log)),
-    figure(
-        "groups-commit",
-        "Groups that write into one durable store",
-        ("groups", Log),
-        ("entries or fsyncs a second", Log),
-    ),
-    figure(
-        "groups-idle",
-        "Idle groups: CPU of the busiest of three processes",
-        ("groups", Log),
-        ("% of one core", Log),
-    ),
-    figure(
-        "groups-memory",
-        "Idle groups: memory of the largest of three processes",
-        ("groups", Log),
-        ("MiB, highest mark", Linear),
-    ),
-    figure("clients", "Clients, each with one write under way", ("clients", Log), ("writes a second", Log)),
-    figure("load-memory", "Latency by load: in memory", LOAD, MICROS),
-    figure("load-durable", "Latency by load: durable over TCP", LOAD, MICROS),
-    figure(
-        "catch-up",
-        "A follower catches up beside half load: writes",
-        SECONDS,
-        ("writes a second", Linear),
-    ),
-    figure("catch-up-latency", "A follower catches up beside half load: latency", SECONDS, MICROS),
-    figure("snapshot", "A snapshot is sent beside half load: writes", SECONDS, ("writes a second", Linear)),
-    figure("snapshot-latency", "A snapshot is sent beside half load: latency", SECONDS, MICROS),
+    Figure {
+        name: "nodes-core",
+        title: "The core: cost by number of nodes",
+        note: "One thread, messages by function call, every write reported durable; all nodes together.",
+        x: NODES,
+        y: (NANOS, Log),
+    },
+    Figure {
+        name: "nodes-driver",
+        title: "The driver in memory: writes by number of nodes",
+        note: "All nodes and 256 clients on one thread.",
+        x: NODES,
+        y: ("thousand writes a CPU second", Linear),
+    },
+    Figure {
+        name: "payload-writes",
+        title: "Writes by their length",
+        note: "256 clients, fewer where these would have more than 64 MiB under way.",
+        x: PAYLOAD,
+        y: (WRITES, Log),
+    },
+    Figure {
+        name: "payload-bytes",
+        title: "The same in bytes",
+        note: "Durable: each byte is written to the disk of this one machine three times at least.",
+        x: PAYLOAD,
+        y: ("MB/s of commands", Log),
+    },
+    Figure {
+        name: "payload-memory",
+        title: "Memory of the whole process",
+        note: "Three nodes and their clients. The limits are what those of nodes, handle and transport add up to; \
+               in memory the log is part of it.",
+        x: PAYLOAD,
+        y: (MIB, Linear),
+    },
+    Figure {
+        name: "log-cost",
+        title: "The core: cost by length of the log",
+        note: "Three nodes.",
+        x: ENTRIES,
+        y: (NANOS, Linear),
+    },
+    Figure {
+        name: "log-memory",
+        title: "The core: memory by length of the log",
+        note: "Three nodes, the log itself elsewhere: what the cores keep is the tail.",
+        x: ENTRIES,
+        y: ("MiB", Linear),
+    },
+    Figure {
+        name: "log-recovery",
+        title: "The durable log: time to open it",
+        note: "Entries of 256 bytes, after an orderly end, files in the system's cache.",
+        x: ENTRIES,
+        y: ("seconds", Log),
+    },
+    Figure {
+        name: "groups-commit",
+        title: "Groups that write into one durable store",
+        note: "Each group has one batch under way.",
+        x: GROUPS,
+        y: ("entries or fsyncs a second", Log),
+    },
+    Figure {
+        name: "groups-idle",
+        title: "Idle groups: CPU of the busiest of three processes",
+        note: "Heartbeats every 500 ms.",
+        x: GROUPS,
+        y: ("% of one core", Log),
+    },
+    Figure {
+        name: "groups-memory",
+        title: "Idle groups: memory of the largest of three processes",
+        note: "",
+        x: GROUPS,
+        y: (MIB, Linear),
+    },
+    Figure {
+        name: "clients",
+        title: "Clients, each with one write under way",
+        note: "In memory, a second is one of the thread's CPU time.",
+        x: ("clients", Log),
+        y: (WRITES, Log),
+    },
+    Figure {
+        name: "load-memory",
+        title: "Latency by load: in memory",
+        note: "Writes come from another thread; waking this one is part of the latency.",
+        x: LOAD,
+        y: MICROS,
+    },
+    Figure { name: "load-durable", title: "Latency by load: durable over TCP", note: "", x: LOAD, y: MICROS },
+    Figure {
+        name: "catch-up",
+        title: "A follower catches up beside half load: writes",
+        note: LAG_NOTE,
+        x: SECONDS,
+        y: (WRITES, Linear),
+    },
+    Figure {
+        name: "catch-up-latency",
+        title: "A follower catches up beside half load: latency",
+        note: "",
+        x: SECONDS,
+        y: MICROS,
+    },
+    Figure {
+        name: "snapshot",
+        title: "A snapshot is sent beside half load: writes",
+        note: LAG_NOTE,
+        x: SECONDS,
+        y: (WRITES, Linear),
+    },
+    Figure {
+        name: "snapshot-latency",
+        title: "A snapshot is sent beside half load: latency",
+        note: "",
+        x: SECONDS,
+        y: MICROS,
+    },
 ];
 
 #[cfg(test)]

@@ -73,10 +73,8 @@ pub(crate) fn measure(lag: &Lag) -> Vec<Row> {
     let mut rows = rows(lag, &seen, rate, [begin, end, all]);
     let took = (end - begin).as_secs_f64();
     eprintln!("{} behind, caught up in {took:.1} s beside {rate:.0} writes/s", lag.entries);
-    if lag.snapshot_bytes.is_some() {
-        let what = format!("{}: memory of the process", lag.figure);
-        rows.push(Row::check(what, memory as f64 / MIB, limit as f64 / MIB, "MiB"));
-    }
+    let what = format!("{}: memory of the process", lag.figure);
+    rows.push(Row::check(what, memory as f64 / MIB, limit as f64 / MIB, "MiB"));
     rows
 }
 

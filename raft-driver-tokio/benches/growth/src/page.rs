@@ -40,6 +40,9 @@ pub(crate) fn write(folder: &Path, rows: &[Row]) -> io::Result<()> {
             rows.iter().any(|row| matches!(row, Row::Point { figure: name, .. } if name == figure.name));
         if drawn {
             line(&mut page, format_args!("![{}]({}.svg)\n", figure.title, figure.name));
+            if !figure.note.is_empty() {
+                line(&mut page, format_args!("{}\n", figure.note));
+            }
         }
     }
     fs::write(folder.join("README.md"), page.trim_end().to_owned() + "\n")
