@@ -58,39 +58,29 @@ impl Cluster {
         cluster
     }
 
-    /// Takes in an event and does what comes of it. What one round of actions completed is reported together: reports are
-    /// cumulative.
+    /// Takes in an event and does what comes of it. What is done at once is reported at once.
     fn step(&mut self, at: usize, event: Event) {
         let (node, now) = (&mut self.nodes[at], self.now);
         node.step(now, event).expect(DUTIES);
         loop {
-            let (mut persisted, mut applied) = (None, None);
-            while let Some(action) = node.poll_action() {
-                match action {
-                    Action::Send(message) => self.wire.push_back(message),
-                    Action::Log(LogTask::Write(write)) => {
-                        black_box(&write.entries);
-                        persisted = Some(write.id);
-                    }
-                    Action::Machine(MachineTask::Apply(entries)) => {
-                        for entry in entries.iter() {
-                            if let EntryRef::Command(_, command) = entry {
-                                self.applied_bytes += black_box(&*command).len() as u64;
-                            }
-                        }
-                        applied = entries.last();
-                    }
-                    other => drop(black_box(other)),
+            match node.poll_action() {
+                Some(Action::Send(message)) => self.wire.push_back(message),
+                Some(Action::Log(LogTask::Write(write))) => {
+                    black_box(&write.entries);
+                    node.step(now, Event::Persisted(write.id)).expect(DUTIES);
                 }
-            }
-            if let Some(id) = persisted {
-                node.step(now, Event::Persisted(id)).expect(DUTIES);
-            }
-            if let Some(last) = applied {
-                node.step(now, Event::Applied(last.index)).expect(DUTIES);
-            }
-            if persisted.is_none() && applied.is_none() {
-                return;
+                Some(Action::Machine(MachineTask::Apply(entries))) => {
+                    for entry in entries.iter() {
+                        if let EntryRef::Command(_, command) = entry {
+                            self.applied_bytes += black_box(&*command).len() as u64;
+                        }
+                    }
+                    if let Some(last) = entries.last() {
+                        node.step(now, Event::Applied(last.index)).expect(DUTIES);
+                    }
+                }
+                Some(other) => drop(black_box(other)),
+                None => return,
             }
         }
     }
