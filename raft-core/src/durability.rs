@@ -17,8 +17,8 @@ use crate::time::Instant;
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Durability {
     hard_state: HardState,
-    /// The hard state that the last write handed out brings to disk.
-    hard_handed: HardState,
+    /// The hard state has changed since the last write was handed out.
+    hard_changed: bool,
     hard_durable: HardState,
     /// Through where the log has been handed to the store.
     handed: LogIndex,
@@ -44,7 +44,7 @@ impl Durability {
     pub(crate) fn new(hard_state: HardState, last: LogIndex) -> Self {
         Self {
             hard_state,
-            hard_handed: hard_state,
+            hard_changed: false,
             hard_durable: hard_state,
             handed: last,
             durable: last,
@@ -67,6 +67,7 @@ impl Durability {
             to.term > from.term || from.voted_for.is_none() || to.voted_for == from.voted_for,
             "at most one vote in a term (§5.2)"
         );
+        self.hard_changed |= to != from;
         self.hard_state = to;
     }
 
@@ -80,9 +81,9 @@ impl Durability {
         self.durable
     }
 
-    /// The first index not yet handed to the store.
-    pub(crate) fn unwritten(&self) -> LogIndex {
-        self.handed.next()
+    /// Through where the log has been handed to the store.
+    pub(crate) fn handed(&self) -> LogIndex {
+        self.handed
     }
 
     pub(crate) fn inflight(&self) -> usize {
@@ -91,12 +92,12 @@ impl Durability {
 
     /// The hard state that the next write must bring, if any.
     pub(crate) fn unwritten_hard_state(&self) -> Option<HardState> {
-        (self.hard_handed != self.hard_state).then_some(self.hard_state)
+        self.hard_changed.then_some(self.hard_state)
     }
 
     /// Whether the next write must bring more than entries.
     pub(crate) fn has_unwritten_state(&self) -> bool {
-        self.reset_to.is_some() || self.hard_handed != self.hard_state
+        self.hard_changed || self.reset_to.is_some()
     }
 
     /// The log is about to lose every entry from `from` on.
@@ -125,16 +126,23 @@ impl Durability {
         self.reset_to
     }
 
-    /// Records a write of the unwritten hard state and of entries through `through`.
+    /// Records a write of entries through `through`, and of whatever else is unwritten: see
+    /// [`unwritten_hard_state`](Self::unwritten_hard_state) and [`unwritten_reset`](Self::unwritten_reset).
+    #[inline]
     pub(crate) fn hand_out(&mut self, through: Option<LogIndex>, now: Instant) -> WriteId {
         let id = WriteId::mint(self.next_id);
         self.next_id += 1;
-        let hard_state = self.unwritten_hard_state();
-        self.hard_handed = self.hard_state;
-        self.handed = through.unwrap_or(self.handed);
-        let reset = self.reset_to.take().map(|base| base.index);
-        let through = through.or(reset);
-        self.inflight.push_back(InFlight { id, since: now, hard_state, through });
+        let mut write = InFlight { id, since: now, hard_state: None, through };
+        if let Some(through) = through {
+            self.handed = through;
+        }
+        if self.has_unwritten_state() {
+            write.hard_state = self.unwritten_hard_state();
+            self.hard_changed = false;
+            let reset = self.reset_to.take().map(|base| base.index);
+            write.through = through.or(reset);
+        }
+        self.inflight.push_back(write);
         id
     }
 
@@ -144,8 +152,12 @@ impl Durability {
             return Err(Fatal::UnknownWrite(id));
         }
         while let Some(write) = self.inflight.pop_front_if(|write| write.id <= id) {
-            self.hard_durable = write.hard_state.unwrap_or(self.hard_durable);
-            self.durable = self.durable.max(write.through.unwrap_or(self.durable));
+            if let Some(hard_state) = write.hard_state {
+                self.hard_durable = hard_state;
+            }
+            if let Some(through) = write.through {
+                self.durable = self.durable.max(through);
+            }
         }
         Ok(())
     }
@@ -183,7 +195,7 @@ mod tests {
     fn an_overwrite_lowers_durable_at_once() {
         let mut disk = Durability::new(HardState::default(), index(9));
         disk.overwrite(index(4));
-        assert_eq!((disk.durable(), disk.unwritten()), (index(3), index(4)));
+        assert_eq!((disk.durable(), disk.handed()), (index(3), index(3)));
     }
 
     #[test]
@@ -191,7 +203,7 @@ mod tests {
         let mut disk = Durability::new(HardState::default(), index(3));
         let before = disk.hand_out(Some(index(8)), Instant::ZERO);
         disk.reset(LogId::new(Term::new(2), index(20)));
-        assert_eq!(disk.unwritten(), index(21));
+        assert_eq!(disk.handed(), index(20));
         let reset = disk.hand_out(None, Instant::ZERO);
         assert_eq!(disk.unwritten_reset(), None);
         disk.persisted(before).expect("it was handed out");

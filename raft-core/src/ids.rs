@@ -107,6 +107,12 @@ impl LogIndex {
         Self(self.0.saturating_add(count))
     }
 
+    /// As [`plus`](Self::plus), where the caller knows that it does not overflow.
+    #[inline]
+    pub(crate) const fn ahead(self, count: u64) -> Self {
+        Self(self.0 + count)
+    }
+
     /// How many indexes lie in `(earlier, self]`; zero if `earlier` is not earlier.
     #[must_use]
     pub const fn since(self, earlier: Self) -> u64 {

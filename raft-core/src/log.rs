@@ -135,11 +135,13 @@ impl Log {
     }
 
     /// Appends one block's entries right after the last.
+    #[inline(always)]
     pub(crate) fn append(&mut self, window: Window) {
-        assert_eq!(window.first_index(), self.last_index().next(), "a log has no gaps (§5.3)");
-        self.terms.append(window.term(), window.last_index());
+        let (first, last) = (window.first_index(), window.last_index());
+        assert!(first == self.last_index().next(), "a log has no gaps (§5.3)");
+        self.terms.append(window.term(), last);
         if let BlockBody::Membership(membership) = window.body() {
-            self.memberships.push((window.first_index(), Arc::clone(membership)));
+            self.memberships.push((first, Arc::clone(membership)));
         }
         self.tail.push(window);
     }
@@ -157,6 +159,7 @@ impl Log {
     }
 
     /// Entries `[from, through]`, cut to the limits but at least one, or `None` if `from` is not in the tail.
+    #[inline(always)]
     pub(crate) fn slice(
         &self,
         from: LogIndex,
@@ -164,15 +167,20 @@ impl Log {
         entries_max: u64,
         bytes_max: u64,
     ) -> Option<Entries> {
+        match self.tail.newest(from, through) {
+            Some(window) if window.len() <= entries_max && window.size_bytes() <= bytes_max => {
+                Some(Entries::from_window(window.clone()))
+            }
+            _ => self.cut(from, through, entries_max, bytes_max),
+        }
+    }
+
+    /// As [`slice`](Self::slice), wherever it lies.
+    #[inline(never)]
+    fn cut(&self, from: LogIndex, through: LogIndex, entries_max: u64, bytes_max: u64) -> Option<Entries> {
         let through = through.min(self.last_index());
         if from > through {
             return Some(Entries::empty());
-        }
-        if let Some(window) = self.tail.newest(from, through)
-            && window.len() <= entries_max
-            && window.size_bytes() <= bytes_max
-        {
-            return Some(Entries::from_window(window.clone()));
         }
         self.tail.slice(from, through, entries_max, bytes_max)
     }
@@ -183,6 +191,7 @@ impl Log {
     }
 
     /// Drops durable entries from memory until the tail has at most `bytes_max` bytes.
+    #[inline]
     pub(crate) fn evict(&mut self, durable: LogIndex, bytes_max: u64) {
         self.tail.evict(durable, bytes_max);
     }
@@ -220,6 +229,7 @@ impl Tail {
         self.slots.front().map(|slot| slot.window.first_index())
     }
 
+    #[inline(always)]
     fn push(&mut self, window: Window) {
         self.end_bytes += window.size_bytes();
         self.slots.push_back(Slot { window, end_bytes: self.end_bytes });
@@ -227,13 +237,13 @@ impl Tail {
 
     /// The window that is exactly `[from, through]`, if it is the last one or the one before: a log that is kept up with
     /// is read a block at a time.
+    #[inline]
     fn newest(&self, from: LogIndex, through: LogIndex) -> Option<&Window> {
-        let last = self.slots.len().checked_sub(1)?;
-        let mut window = &self.slots[last].window;
-        if window.first_index() > from {
-            window = &self.slots[last.checked_sub(1)?].window;
+        let mut slot = self.slots.back()?;
+        if slot.window.first_index() > from {
+            slot = self.slots.get(self.slots.len().wrapping_sub(2))?;
         }
-        (window.first_index() == from && window.last_index() == through).then_some(window)
+        (slot.window.first_index() == from && slot.window.last_index() == through).then_some(&slot.window)
     }
 
     /// The slot that contains `index` or, if `index` is before the tail, its first.
@@ -265,13 +275,19 @@ impl Tail {
         }
     }
 
+    #[inline]
     fn evict(&mut self, durable: LogIndex, bytes_max: u64) {
-        while self.end_bytes - self.start_bytes > bytes_max {
-            match self.slots.front() {
-                Some(slot) if slot.window.last_index() <= durable => self.start_bytes = slot.end_bytes,
-                _ => break,
-            }
-            self.slots.pop_front();
+        if self.end_bytes - self.start_bytes > bytes_max {
+            self.evict_some(durable, bytes_max);
+        }
+    }
+
+    #[inline(never)]
+    fn evict_some(&mut self, durable: LogIndex, bytes_max: u64) {
+        while self.end_bytes - self.start_bytes > bytes_max
+            && let Some(slot) = self.slots.pop_front_if(|slot| slot.window.last_index() <= durable)
+        {
+            self.start_bytes = slot.end_bytes;
         }
     }
 
@@ -360,6 +376,13 @@ impl Backlog {
 
     /// Everything at or before `index` is done.
     pub(crate) fn drain(&mut self, index: LogIndex) {
+        // Most often that is all there is.
+        if let Some((last, end)) = self.ends.back()
+            && *last <= index
+        {
+            self.start_bytes = *end;
+            return self.ends.clear();
+        }
         while let Some((_, end)) = self.ends.pop_front_if(|(last, _)| *last <= index) {
             self.start_bytes = end;
         }

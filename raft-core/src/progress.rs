@@ -44,6 +44,8 @@ pub(crate) struct Progress {
     catch_up: CatchUp,
     /// It left the membership, and is told so.
     pub(crate) leaving: bool,
+    /// It votes in the membership in force.
+    pub(crate) votes: bool,
     /// The greatest round that it confirmed.
     round: u64,
     /// The leader's round when `match_index` was last raised: only answers to later rounds are younger than that.
@@ -108,6 +110,7 @@ impl Progress {
             added: round,
             catch_up: CatchUp { goal: next_index.prev(), since: now, done: false },
             leaving: false,
+            votes: false,
             round: 0,
             match_round: 0,
             lost: None,
@@ -229,6 +232,11 @@ impl Progress {
     }
 
     fn release(&mut self, through: LogIndex) {
+        // Most often that is all there is.
+        if self.inflight.back().is_some_and(|(last, _)| *last <= through) {
+            self.inflight_bytes = 0;
+            return self.inflight.clear();
+        }
         while let Some((_, bytes)) = self.inflight.pop_front_if(|(last, _)| *last <= through) {
             self.inflight_bytes -= bytes;
         }
@@ -357,9 +365,10 @@ impl Progress {
             }
             ReplicationState::Replicate => {
                 if let Some(LogId { index, .. }) = entries.last() {
+                    let bytes = entries.size_bytes();
                     self.next_index = index.next();
-                    self.inflight.push_back((index, entries.size_bytes()));
-                    self.inflight_bytes += entries.size_bytes();
+                    self.inflight.push_back((index, bytes));
+                    self.inflight_bytes += bytes;
                 }
             }
         }

@@ -53,6 +53,12 @@ enum Decided {
     Nothing,
 }
 
+/// Whether all of `pending` is committed with an entry of the same leader: a leader's log only grows in its term, so
+/// whoever holds its later entry holds its earlier ones (§5.3).
+fn is_held(pending: &Pending, commit: LogId) -> bool {
+    pending.first.term == commit.term && pending.last_index() <= commit.index
+}
+
 fn decide(pending: &Pending, commit: LogId, terms: &TermIndex) -> Decided {
     let LogId { term, index: first } = pending.first;
     let count = |through: LogIndex| {
@@ -105,6 +111,12 @@ impl Proposals {
         applied_here: bool,
         out: &mut VecDeque<Action>,
     ) {
+        // Most often whole ranges are committed by the leader that took them in.
+        while let Some(pending) = self.pending.pop_front_if(|pending| is_held(pending, commit)) {
+            let Pending { tickets, first } = pending;
+            self.count -= u64::from(tickets.count);
+            out.push_back(respond(tickets, WriteOutcome::Committed { first, applied_here }));
+        }
         // What comes later in one term is decided later, so one undecided range ends the search; after several
         // leaderships with open ends every range is looked at.
         let one_term = match (self.pending.front(), self.pending.back()) {

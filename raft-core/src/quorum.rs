@@ -21,24 +21,36 @@ pub(crate) fn agrees(membership: &Membership, yes: impl Fn(NodeId) -> bool) -> b
     reached(membership, yes)
 }
 
+/// Voters up to which a majority is found by sorting what they have reached.
+const INLINE: usize = 16;
+
+/// The greatest value that a majority of these has reached; `None` if they are too many to be sorted here.
+pub(crate) fn reached_by<T: Ord + Copy + Default>(values: impl Iterator<Item = T>) -> Option<T> {
+    // Kept in falling order: so few are sorted fastest as they come.
+    let mut sorted = [T::default(); INLINE];
+    let mut count = 0;
+    for value in values {
+        let mut at = count;
+        if at == INLINE {
+            return None;
+        }
+        while at > 0 && sorted[at - 1] < value {
+            sorted[at] = sorted[at - 1];
+            at -= 1;
+        }
+        sorted[at] = value;
+        count += 1;
+    }
+    sorted.get(count / 2).copied()
+}
+
 /// The greatest value reached by more than half of `voters`.
 fn majority<T: Ord + Copy + Default>(voters: &BTreeSet<NodeId>, value: impl Fn(NodeId) -> T) -> T {
-    const INLINE: usize = 16;
-    let needed = voters.len() / 2 + 1;
-    if voters.len() <= INLINE {
-        // Kept in falling order: so few are sorted fastest as they come.
-        let mut sorted = [T::default(); INLINE];
-        for (count, node) in voters.iter().enumerate() {
-            let (value, mut at) = (value(*node), count);
-            while at > 0 && sorted[at - 1] < value {
-                sorted[at] = sorted[at - 1];
-                at -= 1;
-            }
-            sorted[at] = value;
-        }
-        return sorted.get(needed - 1).copied().unwrap_or_default();
+    if let Some(reached) = reached_by(voters.iter().map(|node| value(*node))) {
+        return reached;
     }
     // Large clusters are rare: each candidate value is counted, without a buffer.
+    let needed = voters.len() / 2 + 1;
     let count = |least: T| voters.iter().filter(|node| value(**node) >= least).count();
     voters.iter().map(|node| value(*node)).filter(|least| count(*least) >= needed).max().unwrap_or_default()
 }

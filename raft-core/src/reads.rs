@@ -121,6 +121,11 @@ impl Reads {
         !self.waiting.reads.is_empty() || !self.asked.is_empty()
     }
 
+    /// Whether somebody waits for nothing but the state machine.
+    pub(crate) fn is_proved(&self) -> bool {
+        !self.proved.reads.is_empty()
+    }
+
     pub(crate) fn push(&mut self, tickets: Tickets, round: u64, index: LogIndex) {
         self.waiting.push(Waiting { tickets, round, index });
     }

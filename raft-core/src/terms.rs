@@ -139,13 +139,19 @@ impl TermIndex {
     }
 
     /// Extends the log with entries of `term` through `last`.
+    #[inline]
     pub(crate) fn append(&mut self, term: Term, last: LogIndex) {
-        let before = self.last();
-        assert!(last > before.index && term >= before.term, "terms never fall along a log (§5.3)");
+        assert!(last > self.last, "a log only grows by an append (§5.3)");
         if self.runs.last().is_none_or(|run| run.term != term) {
-            self.runs.push(TermRun { term, first: before.index.next() });
+            self.begin(term);
         }
         self.last = last;
+    }
+
+    fn begin(&mut self, term: Term) {
+        let before = self.last();
+        assert!(term >= before.term, "terms never fall along a log (§5.3)");
+        self.runs.push(TermRun { term, first: before.index.next() });
     }
 
     /// Drops every entry through `through`, which is in the log.

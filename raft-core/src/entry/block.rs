@@ -1,10 +1,11 @@
 //! Blocks and windows on them: what an [`Entries`](super::Entries) is made of.
 //!
 //! * A block never changes once built; truncation only drops or narrows windows.
-//! * A window is never empty.
+//! * A window is never empty, and its indexes do not overflow.
 
 use alloc::sync::Arc;
 use core::ops::Range;
+use core::slice;
 
 use super::commands::{Chunk, ChunkCommands};
 use super::{BLOCK_BYTES, EntryRef};
@@ -49,6 +50,7 @@ impl Window {
             first.index > LogIndex::ZERO && count > 0,
             "a block starts at index 1 or later and is not empty"
         );
+        assert!(first.index.get() <= u64::MAX - u64::from(count), "a block ends before the last index");
         let size_bytes = BLOCK_BYTES + payload_bytes;
         Self { block: Arc::new(Block { first, body, count, size_bytes }), start: 0, end: count }
     }
@@ -58,11 +60,11 @@ impl Window {
     }
 
     pub(crate) fn first_index(&self) -> LogIndex {
-        self.block.first.index.plus(u64::from(self.start))
+        self.block.first.index.ahead(u64::from(self.start))
     }
 
     pub(crate) fn last_index(&self) -> LogIndex {
-        self.block.first.index.plus(u64::from(self.end) - 1)
+        self.block.first.index.ahead(u64::from(self.end) - 1)
     }
 
     pub(crate) fn first(&self) -> LogId {
@@ -87,12 +89,16 @@ impl Window {
     }
 
     /// What the window counts against limits in bytes.
+    #[inline]
     pub(crate) fn size_bytes(&self) -> u64 {
+        if self.end - self.start == self.block.count { self.block.size_bytes } else { self.part_bytes() }
+    }
+
+    #[inline(never)]
+    fn part_bytes(&self) -> u64 {
         match &self.block.body {
-            BlockBody::Commands(chunk) if self.range() != (0..self.block.count) => {
-                BLOCK_BYTES + chunk.size_bytes(self.range())
-            }
-            _ => self.block.size_bytes,
+            BlockBody::Commands(chunk) => BLOCK_BYTES + chunk.size_bytes(self.range()),
+            BlockBody::Noop | BlockBody::Membership(_) => self.block.size_bytes,
         }
     }
 
@@ -134,7 +140,7 @@ impl Window {
     }
 
     /// Each entry in turn.
-    pub(super) fn entries(&self) -> WindowEntries<'_> {
+    fn entries(&self) -> WindowEntries<'_> {
         let first = self.first();
         match &self.block.body {
             BlockBody::Noop => WindowEntries::One(Some(EntryRef::Noop(first))),
@@ -146,8 +152,34 @@ impl Window {
     }
 }
 
+/// The entries of consecutive windows.
+pub(super) struct EntriesIter<'a> {
+    current: WindowEntries<'a>,
+    windows: slice::Iter<'a, Window>,
+}
+
+impl<'a> EntriesIter<'a> {
+    pub(super) fn over(windows: &'a [Window]) -> Self {
+        Self { current: WindowEntries::One(None), windows: windows.iter() }
+    }
+}
+
+impl<'a> Iterator for EntriesIter<'a> {
+    type Item = EntryRef<'a>;
+
+    #[inline]
+    fn next(&mut self) -> Option<EntryRef<'a>> {
+        loop {
+            if let Some(entry) = self.current.next() {
+                return Some(entry);
+            }
+            self.current = self.windows.next()?.entries();
+        }
+    }
+}
+
 /// The entries of one window.
-pub(super) enum WindowEntries<'a> {
+enum WindowEntries<'a> {
     One(Option<EntryRef<'a>>),
     /// The next one's place.
     Commands(LogId, ChunkCommands<'a>),

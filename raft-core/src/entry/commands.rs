@@ -167,15 +167,13 @@ impl Commands {
         }
     }
 
-    /// The buffers themselves, so that the only one is moved on instead of shared.
-    pub(crate) fn into_chunks(self) -> impl Iterator<Item = Chunk> {
-        let (one, many) = match self.0 {
-            Chunks::None => (None, None),
-            Chunks::One(chunk) => (Some(chunk), None),
-            Chunks::Many(chunks) => (None, Some(chunks)),
-        };
-        let many = many.into_iter().flat_map(|chunks| (0..chunks.len()).map(move |at| chunks[at].clone()));
-        one.into_iter().chain(many)
+    /// The buffers themselves in turn, so that the only one is moved on instead of shared.
+    pub(crate) fn each_chunk(self, mut take: impl FnMut(Chunk)) {
+        match self.0 {
+            Chunks::None => {}
+            Chunks::One(chunk) => take(chunk),
+            Chunks::Many(chunks) => chunks.iter().cloned().for_each(take),
+        }
     }
 
     /// How many commands there are.
@@ -204,7 +202,11 @@ impl Commands {
     /// The longest command's length in bytes, if that is more than `bytes_max`.
     pub(crate) fn longest_bytes_above(&self, bytes_max: u64) -> Option<u64> {
         // A buffer that is short enough as a whole holds no command that is too long.
-        let chunks = self.chunks().iter().filter(|chunk| chunk.bytes().len() as u64 > bytes_max);
+        let suspect = |chunk: &&Chunk| chunk.bytes().len() as u64 > bytes_max;
+        if !self.chunks().iter().any(|chunk| suspect(&chunk)) {
+            return None;
+        }
+        let chunks = self.chunks().iter().filter(suspect);
         let commands = chunks.flat_map(|chunk| chunk.commands(0..chunk.count()));
         let lengths = commands.map(|command| command.len() as u64);
         lengths.max().filter(|longest| *longest > bytes_max)
@@ -268,7 +270,7 @@ impl CommandPacker {
         if self.ends.is_empty() {
             // One command alone is copied at its exact size, a second one grows the buffer once.
             let announced = self.announced.min(CHUNK_BYTES + CHUNK_BYTES / 4);
-            self.data.reserve_exact(command.len().max(announced));
+            self.begin(command.len().max(announced));
         } else if self.data.capacity() < self.data.len() + command.len() + END_BYTES {
             let room = if self.ends.len() == 1 { self.data.len() * 16 } else { CHUNK_BYTES };
             self.data.reserve(command.len() + room.min(CHUNK_BYTES));
@@ -295,7 +297,7 @@ impl CommandPacker {
     pub fn reserve(&mut self, commands: usize, bytes: usize) {
         let ends = if commands > 1 { commands.saturating_mul(END_BYTES) } else { 0 };
         self.announced = bytes.saturating_add(ends);
-        self.data.reserve_exact(self.announced.min(CHUNK_BYTES + CHUNK_BYTES / 4));
+        self.begin(self.announced.min(CHUNK_BYTES + CHUNK_BYTES / 4));
         self.ends.reserve(commands.min(CHUNK_BYTES));
     }
 
@@ -303,6 +305,14 @@ impl CommandPacker {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty() && self.full.is_empty()
+    }
+
+    fn begin(&mut self, bytes: usize) {
+        if self.data.capacity() == 0 {
+            self.data = Vec::with_capacity(bytes);
+        } else {
+            self.data.reserve_exact(bytes);
+        }
     }
 
     fn take(&mut self) -> Option<Chunk> {

@@ -14,10 +14,12 @@ mod serde_impl;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
+use core::ops::RangeInclusive;
 
 use crate::ids::{LogId, LogIndex, Term};
 use crate::membership::Membership;
 
+use block::EntriesIter;
 pub(crate) use block::{BlockBody, Window};
 pub(crate) use commands::Chunk;
 pub use commands::{CommandPacker, CommandRef, Commands};
@@ -81,7 +83,7 @@ impl Entries {
     /// A no-op (§8).
     ///
     /// # Panics
-    /// If the index is zero.
+    /// If the index is zero, or the last one would overflow.
     #[must_use]
     pub fn noop(id: LogId) -> Self {
         Self(Repr::One(Window::new(id, BlockBody::Noop)))
@@ -90,7 +92,7 @@ impl Entries {
     /// A configuration (§6).
     ///
     /// # Panics
-    /// If the index is zero.
+    /// If the index is zero, or the last one would overflow.
     #[must_use]
     pub fn membership(id: LogId, membership: Arc<Membership>) -> Self {
         Self(Repr::One(Window::new(id, BlockBody::Membership(membership))))
@@ -99,7 +101,7 @@ impl Entries {
     /// Commands of one term, the first of them at `first`.
     ///
     /// # Panics
-    /// If the index is zero.
+    /// If the index is zero, or the last one would overflow.
     #[must_use]
     pub fn commands(first: LogId, commands: &Commands) -> Self {
         let mut next = first;
@@ -153,19 +155,26 @@ impl Entries {
         }
     }
 
+    /// Their indexes, if there are any.
+    #[inline]
+    pub(crate) fn range(&self) -> Option<RangeInclusive<LogIndex>> {
+        match self.windows() {
+            [] => None,
+            [window] => Some(window.first_index()..=window.last_index()),
+            [first, .., last] => Some(first.first_index()..=last.last_index()),
+        }
+    }
+
     /// How many entries there are.
     #[must_use]
     pub fn len(&self) -> u64 {
-        match (self.first(), self.last()) {
-            (Some(first), Some(last)) => last.index.since(first.index) + 1,
-            _ => 0,
-        }
+        self.range().map_or(0, |range| range.end().since(*range.start()) + 1)
     }
 
     /// Whether there is none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.windows().is_empty()
+        matches!(self.0, Repr::Empty)
     }
 
     /// The first entry's identity.
@@ -182,8 +191,12 @@ impl Entries {
 
     /// What they count against limits in bytes: payloads and their bookkeeping.
     #[must_use]
+    #[inline]
     pub fn size_bytes(&self) -> u64 {
-        self.windows().iter().map(Window::size_bytes).sum()
+        match &self.0 {
+            Repr::One(window) => window.size_bytes(),
+            _ => self.windows().iter().map(Window::size_bytes).sum(),
+        }
     }
 
     /// The runs of equal terms, as (term, first index).
@@ -198,7 +211,7 @@ impl Entries {
 
     /// Each entry in turn.
     pub fn iter(&self) -> impl Iterator<Item = EntryRef<'_>> {
-        self.windows().iter().flat_map(Window::entries)
+        EntriesIter::over(self.windows())
     }
 
     /// The part in `[from, through]`; empty if they have nothing in common.

@@ -5,17 +5,19 @@
 
 #[cfg(feature = "serde")]
 mod canonical;
+mod handing_out;
 mod receive;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use core::mem::{forget, take};
 
-use crate::action::{Action, AdminOutcome, AdminRefusal, RoleKind, WriteOutcome};
+use crate::action::{AdminOutcome, AdminRefusal, RoleKind, WriteOutcome};
 use crate::config::Config;
 use crate::entry::Commands;
 use crate::error::{Fatal, StartError};
 use crate::event::Event;
-use crate::ids::{LogId, LogIndex, NodeId, Term, Ticket, Tickets};
+use crate::ids::{LogId, LogIndex, NodeId, Term, Ticket, Tickets, WriteId};
 use crate::log::Log;
 use crate::membership::Membership;
 use crate::proposals;
@@ -28,6 +30,8 @@ use crate::state::{Reader, Shared};
 use crate::status::{PeerStatus, Status};
 use crate::time::Instant;
 use crate::timers::Deadline;
+
+use handing_out::Source;
 
 #[cfg(feature = "serde")]
 pub use canonical::Frame;
@@ -48,6 +52,8 @@ pub struct Node {
     shared: Shared,
     role: Role,
     fatal: Option<Fatal>,
+    #[cfg_attr(feature = "serde", serde(skip))]
+    asked: Source,
 }
 
 impl Node {
@@ -66,7 +72,12 @@ impl Node {
         // The first configuration counts as committed wherever it stands.
         shared.commit(applied.index.max(if bootstrapped { LogIndex::FIRST } else { LogIndex::ZERO }));
         shared.rearm_election();
-        let mut node = Self { role: Role::Follower(Follower::new(shared.commit_index)), shared, fatal: None };
+        let mut node = Self {
+            role: Role::Follower(Follower::new(shared.commit_index)),
+            shared,
+            fatal: None,
+            asked: Source::Ready,
+        };
         node.hurry_if_alone();
         Ok(node)
     }
@@ -76,46 +87,78 @@ impl Node {
     ///
     /// # Errors
     /// If the driver broke a duty: see [`Fatal`]. Nothing that a peer sends causes it.
-    pub fn step(&mut self, now: Instant, event: Event) -> Result<(), Fatal> {
+    pub fn step(&mut self, now: Instant, mut event: Event) -> Result<(), Fatal> {
         if let Some(fatal) = self.fatal {
             return Err(fatal);
         }
         self.shared.now = self.shared.now.max(now);
-        let result = self.take_in(event);
+        let result = match event {
+            // What happens with every entry.
+            Event::Receive(ref message) => {
+                self.receive(message);
+                Ok(())
+            }
+            Event::Persisted(id) => {
+                forget(event); // It owns nothing.
+                self.persisted(id)
+            }
+            Event::Applied(index) => {
+                forget(event); // It owns nothing.
+                self.applied(index)
+            }
+            Event::Propose { first, ref mut commands } => {
+                self.propose(first, take(commands));
+                Ok(())
+            }
+            // What happens now and then.
+            other => self.take_in(other),
+        };
         self.follow_up();
-        result.inspect_err(|fatal| self.fatal = Some(*fatal))
+        self.asked = Source::Ready;
+        if let Err(fatal) = result {
+            self.fatal = Some(fatal);
+        }
+        result
     }
 
     /// What an event made possible, whichever it was.
+    #[inline(always)]
     fn follow_up(&mut self) {
         let shared = &mut self.shared;
         match &mut self.role {
             Role::Leader(leader) => {
                 let next = leader.react(shared);
-                if next != Next::Stay {
-                    self.transition(next);
-                }
+                self.transition(next);
             }
             Role::Follower(role) => {
-                if shared.install() {
+                if shared.is_receiving() && shared.install() {
                     role.installed(shared);
                 }
             }
             Role::PreCandidate(_) | Role::Candidate(_) => {}
         }
-        let leader = match &self.role {
-            Role::Leader(leader) => Some(leader),
-            _ => None,
-        };
-        if leader.is_none() && self.shared.has_farewells() {
+        if self.shared.has_farewells() && !matches!(self.role, Role::Leader(_)) {
             self.shared.announce(true);
         }
-        self.shared.forget_snapshots(|id| leader.is_some_and(|leader| leader.is_sending(id)));
+        if self.shared.has_old_snapshots() {
+            self.forget_snapshots();
+        }
     }
 
+    #[inline(never)]
+    fn forget_snapshots(&mut self) {
+        let role = &self.role;
+        let is_sent = |id| matches!(role, Role::Leader(leader) if leader.is_sending(id));
+        self.shared.forget_snapshots(is_sent);
+    }
+
+    #[inline(never)]
     fn take_in(&mut self, event: Event) -> Result<(), Fatal> {
         let shared = &mut self.shared;
         let next = match event {
+            Event::Receive(_) | Event::Persisted(_) | Event::Applied(_) | Event::Propose { .. } => {
+                unreachable!("`step` takes these in itself")
+            }
             Event::Wake => {
                 shared.wake_questions();
                 let steps_down = shared.wake_handover();
@@ -126,21 +169,6 @@ impl Node {
                     Role::PreCandidate(role) => role.wake(shared),
                     Role::Candidate(role) => role.wake(shared),
                 }
-            }
-            Event::Receive(message) => {
-                self.receive(message);
-                return Ok(());
-            }
-            Event::Persisted(id) => {
-                shared.persisted(id)?;
-                self.persisted()
-            }
-            Event::Applied(index) => {
-                shared.applied(index)?;
-                if let Role::Leader(leader) = &mut self.role {
-                    leader.applied(shared);
-                }
-                Next::Stay
             }
             Event::LogRead { read, result } => {
                 match shared.log_read(read, result)? {
@@ -155,10 +183,6 @@ impl Node {
                     }
                     None => {}
                 }
-                Next::Stay
-            }
-            Event::Propose { first, commands } => {
-                self.propose(first, commands);
                 Next::Stay
             }
             Event::Read { tickets, consistency } => {
@@ -228,9 +252,7 @@ impl Node {
                 Next::Stay
             }
         };
-        if next != Next::Stay {
-            self.transition(next);
-        }
+        self.transition(next);
         Ok(())
     }
 
@@ -272,29 +294,60 @@ impl Node {
         next
     }
 
-    fn persisted(&mut self) -> Next {
-        self.hurry_if_alone();
+    fn persisted(&mut self, id: WriteId) -> Result<(), Fatal> {
         let shared = &mut self.shared;
-        match &mut self.role {
-            Role::Follower(role) => role.persisted(shared),
-            Role::PreCandidate(role) => return role.decide(shared),
-            Role::Candidate(role) => return role.persisted(shared),
-            Role::Leader(role) => role.advance_commit(shared),
+        shared.persisted(id)?;
+        let next = match &mut self.role {
+            Role::Leader(role) => {
+                role.advance_commit(shared);
+                Next::Stay
+            }
+            Role::Follower(role) => {
+                role.persisted(shared);
+                self.hurry_if_alone();
+                Next::Stay
+            }
+            Role::PreCandidate(role) => role.decide(shared),
+            Role::Candidate(role) => role.persisted(shared),
+        };
+        self.transition(next);
+        Ok(())
+    }
+
+    fn applied(&mut self, index: LogIndex) -> Result<(), Fatal> {
+        self.shared.applied(index)?;
+        if let Role::Leader(leader) = &mut self.role {
+            leader.applied(&self.shared);
         }
-        Next::Stay
+        Ok(())
     }
 
     /// A sole voter has nobody to wait for but its own disk.
+    #[inline]
     fn hurry_if_alone(&mut self) {
-        let alone = matches!(self.role, Role::Follower(_)) && self.shared.is_sole_voter();
-        if alone && self.shared.may_campaign().is_ok() {
+        if self.shared.is_sole_voter() && matches!(self.role, Role::Follower(_)) {
+            self.hurry();
+        }
+    }
+
+    #[inline(never)]
+    fn hurry(&mut self) {
+        if self.shared.may_campaign().is_ok() {
             self.shared.election = Some(Deadline::at(self.shared.now));
         }
     }
 
     // --- transitions (Figure 4) ----------------------------------------------------------------------------
 
-    fn transition(&mut self, mut next: Next) {
+    #[inline]
+    fn transition(&mut self, next: Next) {
+        if next != Next::Stay {
+            self.perform(next);
+        }
+    }
+
+    #[inline(never)]
+    fn perform(&mut self, mut next: Next) {
         loop {
             let shared = &mut self.shared;
             let (role, then) = match next {
@@ -327,83 +380,6 @@ impl Node {
     fn adopt(&mut self, term: Term, leader: Option<NodeId>) {
         self.shared.enter_term(term, None);
         self.transition(Next::Follow(leader));
-    }
-
-    // --- what comes out ------------------------------------------------------------------------------------
-
-    /// The next thing to do, or `None` until the next `step`. Whatever is handed out may be done at once; what must
-    /// stay in order travels in one lane.
-    pub fn poll_action(&mut self) -> Option<Action> {
-        if self.fatal.is_some() {
-            return None;
-        }
-        let shared = &mut self.shared;
-        if let Some(action) = shared.out.pop_front() {
-            if shared.out.is_empty() && !matches!(self.role, Role::Leader(_)) {
-                // Others need this list rarely: it is not kept while they idle.
-                shared.out.shrink_to(0);
-            }
-            return Some(action);
-        }
-        // Most of these are asked in vain: that there is nothing to hand out is seen at a glance. Messages first: peers
-        // write to their disks while this node writes to its own (thesis §10.2.1).
-        let message = match &mut self.role {
-            Role::Leader(role) => {
-                if role.has_action(shared) {
-                    role.next_action(shared)
-                } else {
-                    None
-                }
-            }
-            Role::Follower(role) if role.has_action() => role.next_action(shared),
-            _ => None,
-        };
-        if message.is_some() {
-            return message;
-        }
-        if shared.has_write() {
-            return shared.next_write();
-        }
-        if shared.has_apply() {
-            let apply = shared.next_apply();
-            if apply.is_some() {
-                return apply;
-            }
-        }
-        let read = match &mut self.role {
-            Role::Leader(role) => role.next_serve(shared),
-            _ if shared.questions.len() > 0 => shared.next_question(),
-            _ => None,
-        };
-        if read.is_some() {
-            return read;
-        }
-        if shared.questions.len() > 0 {
-            let served = shared.questions.serve(shared.apply_handed);
-            if served.is_some() {
-                return served;
-            }
-        }
-        if shared.has_snapshot_action() { self.next_of_snapshots() } else { None }
-    }
-
-    #[inline(never)]
-    fn next_of_snapshots(&mut self) -> Option<Action> {
-        let shared = &mut self.shared;
-        let task = shared.next_snapshot_task();
-        if task.is_some() {
-            return task;
-        }
-        let snapshot = shared.next_snapshot();
-        if snapshot.is_some() {
-            return snapshot;
-        }
-        let through = shared.may_compact()?;
-        let sending = match &self.role {
-            Role::Leader(role) => role.oldest_sending(shared),
-            _ => None,
-        };
-        shared.compact(through.min(sending.unwrap_or(through)))
     }
 
     /// When to call `step` with [`Event::Wake`]; `None` if nothing is due without an event.

@@ -9,7 +9,7 @@ use alloc::sync::Arc;
 use bytes::Bytes;
 
 use crate::action::{Action, Violation};
-use crate::entry::Entries;
+use crate::entry::{Entries, Window};
 use crate::ids::{LogId, LogIndex, NodeId};
 use crate::message::{Body, Conflict};
 use crate::role::Next;
@@ -57,18 +57,9 @@ impl Follower {
         round: u64,
     ) {
         self.round = self.round.max(round);
-        // What is committed here equals the leader's log, also where the leader's message begins before it or
-        // this log was compacted (TRAPS 26, 33): the check then begins at the commit index.
-        if prev.index > shared.commit_index && shared.log.term(prev.index) != Some(prev.term) {
-            let at = prev.index.min(shared.log.last_index());
-            let hint = shared.log.terms.last_at_most(at, prev.term);
-            self.conflict = Some(Conflict { prev: prev.index, hint });
+        // Most messages go on where the log ends.
+        if prev != shared.log.last() && !self.agrees(shared, prev) {
             return;
-        }
-        // The commit index bounds what may be trusted, not what may be overlooked.
-        if shared.log.term(prev.index).is_some_and(|term| term != prev.term) {
-            let leader = shared.leader.expect("the sender was recognised as the leader");
-            return shared.violation(leader, Violation::CommittedEntryChanged(prev.index));
         }
         self.conflict = None;
         // A reply for entries that are not durable waits for them, unless the leader asks who follows it.
@@ -80,8 +71,7 @@ impl Follower {
             return;
         }
         if let Err(index) = self.take(shared, entries) {
-            let leader = shared.leader.expect("the sender was recognised as the leader");
-            return shared.violation(leader, Violation::CommittedEntryChanged(index));
+            return self.changed(shared, index);
         }
         let through = prev.index.plus(entries.len());
         self.verified = self.verified.max(through);
@@ -89,32 +79,73 @@ impl Follower {
         self.reply_due |= asked || through <= shared.disk.durable();
     }
 
+    /// The consistency check of §5.3: whether the log holds what the leader's message follows, as far as that is to be
+    /// known here.
+    #[inline(never)]
+    fn agrees(&mut self, shared: &mut Shared, prev: LogId) -> bool {
+        let held = shared.log.term(prev.index);
+        if held == Some(prev.term) {
+            return true;
+        }
+        // What is committed here equals the leader's log, also where the leader's message begins before it or
+        // this log was compacted (TRAPS 26, 33): the check then begins at the commit index.
+        if prev.index > shared.commit_index {
+            let at = prev.index.min(shared.log.last_index());
+            let hint = shared.log.terms.last_at_most(at, prev.term);
+            self.conflict = Some(Conflict { prev: prev.index, hint });
+            return false;
+        }
+        // The commit index bounds what may be trusted, not what may be overlooked.
+        if held.is_some() {
+            self.changed(shared, prev.index);
+        }
+        held.is_none()
+    }
+
+    /// The leader would change a committed entry.
+    #[inline(never)]
+    fn changed(&self, shared: &mut Shared, index: LogIndex) {
+        let leader = shared.leader.expect("the sender was recognised as the leader");
+        shared.violation(leader, Violation::CommittedEntryChanged(index));
+    }
+
     /// Appends what is new, after dropping what conflicts with it (§5.3). What is there already stays, with all
     /// that follows it: the message may be an old one (TRAP 18). Fails where a committed entry would change.
     fn take(&mut self, shared: &mut Shared, entries: &Entries) -> Result<(), LogIndex> {
-        let LogId { term: base_term, index: base } = shared.log.terms.base();
         for window in entries.windows() {
-            let spans = window.first_index() <= base && base <= window.last_index();
-            if spans && window.term() != base_term {
-                return Err(base);
+            if window.first_index() == shared.log.last_index().next() {
+                // All of it is new.
+                shared.append(window.clone());
+            } else {
+                self.take_part(shared, window)?;
             }
-            let (first, last) = (window.first_index().max(base.next()), window.last_index());
-            if first > last {
-                continue;
-            }
-            let Some(differs) = shared.log.terms.first_difference(window.term(), first, last) else {
-                continue;
-            };
-            if differs <= shared.commit_index {
-                return Err(differs);
-            }
-            if differs <= shared.log.last_index() {
-                shared.truncate(differs);
-                self.verified = self.verified.min(differs.prev());
-            }
-            let new = window.narrow(differs, last).expect("the first difference lies within the block");
-            shared.append(new);
         }
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn take_part(&mut self, shared: &mut Shared, window: &Window) -> Result<(), LogIndex> {
+        let LogId { term: base_term, index: base } = shared.log.terms.base();
+        let spans = window.first_index() <= base && base <= window.last_index();
+        if spans && window.term() != base_term {
+            return Err(base);
+        }
+        let (first, last) = (window.first_index().max(base.next()), window.last_index());
+        if first > last {
+            return Ok(());
+        }
+        let Some(differs) = shared.log.terms.first_difference(window.term(), first, last) else {
+            return Ok(());
+        };
+        if differs <= shared.commit_index {
+            return Err(differs);
+        }
+        if differs <= shared.log.last_index() {
+            shared.truncate(differs);
+            self.verified = self.verified.min(differs.prev());
+        }
+        let new = window.narrow(differs, last).expect("the first difference lies within the block");
+        shared.append(new);
         Ok(())
     }
 
@@ -156,19 +187,21 @@ impl Follower {
         self.verified.min(shared.disk.durable())
     }
 
-    /// Whether the leader is to be told something.
-    pub(crate) fn has_action(&self) -> bool {
-        self.reply_due || self.conflict.is_some() || self.installing.is_some()
+    /// Whether the leader is to be told something, and there is one.
+    pub(crate) fn has_action(&self, shared: &Shared) -> bool {
+        (self.reply_due || self.conflict.is_some() || self.installing.is_some())
+            && shared.leader.is_some()
+            && shared.disk.settled()
     }
 
     /// The next reply to the leader. Late: one answers for every message since the last.
     #[inline(never)]
-    pub(crate) fn next_action(&mut self, shared: &Shared) -> Option<Action> {
-        let leader = shared.leader.filter(|_| shared.disk.settled())?;
+    pub(crate) fn next_action(&mut self, shared: &Shared) -> Action {
+        let leader = shared.leader.expect("there is a leader to be told something");
         if let Some(id) = self.installing.take() {
             let progress = shared.install_progress(id, self.matched(shared));
             let body = Body::InstallSnapshotReply { id, progress, round: self.round };
-            return Some(Action::Send(shared.message(leader, body)));
+            return Action::Send(shared.message(leader, body));
         }
         let result = match self.conflict.take() {
             Some(conflict) => Err(conflict),
@@ -179,7 +212,7 @@ impl Follower {
             }
         };
         let body = Body::AppendEntriesReply { result, round: self.round };
-        Some(Action::Send(shared.message(leader, body)))
+        Action::Send(shared.message(leader, body))
     }
 }
 

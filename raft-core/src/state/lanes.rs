@@ -112,29 +112,31 @@ impl Shared {
         Action::ReadLog { read, from, through, bytes_max }
     }
 
+    #[inline]
     fn is_reading_for_machine(&self) -> bool {
         self.log_reads.pending.iter().any(|read| read.reader == Reader::Machine)
     }
 
     /// Whether there is something to write and room for it among those in flight.
     pub(crate) fn has_write(&self) -> bool {
-        let news = self.disk.unwritten() <= self.log.last_index() || self.disk.has_unwritten_state();
+        let news = self.disk.handed() < self.log.last_index() || self.disk.has_unwritten_state();
         news && self.disk.inflight() < self.config.writes_inflight_max
     }
 
     /// The next write.
     #[inline(never)]
-    pub(crate) fn next_write(&mut self) -> Option<Action> {
-        let hard_state = self.disk.unwritten_hard_state();
-        let reset_to = self.disk.unwritten_reset();
-        let from = self.disk.unwritten();
-        let last = self.log.last_index();
+    pub(crate) fn next_write(&mut self) -> Action {
+        let (mut hard_state, mut reset_to) = (None, None);
+        if self.disk.has_unwritten_state() {
+            (hard_state, reset_to) = (self.disk.unwritten_hard_state(), self.disk.unwritten_reset());
+        }
+        let (from, last) = (self.disk.handed().next(), self.log.last_index());
         let entries = self
             .log
             .slice(from, last, u64::MAX, self.config.write_bytes_max)
             .expect("entries that are not durable are in the tail");
-        let id = self.disk.hand_out(entries.last().map(|last| last.index), self.now);
-        Some(Action::Log(LogTask::Write(Write { id, hard_state, reset_to, entries })))
+        let id = self.disk.hand_out(entries.range().map(|range| *range.end()), self.now);
+        Action::Log(LogTask::Write(Write { id, hard_state, reset_to, entries }))
     }
 
     /// Through where entries may be applied: committed and durable here, so that a crash of the whole cluster cannot
@@ -143,34 +145,39 @@ impl Shared {
         self.commit_index.min(self.disk.durable())
     }
 
-    /// Whether there may be entries for the state machine, and room for them.
+    /// Whether there are entries for the state machine, and room for them.
     pub(crate) fn has_apply(&self) -> bool {
-        self.apply_handed < self.appliable() && self.applying.bytes() < self.config.apply_bytes_max
+        self.apply_handed < self.appliable()
+            && self.applying.bytes() < self.config.apply_bytes_max
+            && !self.is_reading_for_machine()
     }
 
-    /// The next entries for the state machine, unless they are still to be read.
+    /// The next entries for the state machine, or how to get them.
     #[inline(never)]
-    pub(crate) fn next_apply(&mut self) -> Option<Action> {
+    pub(crate) fn next_apply(&mut self) -> Action {
         let (from, through) = (self.apply_handed.next(), self.appliable());
-        let bytes_max = self.config.apply_bytes_max;
-        match self.log.slice(from, through, u64::MAX, bytes_max) {
-            Some(entries) => Some(self.apply(entries)),
-            None if self.is_reading_for_machine() => None,
-            None => {
-                let through = through.min(self.log.tail_first().prev());
-                Some(self.read_log(Reader::Machine, from, through, bytes_max))
-            }
+        match self.log.slice(from, through, u64::MAX, self.config.apply_bytes_max) {
+            Some(entries) => self.apply(entries),
+            None => self.read_to_apply(from, through),
         }
     }
 
+    #[inline(never)]
+    fn read_to_apply(&mut self, from: LogIndex, through: LogIndex) -> Action {
+        let through = through.min(self.log.tail_first().prev());
+        self.read_log(Reader::Machine, from, through, self.config.apply_bytes_max)
+    }
+
     /// Hands entries to the state machine: in order, without gaps, once (State Machine Safety, §5.4.3).
+    #[inline(always)]
     pub(crate) fn apply(&mut self, entries: Entries) -> Action {
-        let (first, last) = entries.first().zip(entries.last()).expect("a slice and a read are not empty");
-        assert_eq!(first.index, self.apply_handed.next(), "entries are applied in order (§5.3)");
-        assert!(last.index <= self.commit_index, "only committed entries are applied (§5.3)");
-        self.apply_handed = last.index;
+        let range = entries.range().expect("a slice and a read are not empty");
+        let (first, last) = (*range.start(), *range.end());
+        assert!(first == self.apply_handed.next(), "entries are applied in order (§5.3)");
+        assert!(last <= self.commit_index, "only committed entries are applied (§5.3)");
+        self.apply_handed = last;
         let bytes = entries.size_bytes();
-        self.applying.push(last.index, bytes);
+        self.applying.push(last, bytes);
         self.snapshots.applied(bytes);
         Action::Machine(MachineTask::Apply(entries))
     }

@@ -321,7 +321,12 @@ impl Shared {
         receiving.map(|receiving| receiving.written(result.is_ok())).is_some() && result.is_ok()
     }
 
+    pub(crate) fn is_receiving(&self) -> bool {
+        self.snapshots.receiving.is_some()
+    }
+
     /// Installs a snapshot that arrived completely (§7). Returns whether the log is another now.
+    #[inline(never)]
     pub(crate) fn install(&mut self) -> bool {
         let Some(receiving) = &self.snapshots.receiving else { return false };
         let last = receiving.id().last;
@@ -376,12 +381,13 @@ impl Shared {
         }
     }
 
+    pub(crate) fn has_old_snapshots(&self) -> bool {
+        !self.snapshots.old.is_empty()
+    }
+
     /// Snapshots that are of no use any more are forgotten, unless they are being sent.
     pub(crate) fn forget_snapshots(&mut self, is_sent: impl Fn(SnapshotId) -> bool) {
         let Snapshots { old, writing, .. } = &mut self.snapshots;
-        if old.is_empty() {
-            return;
-        }
         let busy = |id: SnapshotId| is_sent(id) || writing.is_some_and(|(writing, _)| writing == id);
         let out = &mut self.out;
         old.retain(|id| {

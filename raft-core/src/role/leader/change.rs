@@ -62,8 +62,8 @@ impl Change {
         Self { ticket: None, cancel: None, undone: None, progress: now, farewell: None }
     }
 
-    fn is_none(&self) -> bool {
-        self.ticket.is_none() && self.cancel.is_none() && self.farewell.is_none()
+    pub(super) fn is_some(&self) -> bool {
+        self.ticket.is_some() || self.cancel.is_some() || self.farewell.is_some()
     }
 
     /// The leadership ends before the change does: whoever leads next goes on with it.
@@ -177,9 +177,12 @@ impl Leader {
     }
 
     /// The next step of the change in progress, if it is time for one.
+    #[inline(never)]
     pub(super) fn drive_change(&mut self, shared: &mut Shared) -> Next {
-        self.take_leave(shared);
-        if self.settled && self.change.is_none() && !self.peers.iter().any(|peer| peer.leaving) {
+        if self.change.farewell.is_some() || shared.has_farewells() {
+            self.take_leave(shared);
+        }
+        if self.settled && !self.change.is_some() {
             return Next::Stay;
         }
         let (index, membership) = shared.log.membership();
@@ -274,6 +277,7 @@ impl Leader {
             if shared.is_voter() && !self.peers.iter().any(|peer| peer.leaving) {
                 self.change.farewell = None;
             }
+            self.settle(shared);
         }
         if shared.has_farewells() && !self.peers.iter().any(|peer| peer.leaving) {
             shared.announce(true);

@@ -34,7 +34,7 @@ impl Leader {
             Some(WriteOutcome::Refused(WriteRefusal::TooLarge { bytes, bytes_max }))
         } else if last.plus(u64::from(tickets.count)) >= LogIndex::LIMIT {
             Some(WriteOutcome::Refused(WriteRefusal::LogFull))
-        } else if !shared.is_voter() {
+        } else if !self.settled && !shared.is_voter() {
             // It is leaving, and will not see what becomes of entries after that (§6).
             Some(WriteOutcome::NotLeader { leader: None })
         } else if self.room_bytes(shared) == 0 {
@@ -47,10 +47,10 @@ impl Leader {
             return;
         }
         let first = LogId::new(shared.term(), last.next());
-        for chunk in commands.into_chunks() {
+        commands.each_chunk(|chunk| {
             let first = LogId::new(first.term, shared.log.last_index().next());
             self.append(shared, Window::new(first, BlockBody::Commands(chunk)));
-        }
+        });
         shared.proposals.push(tickets, first);
     }
 
@@ -101,20 +101,29 @@ impl Leader {
         })
     }
 
+    #[inline]
     pub(super) fn confirm_reads(&mut self, shared: &Shared) {
-        let lease = shared.config.lease.is_some();
-        if !self.reads.is_waiting() && !lease {
-            return;
+        if self.reads.is_waiting() || shared.config.lease.is_some() {
+            self.confirm(shared);
         }
+    }
+
+    #[inline(never)]
+    fn confirm(&mut self, shared: &Shared) {
         let confirmed = self.confirmed_round(shared);
         self.reads.confirm(confirmed);
-        if lease {
+        if shared.config.lease.is_some() {
             self.times.confirmed(confirmed);
         }
     }
 
     pub(crate) fn forget(&mut self, shared: &mut Shared, tickets: Tickets) {
         self.reads.forget(tickets, &mut shared.out);
+    }
+
+    /// Whether reads wait for the state machine.
+    pub(crate) fn has_reads(&self) -> bool {
+        self.reads.is_proved()
     }
 
     /// The next reads to serve.

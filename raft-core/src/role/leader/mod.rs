@@ -35,7 +35,7 @@ pub(crate) use clients::tickets_of;
 #[derive(Clone, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Leader {
-    /// The membership in force is settled, and this node votes in it.
+    /// The membership in force is settled, this node votes in it, and nobody is leaving.
     settled: bool,
     /// Every other member, by id, and those that left and are not told so yet.
     peers: Vec<Progress>,
@@ -112,10 +112,14 @@ impl Leader {
     }
 
     /// Something happened: every peer may have something to get, and what waits for it may go on.
+    #[inline]
     pub(crate) fn react(&mut self, shared: &mut Shared) -> Next {
         self.cursor = 0;
-        let next = self.drive_change(shared);
-        self.drive_transfer(shared);
+        let changes = !self.settled || self.change.is_some() || shared.has_farewells();
+        let next = if changes { self.drive_change(shared) } else { Next::Stay };
+        if shared.handover.is_some() {
+            self.drive_transfer(shared);
+        }
         next
     }
 
@@ -199,6 +203,10 @@ impl Leader {
 
     fn peer_mut(&mut self, node: NodeId) -> Option<&mut Progress> {
         self.peers.binary_search_by_key(&node, |peer| peer.id).ok().map(|at| &mut self.peers[at])
+    }
+
+    pub(crate) fn is_peer(&self, node: NodeId) -> bool {
+        self.peer(node).is_some()
     }
 
     pub(crate) fn peers(&self) -> impl Iterator<Item = &Progress> {

@@ -19,7 +19,6 @@ impl Leader {
     /// The peers are who the membership in force says (§6). Who left is kept until it is told so.
     pub(super) fn match_peers(&mut self, shared: &Shared) {
         let membership = Arc::clone(shared.membership());
-        self.settled = membership.is_settled() && membership.is_voter(shared.id());
         let next_index = shared.log.last_index().next();
         // What somebody said before it was added, or before it left and came back, proves nothing now (TRAP 28).
         self.peers.retain(|peer| !(peer.leaving && membership.contains(peer.id)));
@@ -35,6 +34,17 @@ impl Leader {
                 self.peers.insert(at, Progress::new(node, next_index, self.round, shared.now));
             }
         }
+        for peer in &mut self.peers {
+            peer.votes = membership.is_voter(peer.id);
+        }
+        self.settle(shared);
+    }
+
+    /// Sees whether anything is in progress about the membership.
+    pub(super) fn settle(&mut self, shared: &Shared) {
+        let membership = shared.membership();
+        let settled = membership.is_settled() && membership.is_voter(shared.id());
+        self.settled = settled && !self.peers.iter().any(|peer| peer.leaving);
     }
 
     /// The configuration in force is of an earlier leader: those who leave by it may not know, and hear it from this one
@@ -54,6 +64,7 @@ impl Leader {
                 self.peers.insert(at, peer);
             }
         }
+        self.settle(shared);
     }
 
     /// The peer that a message of the current term and this round is from, unless it proves nothing. It is heard.
@@ -177,24 +188,43 @@ impl Leader {
 
     /// Commits what a majority holds durably, if it is of the current term; what comes before it is then committed
     /// too (§5.4.2, Figure 8). Both majorities while joint, and always by the configuration in force (§6, TRAP 51).
+    #[inline]
     pub(crate) fn advance_commit(&mut self, shared: &mut Shared) {
         // Most answers tell nothing new: no majority is beyond what all are known to hold.
         let beyond = |peer: &Progress| peer.match_index() > shared.commit_index;
-        if !self.peers.iter().any(beyond) && !shared.is_sole_voter() {
-            return;
+        if self.peers.iter().any(beyond) || shared.is_sole_voter() {
+            self.commit_what_is_held(shared);
         }
-        let durable = shared.disk.durable();
-        let held = quorum::reached(shared.membership(), |node| {
-            self.peer(node).map_or(durable, Progress::counted_match)
-        });
+    }
+
+    #[inline(never)]
+    fn commit_what_is_held(&mut self, shared: &mut Shared) {
+        let held = self.held(shared);
         if held > shared.commit_index && held >= self.noop {
-            assert_eq!(
-                shared.log.term(held),
-                Some(shared.term()),
+            assert!(
+                shared.log.term(held) == Some(shared.term()),
                 "only entries of its own term are committed by counting (§5.4.2)"
             );
             shared.commit(held);
         }
+    }
+
+    /// Through where a majority holds the log durably.
+    fn held(&self, shared: &Shared) -> LogIndex {
+        let durable = shared.disk.durable();
+        let by_membership = || {
+            quorum::reached(shared.membership(), |node| {
+                self.peer(node).map_or(durable, Progress::counted_match)
+            })
+        };
+        if !self.settled {
+            return by_membership();
+        }
+        // One set of voters, with this node in it: nobody has to be looked up.
+        let voters = self.peers.iter().filter(|peer| peer.votes).map(Progress::counted_match);
+        let held = quorum::reached_by(voters.chain([durable])).unwrap_or_else(by_membership);
+        debug_assert_eq!(held, by_membership(), "peers know whether they vote");
+        held
     }
 
     /// The state machine got further.
