@@ -25,8 +25,8 @@ pub(super) fn arguments(at: usize, peers: &[(&str, &str)], data: &Path, timeouts
         format!("--advertise-client-urls=http://{client}"),
         format!("--initial-cluster={}", members.join(",")),
         "--initial-cluster-state=new".to_owned(),
-        // Clusters of two benches that get the same ports refuse each other.
-        format!("--initial-cluster-token={}", data.display()),
+        // The same for all three: the directory that holds theirs. Clusters of two benches refuse each other.
+        format!("--initial-cluster-token={}", data.parent().unwrap_or(data).display()),
         format!("--heartbeat-interval={}", timeouts.heartbeat_ms),
         format!("--election-timeout={}", timeouts.election_ms),
         "--logger=zap".to_owned(),
