@@ -56,6 +56,8 @@ struct Load {
     /// CPU seconds a second.
     generator: f64,
     servers: f64,
+    /// CPU microseconds of all servers.
+    servers_us_a_write: f64,
 }
 
 /// What all clients share.
@@ -136,6 +138,7 @@ async fn load(cluster: &mut Cluster, clients: usize, duration: Duration) -> Resu
         p99_ms: ms(0.99),
         generator: own / seconds,
         servers: servers / seconds,
+        servers_us_a_write: servers * 1e6 / took_us.len() as f64,
     })
 }
 
@@ -148,7 +151,7 @@ pub(crate) async fn run(options: &Options, programs: &Programs, report: &mut Rep
         "one write under way at the leader; one generator process with at most {CONNECTIONS} HTTP/2 connections for either (etcd by gRPC)."
     );
     println!(
-        "Medians of {} rounds of {} s in turn. CPU: seconds a second.\n",
+        "Medians of {} rounds of {} s in turn. CPU: seconds a second, and of the servers for a write.\n",
         options.rounds, options.seconds
     );
     let mut clusters = Vec::new();
@@ -156,7 +159,7 @@ pub(crate) async fn run(options: &Options, programs: &Programs, report: &mut Rep
         clusters.push(Cluster::start(system, programs, DEFAULT_TIMEOUTS).await?);
     }
     println!(
-        "clients  server  writes/s (min to max)      x etcd  to be reached  p50 ms  p99 ms  CPU generator  servers"
+        "clients  server  writes/s (min to max)      x etcd  to be reached  p50 ms  p99 ms  CPU generator  servers  us a write"
     );
     let bar = report.bar("networked", options.clients.len() * usize::from(options.rounds) * clusters.len());
     for &clients in &options.clients {
@@ -174,8 +177,9 @@ pub(crate) async fn run(options: &Options, programs: &Programs, report: &mut Rep
         for (cluster, loads) in clusters.iter().zip(&found) {
             let (system, writes) = (cluster.system, of(loads, |load| load.writes_s));
             let (p50, p99) = (of(loads, |load| load.p50_ms).median, of(loads, |load| load.p99_ms).median);
-            let (generator, servers) =
-                (of(loads, |load| load.generator).median, of(loads, |load| load.servers).median);
+            let generator = of(loads, |load| load.generator).median;
+            let servers = of(loads, |load| load.servers).median;
+            let us = of(loads, |load| load.servers_us_a_write).median;
             let reach = CASES.iter().find(|(case, _)| *case == clients && system == System::Kv);
             let reach = reach.map_or("-".to_owned(), |(_, reach)| format!("{reach:.1}"));
             let ratio = etcd.map_or("-".to_owned(), |etcd| format!("{:.2}", writes.median / etcd));
@@ -183,7 +187,7 @@ pub(crate) async fn run(options: &Options, programs: &Programs, report: &mut Rep
             bar.suspend(|| {
                 println!(
                     "{clients:>7}  {name:<6}  {range:<25}  {ratio:>6}  {reach:>13}  {p50:>6.2}  {p99:>6.2}  \
-                     {generator:>13.2}  {servers:>7.2}"
+                     {generator:>13.2}  {servers:>7.2}  {us:>10.0}"
                 );
             });
             report.row(
@@ -191,7 +195,7 @@ pub(crate) async fn run(options: &Options, programs: &Programs, report: &mut Rep
                 json!({
                     "clients": clients, "server": name, "writes_s": writes.median, "least": writes.least,
                     "most": writes.most, "p50_ms": p50, "p99_ms": p99, "generator_cpu": generator,
-                    "servers_cpu": servers,
+                    "servers_cpu": servers, "servers_cpu_us_a_write": us,
                 }),
             );
         }
