@@ -139,14 +139,6 @@ impl Setup {
     }
 }
 
-/// See above. The first one leads.
-pub(crate) struct Nodes {
-    pub(crate) setup: Setup,
-    places: Vec<Place>,
-    channels: Channels,
-    dir: TempDir,
-}
-
 /// Where a node runs, and what it is found by again.
 struct Place {
     host: usize,
@@ -155,9 +147,12 @@ struct Place {
     address: String,
 }
 
-/// Hosts apart, so that they outlive the nodes on them.
+/// See above. The first node leads.
 pub(crate) struct Cluster {
-    pub(crate) nodes: Nodes,
+    setup: Setup,
+    places: Vec<Place>,
+    channels: Channels,
+    dir: TempDir,
     hosts: Vec<Host>,
 }
 
@@ -173,10 +168,10 @@ impl Cluster {
         });
         let (places, channels) = (places.collect(), Channels::default());
         let dir = tempfile::tempdir().expect("a directory for stores");
-        let mut cluster = Self { nodes: Nodes { setup, places, channels, dir }, hosts };
+        let mut cluster = Self { setup, places, channels, dir, hosts };
         // Bound before anybody is told where.
         let mut sockets = Vec::new();
-        for at in 0..cluster.nodes.places.len() {
+        for at in 0..cluster.places.len() {
             sockets.push(cluster.bind(at));
         }
         for (at, socket) in sockets.into_iter().enumerate() {
@@ -184,7 +179,7 @@ impl Cluster {
         }
         let members: BTreeMap<NodeId, Bytes> = (1..)
             .map(NodeId::new)
-            .zip(cluster.nodes.places.iter().map(|place| Bytes::from(place.address.clone())))
+            .zip(cluster.places.iter().map(|place| Bytes::from(place.address.clone())))
             .collect();
         let leader = cluster.leader();
         cluster.leader_host().run(async move {
@@ -197,8 +192,8 @@ impl Cluster {
     }
 
     fn bind(&mut self, at: usize) -> Option<Tcp> {
-        let place = &mut self.nodes.places[at];
-        if self.nodes.setup.kind == Kind::Memory {
+        let place = &mut self.places[at];
+        if self.setup.kind == Kind::Memory {
             return None;
         }
         let address = place.address.clone();
@@ -216,7 +211,7 @@ impl Cluster {
     }
 
     fn start_with(&mut self, at: usize, socket: Option<Tcp>) {
-        let Nodes { setup, places, channels, dir } = &mut self.nodes;
+        let Self { setup, places, channels, dir, hosts } = self;
         let place = &mut places[at];
         let mut config = setup.config.clone();
         config.id = NodeId::new(at as u64 + 1);
@@ -230,7 +225,7 @@ impl Cluster {
         let machine = Bulk::new(setup.state_bytes);
         let root = dir.path().join(at.to_string());
         let ((log, snapshots), channels) = (place.memory.clone(), channels.clone());
-        let raft = self.hosts[place.host].run(async move {
+        let raft = hosts[place.host].run(async move {
             let started = match socket {
                 None => builder.start(log, snapshots, machine, channels.endpoint()).await,
                 Some(tcp) => {
@@ -246,7 +241,7 @@ impl Cluster {
 
     /// Stops a node; what it has kept stays.
     pub(crate) fn stop(&mut self, at: usize) {
-        let place = &mut self.nodes.places[at];
+        let place = &mut self.places[at];
         if let Some(raft) = place.raft.take() {
             self.hosts[place.host].run(async move { raft.shutdown_now().await });
         }
@@ -258,7 +253,7 @@ impl Cluster {
 
     /// A node that runs.
     pub(crate) fn node(&self, at: usize) -> Raft<Bulk> {
-        self.nodes.places[at].raft.clone().expect("it was started")
+        self.places[at].raft.clone().expect("it was started")
     }
 
     /// Where the leader runs, and its clients.
@@ -269,7 +264,7 @@ impl Cluster {
     /// Until every node has applied what the leader has committed.
     pub(crate) fn settle(&self) {
         let leader = self.leader();
-        let nodes: Vec<_> = self.nodes.places.iter().filter_map(|place| place.raft.clone()).collect();
+        let nodes: Vec<_> = self.places.iter().filter_map(|place| place.raft.clone()).collect();
         self.leader_host().run(async move {
             let status = leader.status().await.expect("the leader runs");
             for node in nodes {
@@ -281,6 +276,6 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        (0..self.nodes.places.len()).for_each(|at| self.stop(at));
+        (0..self.places.len()).for_each(|at| self.stop(at));
     }
 }
