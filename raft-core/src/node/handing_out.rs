@@ -46,11 +46,9 @@ impl Node {
         if *asked <= Source::Messages {
             match role {
                 Role::Leader(role) => {
-                    if role.has_action(shared) {
-                        let action = role.next_action(shared);
-                        if action.is_some() {
-                            return action;
-                        }
+                    let action = if role.has_action(shared) { role.next_action(shared) } else { None };
+                    if action.is_some() {
+                        return action;
                     }
                 }
                 Role::Follower(role) if role.has_action(shared) => return Some(role.next_action(shared)),

@@ -38,7 +38,7 @@ pub use canonical::Frame;
 
 /// A Raft server as a pure state machine.
 ///
-/// A driver feeds it [`Event`]s with [`step`](Self::step), performs the [`Action`]s that
+/// A driver feeds it [`Event`]s with [`step`](Self::step), performs the [`Action`](crate::Action)s that
 /// [`poll_action`](Self::poll_action) hands out, and calls `step` with [`Event::Wake`] when
 /// [`deadline`](Self::deadline) has passed. See the [crate's front page](crate) for the whole contract.
 ///
