@@ -65,7 +65,8 @@ impl<N: Node> Connection<N> {
         let leave = activity.leave().clone();
         let service = service_fn(move |request| {
             let (front, activity) = (Arc::clone(&front), Arc::clone(&activity));
-            async move { Ok::<_, Infallible>(front.answer(request, activity).await) }
+            // In a box: what serves it moves it around.
+            Box::pin(async move { Ok::<_, Infallible>(front.answer(request, activity).await) })
         });
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let ended = tokio::select! {

@@ -23,6 +23,7 @@ mod site;
 mod status;
 mod write;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -128,7 +129,7 @@ impl<N: Node> Front<N> {
         match route {
             Route::Health => return whole(self.measured(&route, self.health()).await, None),
             Route::Backup => {
-                let sent = self.backup(request.uri(), &activity, working).await;
+                let sent = Box::pin(self.backup(request.uri(), &activity, working)).await;
                 return sent.unwrap_or_else(|problem| whole(problem.answer(), None));
             }
             _ => {}
@@ -136,8 +137,11 @@ impl<N: Node> Front<N> {
         let Some(mut permit) = self.acquire(REQUEST_BYTES) else {
             return whole(busy().answer(), None);
         };
-        let served = self.serve_in_time(&route, request, &working, &mut permit);
-        let answer = self.measured(&route, served).await;
+        let answer = {
+            // Where it is, here as below: to be passed on, it would be copied.
+            let served = pin!(self.serve_in_time(&route, request, &working, &mut permit));
+            self.measured(&route, served).await
+        };
         // From here on it is the answer that counts.
         let answer_bytes = REQUEST_BYTES.max(answer.body().len());
         match answer_bytes.checked_sub(permit.num_permits()) {
@@ -192,7 +196,8 @@ impl<N: Node> Front<N> {
         let deadline = Instant::now() + self.request_limit;
         let (write, admin) = (route.is_write(), route.is_admin());
         let late = StatusCode::GATEWAY_TIMEOUT;
-        match timeout_at(deadline, self.serve(route.clone(), request, working, deadline, permit)).await {
+        let served = pin!(self.serve(route, request, working, deadline, permit));
+        match timeout_at(deadline, served).await {
             Ok(answer) => answer,
             Err(_) if write => Problem::unknown(late, "no outcome in time", write::READ_IT).answer(),
             Err(_) if admin => {
@@ -206,9 +211,10 @@ impl<N: Node> Front<N> {
         }
     }
 
+    /// What is rarely asked for is in boxes: it takes no room where the rest is served.
     async fn serve(
         &self,
-        route: Route,
+        route: &Route,
         request: Request<impl Incoming>,
         working: &Working,
         deadline: Instant,
@@ -217,42 +223,42 @@ impl<N: Node> Front<N> {
         let (parts, body) = request.into_parts();
         let uri = &parts.uri;
         match route {
-            Route::Get(key) => self.get(key, uri).await,
+            Route::Get(key) => self.get(key.clone(), uri).await,
             Route::Put(key) => {
                 // First the body: whoever sends a long one hears of a wrong header all the same.
-                let command = in_time(deadline, working.receive(read_put(&key, body, permit))).await;
+                let command = in_time(deadline, working.receive(read_put(key, body, permit))).await;
                 match command.and_then(|command| Ok((envelope(&parts.headers)?, command))) {
                     Ok((envelope, command)) => self.write(envelope, command, uri).await,
                     Err(problem) => problem.answer(),
                 }
             }
             Route::Delete(key) => match envelope(&parts.headers) {
-                Ok(envelope) => self.write(envelope, machine::delete(&key), uri).await,
+                Ok(envelope) => self.write(envelope, machine::delete(key), uri).await,
                 Err(problem) => problem.answer(),
             },
             Route::OpenSession => {
                 self.write(Envelope::Open(SessionLimits::default()), Bytes::new(), uri).await
             }
-            Route::CloseSession(id) => self.write(Envelope::Close(id), Bytes::new(), uri).await,
+            Route::CloseSession(id) => self.write(Envelope::Close(*id), Bytes::new(), uri).await,
             Route::Page => {
                 typed(StatusCode::OK, Bytes::from_static(PAGE.as_bytes()), "text/html; charset=utf-8")
             }
-            Route::Status => self.status().await,
+            Route::Status => Box::pin(self.status()).await,
             Route::Health | Route::Backup => unreachable!("answered before"),
-            Route::Ready => self.ready().await,
-            Route::Metrics => self.metrics().await,
-            Route::RemoveMember(id) => self.change_members(Change::remove(id), uri).await,
-            Route::CancelChange => self.change_members(Change::cancel(), uri).await,
-            Route::Snapshot => self.snapshot(uri).await,
+            Route::Ready => Box::pin(self.ready()).await,
+            Route::Metrics => Box::pin(self.metrics()).await,
+            Route::RemoveMember(id) => Box::pin(self.change_members(Change::remove(*id), uri)).await,
+            Route::CancelChange => Box::pin(self.change_members(Change::cancel(), uri)).await,
+            Route::Snapshot => Box::pin(self.snapshot(uri)).await,
             Route::AddMember | Route::ChangeMembers | Route::Transfer => {
                 let body = match in_time(deadline, working.receive(read_admin(body, permit))).await {
                     Ok(body) => body,
                     Err(problem) => return problem.answer(),
                 };
                 match route {
-                    Route::AddMember => self.add_member(&body, uri).await,
-                    Route::ChangeMembers => self.patch_members(&body, uri).await,
-                    _ => self.transfer(&body, uri).await,
+                    Route::AddMember => Box::pin(self.add_member(&body, uri)).await,
+                    Route::ChangeMembers => Box::pin(self.patch_members(&body, uri)).await,
+                    _ => Box::pin(self.transfer(&body, uri)).await,
                 }
             }
         }
