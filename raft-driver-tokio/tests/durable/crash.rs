@@ -62,6 +62,12 @@ fn workload() -> Vec<Call> {
         Call::Compact(id(11, 1100)),
         Call::Write(vec![write(vote(12, 3), Entries::empty())]),
     ]);
+    // Small ones in the journal, of one page and of several, for some laps.
+    for at in 0..30 {
+        let bytes = if at % 5 == 0 { 2_500 } else { 120 };
+        let vote = (at % 7 == 0).then(|| vote(12, 3)).flatten();
+        calls.push(Call::Write(vec![write(vote, commands(id(12, 1262 + at * 3), 3, bytes))]));
+    }
     calls
 }
 
@@ -153,6 +159,8 @@ fn what_was_reported_survives_a_loss_of_power_at_every_operation() {
     let is_prepared =
         |op: &Op| matches!(op, Op::Write(_, data) if data.len() > 100_000 && data.iter().all(|b| *b == 0));
     assert!(run.ops.iter().any(is_prepared), "and is prepared with zeros");
+    let is_lap = |op: &&Op| matches!(op, Op::Write(4096, _));
+    assert!(run.ops.iter().filter(is_lap).count() >= 4, "the journal begins anew on the way");
     let checked = run.check(&LOSSES).unwrap();
     println!("{checked} losses of power over {} operations, {syncs} of them syncs", run.ops.len());
 }

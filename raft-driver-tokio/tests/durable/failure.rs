@@ -6,16 +6,21 @@ use raft_core::host::{LogReader, LogStore};
 use raft_core::{Entries, LogIndex};
 use raft_driver_tokio::storage::{DurableError, DurableLog};
 
-use crate::disk::{Disk, On};
+use crate::disk::{Disk, Loss, On, after_loss};
 use crate::model::{IDENTITY, Model, commands, created, id, read_all, vote, write};
 
 /// A log with some content on a disk that works.
 fn filled() -> (Disk, DurableLog, Model) {
+    filled_with(3000)
+}
+
+/// Of entries of so many bytes: of small ones, the last are in the journal alone.
+fn filled_with(bytes: usize) -> (Disk, DurableLog, Model) {
     let disk = created();
     let mut log = DurableLog::open_on(disk.layer(), IDENTITY).unwrap();
     let mut model = Model::default();
     for at in 0..20 {
-        let next = write(vote(1, 2), commands(id(1, 1 + at * 30), 30, 3000));
+        let next = write(vote(1, 2), commands(id(1, 1 + at * 30), 30, bytes));
         log.write(std::slice::from_ref(&next)).unwrap();
         model.apply(&next);
     }
@@ -24,17 +29,26 @@ fn filled() -> (Disk, DurableLog, Model) {
 
 #[test]
 fn a_failed_write_or_sync_is_final() {
-    for (on, kind, is_full) in [
-        (On::Write, io::ErrorKind::Other, false),
-        (On::Sync, io::ErrorKind::Other, false),
-        (On::Write, io::ErrorKind::StorageFull, true),
-        (On::SetLen, io::ErrorKind::StorageFull, true),
-        (On::Sync, io::ErrorKind::QuotaExceeded, true),
-    ] {
+    let (large, small) = (20_000, 20);
+    for (on, bytes, kind, is_full, before) in [
+        (On::Write, large, io::ErrorKind::Other, false),
+        (On::Sync, large, io::ErrorKind::Other, false),
+        (On::Write, large, io::ErrorKind::StorageFull, true),
+        (On::SetLen, large, io::ErrorKind::StorageFull, true),
+        (On::Sync, large, io::ErrorKind::QuotaExceeded, true),
+        // In the journal.
+        (On::Write, small, io::ErrorKind::Other, false),
+        (On::Sync, small, io::ErrorKind::Other, false),
+        (On::Write, small, io::ErrorKind::StorageFull, true),
+    ]
+    .into_iter()
+    .flat_map(|fault| [(fault, 3000), (fault, 40)])
+    .map(|((on, bytes, kind, is_full), before)| (on, bytes, kind, is_full, before))
+    {
         // The fault hits each of the calls of a write in turn, the last of them too.
         for working in 0.. {
-            let (disk, mut log, model) = filled();
-            let next = write(vote(2, 1), commands(id(2, 601), 100, 20_000));
+            let (disk, mut log, model) = filled_with(before);
+            let next = write(vote(2, 1), commands(id(2, 601), 100, bytes));
             disk.fail(on, working, kind);
             let Err(error) = log.write(std::slice::from_ref(&next)) else {
                 assert!(working > 0, "{on:?} is needed once at least");
@@ -52,11 +66,41 @@ fn a_failed_write_or_sync_is_final() {
             assert!(matches!(reader.read(LogIndex::FIRST, LogIndex::FIRST, 1), Err(DurableError::Failed(_))));
             drop((log, reader));
 
-            let mut log = DurableLog::open_on(disk.layer(), IDENTITY).unwrap();
-            let found = Model::read(&mut log).unwrap();
             let mut unreported = model.clone();
             unreported.apply(&next);
-            assert!(found == model || found == unreported, "{on:?} after {working}");
+            // Also if what was not synced is gone.
+            let lost = after_loss(&[], &disk.ops(), Loss::All, &mut fastrand::Rng::with_seed(1));
+            for image in [disk.image(), lost] {
+                let mut log = DurableLog::open_on(Disk::of(image).layer(), IDENTITY).unwrap();
+                let found = Model::read(&mut log).unwrap();
+                assert!(found == model || found == unreported, "{on:?} after {working}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_start_that_fails_while_the_journal_is_emptied_loses_nothing() {
+    let (disk, log, model) = filled_with(40);
+    let image = disk.image();
+    drop(log);
+    for on in [On::Write, On::SetLen, On::Sync] {
+        for working in 0.. {
+            let disk = Disk::of(image.clone());
+            disk.fail(on, working, io::ErrorKind::StorageFull);
+            let opened = DurableLog::open_on(disk.layer(), IDENTITY);
+            let has_failed = opened.is_err();
+            drop(opened);
+            disk.heal();
+            let lost = after_loss(&image, &disk.ops(), Loss::All, &mut fastrand::Rng::with_seed(1));
+            for image in [disk.image(), lost] {
+                let mut log = DurableLog::open_on(Disk::of(image).layer(), IDENTITY).unwrap();
+                assert_eq!(Model::read(&mut log).unwrap(), model, "{on:?} after {working}");
+            }
+            if !has_failed {
+                assert!(on == On::SetLen || working > 0, "{on:?} is needed once at least");
+                break;
+            }
         }
     }
 }

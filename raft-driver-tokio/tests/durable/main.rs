@@ -6,6 +6,7 @@ mod crash;
 mod directory;
 mod disk;
 mod failure;
+mod journal;
 mod model;
 mod peers;
 #[cfg(target_os = "linux")]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
+use proptest::sample::select;
 use raft_core::host::{LogReader, LogStore};
 use raft_core::{
     Commands, Entries, EntryRef, HardState, LogId, LogIndex, Membership, NodeId, Term, Write, WriteId,
@@ -12,7 +13,7 @@ use raft_core::{
 use raft_driver_tokio::ClusterId;
 use raft_driver_tokio::storage::{DurableError, DurableLog, DurableReader, Identity};
 
-use crate::disk::Disk;
+use crate::disk::{Disk, Loss, after_loss};
 
 pub(crate) const IDENTITY: Identity =
     Identity { cluster: ClusterId::new(0xabcd << 96 | 0x1234), node: NodeId::new(3) };
@@ -166,7 +167,7 @@ pub(crate) fn created() -> Disk {
 enum Step {
     /// Writes in one batch: how far back from the end they begin, whether in a new term, what they are.
     Write(Vec<(u64, bool, Kind)>),
-    Restart,
+    Restart(End),
     /// Through so far from the end.
     Compact(u64),
     Read {
@@ -174,6 +175,31 @@ enum Step {
         count: u64,
         bytes_max: u64,
     },
+}
+
+/// How a life ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum End {
+    InOrder,
+    Killed,
+    /// With all that was not synced.
+    PowerLost,
+}
+
+impl End {
+    pub(crate) const ALL: [Self; 3] = [Self::InOrder, Self::Killed, Self::PowerLost];
+
+    /// Ends it. `before` is what was on the disk when it was opened; what is returned is there afterwards.
+    pub(crate) fn end<T>(self, store: T, disk: &Disk, before: &[u8]) -> Vec<u8> {
+        let mut random = fastrand::Rng::with_seed(1);
+        let (killed, lost) = (disk.image(), after_loss(before, &disk.ops(), Loss::All, &mut random));
+        drop(store);
+        match self {
+            Self::InOrder => disk.image(),
+            Self::Killed => killed,
+            Self::PowerLost => lost,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -211,7 +237,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     vec(
         prop_oneof![
             6 => vec(one, 1..4).prop_map(Step::Write),
-            1 => Just(Step::Restart),
+            1 => select(&End::ALL[..]).prop_map(Step::Restart),
             2 => (0..300u64).prop_map(Step::Compact),
             2 => (0..400u64, 0..200u64, bytes_max)
                 .prop_map(|(from, count, bytes_max)| Step::Read { from, count, bytes_max }),
@@ -249,7 +275,8 @@ fn build(model: &Model, back: u64, new_term: bool, kind: &Kind) -> Write {
 }
 
 fn run(steps: &[Step]) {
-    let disk = created();
+    let mut before = created().image();
+    let mut disk = Disk::of(before.clone());
     let mut log = DurableLog::open_on(disk.layer(), IDENTITY).unwrap();
     let mut model = Model::default();
     let mut incarnation = 1;
@@ -264,8 +291,9 @@ fn run(steps: &[Step]) {
                 }
                 log.write(&batch).unwrap();
             }
-            Step::Restart => {
-                drop(log);
+            Step::Restart(end) => {
+                before = end.end(log, &disk, &before);
+                disk = Disk::of(before.clone());
                 log = DurableLog::open_on(disk.layer(), IDENTITY).unwrap();
                 incarnation += 1;
                 assert_eq!(log.incarnation(), incarnation);
@@ -330,4 +358,39 @@ fn readers_go_on_beside_writes_and_need_no_writer() {
     }
     writer.join().unwrap();
     assert_eq!(read_all(&reader.clone()).unwrap().len(), 5000);
+}
+
+/// So that no write waits for long, and that a log does not grow which is written without a pause.
+#[test]
+fn a_long_compaction_is_spread_over_the_writes_that_follow() {
+    let disk = created();
+    let mut log = DurableLog::open_on(disk.layer(), IDENTITY).unwrap();
+    log.write(&[write(vote(1, 1), Entries::empty())]).unwrap();
+    // A block each.
+    let put = |log: &mut DurableLog, entries: Entries| {
+        log.write(&[write(None, entries)]).unwrap();
+        // Nothing is asked for, but redb gets what is in the journal.
+        log.compact(id(0, 0)).unwrap();
+    };
+    for at in 1..=700 {
+        put(&mut log, commands(id(1, at), 1, 10));
+    }
+    let base = |log: &mut DurableLog| log.recover().unwrap().base.index.get();
+    log.compact(id(1, 690)).unwrap();
+    let mut dropped = base(&mut log);
+    assert!((1..=64).contains(&dropped), "{dropped} at once");
+    for at in 701..705 {
+        put(&mut log, commands(id(1, at), 1, 10));
+        let now = base(&mut log);
+        assert!((1..=64).contains(&(now - dropped)), "{} at once", now - dropped);
+        dropped = now;
+    }
+    // Of about as many blocks as entries.
+    log.write(&[write(None, commands(id(1, 705), 100, 100_000))]).unwrap();
+    let many = base(&mut log) - dropped;
+    assert!(many > 100, "{many} dropped beside a write of many");
+    for at in 805..815 {
+        put(&mut log, commands(id(1, at), 1, 10));
+    }
+    assert_eq!(base(&mut log), 690, "all that was asked for");
 }

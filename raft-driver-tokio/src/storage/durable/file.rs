@@ -7,14 +7,16 @@
 //! | 12..28, 28..36 | cluster id, node id |
 //! | 36..40 | CRC-32 of bytes 0..36 |
 //! | 40..56, 56..60 | id of the data directory, CRC-32 of bytes 0..56 |
+//! | 60..64, 64..68 | length of the [journal](super::journal), CRC-32 of bytes 0..64 |
 //! | 512.., 1024.. | two witnesses: a sequence in 8 bytes and its CRC-32 in 4, written by turns |
 //!
-//! redb begins at byte 4,096 and never sees this page. Beyond what it has written so far its file is prepared with
-//! zeros, a mebibyte at a time: to sync a write to blocks that exist is faster than to have the file system find
-//! new ones for each, by a tenth to a half for small batches.
+//! The journal begins at byte 4,096, and redb behind it: neither sees this page. Beyond what redb has written so far its
+//! file is prepared with zeros, a mebibyte at a time: to sync a write to blocks that exist is faster than to have the
+//! file system find new ones for each, by a tenth to a half for small batches.
 //!
+//! * A store of format 3 has no journal, and is used without one.
 //! * The page is checked before redb reads a byte, so that nothing is ever repaired in a foreign file.
-//! * A *witness* is the sequence of the last change of a commit whose fsync has returned. It is written after that fsync and becomes
+//! * A *witness* is the sequence of the last change of a commit to redb whose fsync has returned. It is written after that fsync and becomes
 //!   durable with the next one, so it costs no fsync of its own, and never speaks of what is not durable. It
 //!   tells the loss of a durable commit from a commit that a crash interrupted; redb alone rolls both back.
 
@@ -27,10 +29,13 @@ use redb::StorageBackend;
 use redb::backends::FileBackend;
 
 use super::error::OpenError;
+use super::journal::Journal;
 use crate::{ClusterId, DirectoryId};
 
 /// The version of the files' format. Others are refused.
 pub(super) const FORMAT: u16 = 3;
+/// That of a store with a journal.
+const FORMAT_WITH_JOURNAL: u16 = 4;
 pub(super) const LOG_MAGIC: [u8; 8] = *b"raft-log";
 pub(super) const IDENTITY_MAGIC: [u8; 8] = *b"raft-id\n";
 /// Identity and its checksum, at the beginning of every file, snapshots included.
@@ -38,8 +43,12 @@ pub(in crate::storage) const IDENTITY_BYTES: usize = 40;
 
 /// What log and mark begin with: identity, and the directory that they were made for.
 pub(super) const HEAD_BYTES: usize = 60;
+/// Head, journal's length, checksum.
+const JOURNAL_HEAD_BYTES: usize = 68;
 
-const PAGE_BYTES: u64 = 4096;
+pub(super) const PAGE_BYTES: u64 = 4096;
+/// A journal is not longer.
+const JOURNAL_BYTES_MAX: u64 = 1 << 30;
 const WITNESS_AT: [u64; 2] = [512, 1024];
 const WITNESS_BYTES: usize = 12;
 
@@ -55,9 +64,13 @@ pub struct Identity {
 impl Identity {
     /// As it stands at the beginning of a file.
     pub(in crate::storage) fn encode(&self, magic: [u8; 8]) -> [u8; IDENTITY_BYTES] {
+        self.encode_as(FORMAT, magic)
+    }
+
+    fn encode_as(&self, format: u16, magic: [u8; 8]) -> [u8; IDENTITY_BYTES] {
         let mut out = [0; IDENTITY_BYTES];
         out[..8].copy_from_slice(&magic);
-        out[8..10].copy_from_slice(&FORMAT.to_le_bytes());
+        out[8..10].copy_from_slice(&format.to_le_bytes());
         out[10..12].copy_from_slice(&wire::RECORD_VERSION.to_le_bytes());
         out[12..28].copy_from_slice(&self.cluster.get().to_le_bytes());
         out[28..36].copy_from_slice(&self.node.get().to_le_bytes());
@@ -73,11 +86,12 @@ impl Identity {
             return Err(OpenError::NotALog { path: path() });
         };
         let number = |at: usize| u16::from_le_bytes([found[at], found[at + 1]]);
-        if (number(8), number(10)) != (FORMAT, wire::RECORD_VERSION) {
+        let newest = if magic == LOG_MAGIC { FORMAT_WITH_JOURNAL } else { FORMAT };
+        if !(FORMAT..=newest).contains(&number(8)) || number(10) != wire::RECORD_VERSION {
             return Err(OpenError::Version {
                 path: path(),
                 found: (number(8), number(10)),
-                expected: (FORMAT, wire::RECORD_VERSION),
+                expected: (newest, wire::RECORD_VERSION),
             });
         }
         if crc32fast::hash(&found[..36]).to_le_bytes() != found[36..] {
@@ -117,8 +131,12 @@ pub(super) struct Head {
 
 impl Head {
     pub(super) fn encode(&self, magic: [u8; 8]) -> [u8; HEAD_BYTES] {
+        self.encode_as(FORMAT, magic)
+    }
+
+    fn encode_as(&self, format: u16, magic: [u8; 8]) -> [u8; HEAD_BYTES] {
         let mut out = [0; HEAD_BYTES];
-        out[..IDENTITY_BYTES].copy_from_slice(&self.identity.encode(magic));
+        out[..IDENTITY_BYTES].copy_from_slice(&self.identity.encode_as(format, magic));
         out[IDENTITY_BYTES..56].copy_from_slice(&self.directory.get().to_le_bytes());
         let sum = crc32fast::hash(&out[..56]);
         out[56..].copy_from_slice(&sum.to_le_bytes());
@@ -209,21 +227,27 @@ impl FileLayer for OsFile {
 pub(super) struct FirstPage {
     file: Arc<dyn FileLayer>,
     pub(super) head: Head,
+    /// Length of the journal. Zero: there is none.
+    journal_bytes: u64,
     /// Which witness is written next: never the newest that is whole.
     turn: usize,
 }
 
 impl FirstPage {
-    /// Writes the page into an empty file.
-    pub(super) fn create(file: Arc<dyn FileLayer>, head: Head) -> io::Result<Self> {
+    /// Writes the page into an empty file, which is to have a journal of `journal_bytes`, whole pages, or none.
+    pub(super) fn create(file: Arc<dyn FileLayer>, head: Head, journal_bytes: u64) -> io::Result<Self> {
         let mut page = vec![0; PAGE_BYTES as usize];
-        page[..HEAD_BYTES].copy_from_slice(&head.encode(LOG_MAGIC));
+        if journal_bytes == 0 {
+            page[..HEAD_BYTES].copy_from_slice(&head.encode(LOG_MAGIC));
+        } else {
+            page[..JOURNAL_HEAD_BYTES].copy_from_slice(&encode_journal(head, journal_bytes));
+        }
         for at in WITNESS_AT.map(|at| at as usize) {
             page[at..at + WITNESS_BYTES].copy_from_slice(&encode_witness(0));
         }
-        file.set_len(PAGE_BYTES)?;
+        file.set_len(PAGE_BYTES + journal_bytes)?;
         file.write(0, &page)?;
-        Ok(Self { file, head, turn: 0 })
+        Ok(Self { file, head, journal_bytes, turn: 0 })
     }
 
     /// Checks the page of an existing file, and that something follows it.
@@ -231,18 +255,27 @@ impl FirstPage {
         let io = |op| move |source| OpenError::Io { op, path: path.to_owned(), source };
         let damaged = |what: &str| OpenError::Damaged { path: path.to_owned(), what: what.into() };
         let len = file.len_bytes().map_err(io("read the length of"))?;
-        let mut head = vec![0; len.min(HEAD_BYTES as u64) as usize];
-        file.read(0, &mut head).map_err(io("read"))?;
-        if len < PAGE_BYTES && head.iter().all(|byte| *byte == 0) {
+        let mut first = vec![0; len.min(JOURNAL_HEAD_BYTES as u64) as usize];
+        file.read(0, &mut first).map_err(io("read"))?;
+        if len < PAGE_BYTES && first.iter().all(|byte| *byte == 0) {
             return Err(damaged("it is empty"));
         }
-        identity.check(LOG_MAGIC, &head, path)?;
+        identity.check(LOG_MAGIC, &first, path)?;
         if len <= PAGE_BYTES {
-            // redb would make a new and empty database of this.
             return Err(damaged("it ends after its first page"));
         }
-        let head = Head::decode(identity, LOG_MAGIC, &head, path)?;
-        Ok(Self { file, head, turn: 0 })
+        let head = Head::decode(identity, LOG_MAGIC, &first, path)?;
+        let has_journal = first[8..10] == FORMAT_WITH_JOURNAL.to_le_bytes();
+        let journal_bytes = match first.first_chunk().and_then(decode_journal) {
+            _ if !has_journal => 0,
+            Some(bytes) => bytes,
+            None => return Err(damaged("the checksum of the journal's length is wrong")),
+        };
+        if len <= PAGE_BYTES + journal_bytes {
+            // redb would make a new and empty database of this.
+            return Err(damaged("it ends after its journal"));
+        }
+        Ok(Self { file, head, journal_bytes, turn: 0 })
     }
 
     /// The sequence that was durable for certain.
@@ -265,10 +298,35 @@ impl FirstPage {
         Ok(())
     }
 
+    /// The journal.
+    pub(super) fn journal(&self) -> Journal {
+        Journal::new(Arc::clone(&self.file), self.journal_bytes, self.head.identity.node.get())
+    }
+
     /// The rest of the file.
     pub(super) fn rest(&self) -> io::Result<Rest> {
-        Ok(Rest { prepared: Mutex::new(self.file.len_bytes()?), file: Arc::clone(&self.file) })
+        let (prepared, begin) = (Mutex::new(self.file.len_bytes()?), PAGE_BYTES + self.journal_bytes);
+        Ok(Rest { prepared, begin, file: Arc::clone(&self.file) })
     }
+}
+
+/// What the first page of a store with a journal begins with.
+fn encode_journal(head: Head, bytes: u64) -> [u8; JOURNAL_HEAD_BYTES] {
+    let mut out = [0; JOURNAL_HEAD_BYTES];
+    out[..HEAD_BYTES].copy_from_slice(&head.encode_as(FORMAT_WITH_JOURNAL, LOG_MAGIC));
+    let bytes = u32::try_from(bytes).expect("a journal is not longer than a gibibyte");
+    out[HEAD_BYTES..64].copy_from_slice(&bytes.to_le_bytes());
+    let sum = crc32fast::hash(&out[..64]);
+    out[64..].copy_from_slice(&sum.to_le_bytes());
+    out
+}
+
+fn decode_journal(found: &[u8; JOURNAL_HEAD_BYTES]) -> Option<u64> {
+    let bytes = found[HEAD_BYTES..64].iter().rev().fold(0, |bytes, byte| bytes << 8 | u64::from(*byte));
+    let is_right = crc32fast::hash(&found[..64]).to_le_bytes() == found[64..]
+        && (1..=JOURNAL_BYTES_MAX).contains(&bytes)
+        && bytes.is_multiple_of(PAGE_BYTES);
+    is_right.then_some(bytes)
 }
 
 fn encode_witness(sequence: u64) -> [u8; WITNESS_BYTES] {
@@ -284,12 +342,14 @@ fn decode_witness(raw: [u8; WITNESS_BYTES]) -> Option<u64> {
     (crc32fast::hash(sequence).to_le_bytes() == sum).then(|| u64::from_le_bytes(*sequence))
 }
 
-/// What follows the first page: redb's bytes.
+/// What follows first page and journal: redb's bytes.
 ///
 /// redb's own locks are not offered: the store holds a lock on its directory for as long as this lives.
 #[derive(Debug)]
 pub(super) struct Rest {
     file: Arc<dyn FileLayer>,
+    /// Where they begin.
+    begin: u64,
     /// From here on the file was extended and never written since it was opened: it reads as zeros.
     prepared: Mutex<u64>,
 }
@@ -300,8 +360,8 @@ const PREPARED_BYTES: u64 = 1 << 20;
 const SMALL_BYTES: u64 = 64 << 10;
 
 impl Rest {
-    fn shift(offset: u64) -> io::Result<u64> {
-        offset.checked_add(PAGE_BYTES).ok_or_else(|| io::ErrorKind::InvalidInput.into())
+    fn shift(&self, offset: u64) -> io::Result<u64> {
+        offset.checked_add(self.begin).ok_or_else(|| io::ErrorKind::InvalidInput.into())
     }
 
     fn prepared(&self) -> MutexGuard<'_, u64> {
@@ -312,15 +372,15 @@ impl Rest {
 
 impl StorageBackend for Rest {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.file.len_bytes()?.saturating_sub(PAGE_BYTES))
+        Ok(self.file.len_bytes()?.saturating_sub(self.begin))
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read(Self::shift(offset)?, out)
+        self.file.read(self.shift(offset)?, out)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let len = Self::shift(len)?;
+        let len = self.shift(len)?;
         let mut prepared = self.prepared();
         self.file.set_len(len)?;
         *prepared = len.min(*prepared);
@@ -332,7 +392,7 @@ impl StorageBackend for Rest {
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        let offset = Self::shift(offset)?;
+        let offset = self.shift(offset)?;
         let bytes = data.len() as u64;
         let end = offset + bytes;
         let mut prepared = self.prepared();

@@ -16,7 +16,8 @@
 //! | 8, 8, 4 | of a block: its first term, its last term, how many entries. Of a meta record: 0, the base's term, 0 |
 //! | … | of a block: the entries, in the encoding of `raft_core::wire`. Of a meta record: the base's index in 8 bytes |
 //!
-//! The store record: CRC-32 in 4 bytes, sequence and number of the start in 8 each.
+//! The store record: CRC-32 in 4 bytes, sequence and number of the start in 8 each; and the key of that start's journal, in
+//! 8, if the store has a [journal](super::journal).
 //!
 //! * A group's record with the highest sequence (the last block or the meta record) has the hard state in force: so
 //!   an append with a hard state changes one leaf of the tree, not two.
@@ -84,27 +85,33 @@ pub(super) struct StoreRecord {
     pub(super) sequence: u64,
     /// How many times the store was opened.
     pub(super) incarnation: u64,
+    /// Of the frames that were written since, if the store has a journal.
+    pub(super) key: Option<u64>,
 }
 
 const STORE_RECORD_BYTES: usize = 20;
+const KEY_BYTES: usize = 8;
 
 impl StoreRecord {
-    pub(super) fn encode(self) -> [u8; STORE_RECORD_BYTES] {
-        let mut out = [0; STORE_RECORD_BYTES];
+    pub(super) fn encode(self) -> Vec<u8> {
+        let mut out = vec![0; STORE_RECORD_BYTES];
         out[4..12].copy_from_slice(&self.sequence.to_le_bytes());
         out[12..].copy_from_slice(&self.incarnation.to_le_bytes());
+        out.extend(self.key.into_iter().flat_map(u64::to_le_bytes));
         let sum = crc32fast::hash(&out[4..]);
         out[..4].copy_from_slice(&sum.to_le_bytes());
         out
     }
 
     pub(super) fn decode(value: &[u8]) -> Result<Self, DurableError> {
-        let found = <&[u8; STORE_RECORD_BYTES]>::try_from(value).ok();
+        const WITH_KEY_BYTES: usize = STORE_RECORD_BYTES + KEY_BYTES;
+        let found = Some(value).filter(|found| matches!(found.len(), STORE_RECORD_BYTES | WITH_KEY_BYTES));
         let found = found.filter(|found| crc32fast::hash(&found[4..]).to_le_bytes() == found[..4]);
         let found = found.ok_or_else(|| DurableError::Damaged("the store record is not as it was".into()))?;
         let word =
             |at: usize| found[at..at + 8].iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
-        Ok(Self { sequence: word(4), incarnation: word(12) })
+        let key = (found.len() == WITH_KEY_BYTES).then(|| word(STORE_RECORD_BYTES));
+        Ok(Self { sequence: word(4), incarnation: word(12), key })
     }
 }
 
@@ -277,12 +284,14 @@ mod tests {
     #[test]
     fn records_return_and_every_flipped_bit_is_noticed() {
         let mut out = Vec::new();
-        let record = StoreRecord { sequence: 1 << 40 | 3, incarnation: 9 };
-        assert_eq!(StoreRecord::decode(&record.encode()).unwrap(), record);
-        for bit in 0..8 * STORE_RECORD_BYTES {
-            let mut altered = record.encode();
-            altered[bit / 8] ^= 1 << (bit % 8);
-            StoreRecord::decode(&altered).unwrap_err();
+        for key in [None, Some(u64::MAX - 5)] {
+            let record = StoreRecord { sequence: 1 << 40 | 3, incarnation: 9, key };
+            assert_eq!(StoreRecord::decode(&record.encode()).unwrap(), record);
+            for bit in 0..8 * record.encode().len() {
+                let mut altered = record.encode();
+                altered[bit / 8] ^= 1 << (bit % 8);
+                StoreRecord::decode(&altered).unwrap_err();
+            }
         }
         for (base, is_removed) in [(LogId::ZERO, false), (id(3, 77), false), (LogId::ZERO, true)] {
             let meta = Meta { base, is_removed };

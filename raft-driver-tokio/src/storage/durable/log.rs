@@ -7,9 +7,10 @@ use raft_core::host::LogStore;
 use raft_core::{LogId, LogRecovery, Write};
 
 use super::directory;
-use super::engine::{Engine, Group};
+use super::engine::Engine;
 use super::error::{DurableError, GroupError, OpenError};
 use super::file::{FileLayer, FirstPage, Identity};
+use super::group::Group;
 use super::peers::KnownPeers;
 use super::read::DurableReader;
 use super::write::Change;
@@ -38,6 +39,10 @@ pub struct DurableLog {
     engine: Engine,
 }
 
+/// How long the journal of a new store is. In memory there is as much of it again. For files of other kinds, which need
+/// not be sparse, a part of it is enough.
+const JOURNAL_BYTES: u64 = 8 << 20;
+
 /// What errors call a file that is not the operating system's.
 pub(super) const CUSTOM: &str = "(custom file)";
 
@@ -56,7 +61,7 @@ impl DurableLog {
     /// # Errors
     /// If the file is not empty, or fails.
     pub fn create_on(file: Arc<dyn FileLayer>, identity: Identity) -> Result<(), OpenError> {
-        Engine::create(file, identity, Path::new(CUSTOM))
+        Engine::create(file, identity, Path::new(CUSTOM), JOURNAL_BYTES / 128)
     }
 
     /// Opens a log that [`create_on`](Self::create_on) has created. The caller keeps others away from the file.
@@ -103,7 +108,8 @@ impl DurableLog {
 }
 
 pub(super) fn open_directory(dir: &Path, identity: Identity) -> Result<Engine, OpenError> {
-    let opened = directory::open(dir, identity, |file, path| Engine::create(file, identity, path))?;
+    let opened =
+        directory::open(dir, identity, |file, path| Engine::create(file, identity, path, JOURNAL_BYTES))?;
     Engine::open(opened.first_page, &opened.log_path, Some((opened.marker, dir)))
 }
 

@@ -3,8 +3,12 @@
 //!
 //! * What [`write`](raft_core::host::LogStore::write) returned for is read back, byte for byte, by every later start, or the start
 //!   fails with an error that says why. Nothing is cut silently.
-//! * A batch is part of one transaction and one fsync: hard state, truncation and entries become durable together.
-//!   Batches of several groups that wait share transaction and fsync.
+//! * A batch is part of one commit and one fsync: hard state, truncation and entries become durable together.
+//!   Batches of several groups that wait share commit and fsync.
+//! * A commit of up to 256 KiB that only appends goes into a *journal*, a region of the file that is written from front to back:
+//!   one write and one fsync of as many pages as it needs. When the journal is full, or something else is to be done, redb gets
+//!   all of it in one transaction, for which other writes of the store wait: some milliseconds. Until then it is in memory too,
+//!   8 MiB at most, and what the buffers hold that the entries came in.
 //! * Compaction drops whole blocks, a bounded number at once, so that it stops no write for long.
 //! * What is read is compared with its checksum first, at start and in every read.
 //! * After the first failure nothing is tried again: every later call of store and readers fails. What a group's log
@@ -27,8 +31,8 @@
 //!
 //! `cargo bench --bench durable` repeats this for the log as it is, against a plain file.
 //!
-//! redb is the slowest for a single small entry (it writes 7 pages where an appended file writes one), and was
-//! chosen for what it does when things go wrong:
+//! redb alone is the slowest for a single small entry (it writes 7 pages where an appended file writes one), which is why there is
+//! a journal before it, and was chosen for what it does when things go wrong:
 //!
 //! * raft-engine in its default mode cut intact records behind a damaged one, silently; in its strict mode it
 //!   refused to start after any kill. An fsync error panics. Its last release is of April 2024.
@@ -57,7 +61,9 @@
 //!   older image of its disk.
 //! * If power is lost *and* the pages of the very last commit rot, the start comes back one commit short: nothing
 //!   on the disk tells this from a commit that the loss of power interrupted. Without a loss of power, or one commit
-//!   earlier, it is noticed: see [`OpenError::RolledBack`].
+//!   earlier, it is noticed: see [`OpenError::RolledBack`]. If that commit was the one that emptied the journal, and the next one
+//!   had already begun to write over it, what was in the journal then is gone with it.
+//! * A start needs room on the disk for what is in the journal.
 //! * After a failed fsync the operating system may show data that is not on the disk. Do not go on using a disk that
 //!   failed.
 //! * The file does not shrink; the space of what was compacted or truncated is reused.
@@ -71,9 +77,12 @@ mod directory;
 mod engine;
 mod error;
 mod file;
+mod group;
+mod journal;
 mod layout;
 mod log;
 mod peers;
+mod pending;
 mod read;
 mod store;
 mod write;

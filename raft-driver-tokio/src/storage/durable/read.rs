@@ -7,9 +7,10 @@ use redb::{AccessGuard, ReadableDatabase, ReadableTable, StorageError};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use super::engine::{Group, State};
 use super::error::DurableError;
+use super::group::{Group, State};
 use super::layout::{self, LOG, Meta, Stamp};
+use super::pending::Tail;
 use super::write::Ends;
 
 /// The keys of a group's blocks that begin at `first` or later.
@@ -81,15 +82,22 @@ pub(super) fn groups(
 }
 
 impl Group {
-    /// Reads what was stored, headers only.
+    /// Reads what was stored, of redb's blocks the headers only.
     pub(super) fn recover(&self) -> Result<LogRecovery, DurableError> {
-        let State { hard_state, ends, .. } = self.state();
+        // Before redb: what is written there meanwhile is not missed.
+        let tail = self.tail(|tail| (tail.hard_state, tail.first(), tail.parts.clone()));
         self.call(|database| {
             let table = database.begin_read()?.open_table(LOG)?;
+            let found = Found::read(&table, self.id)?;
+            let State { hard_state, ends, .. } = State::of(found);
+            let (hard_state, tail_first, parts) = tail.unwrap_or((hard_state, None, Vec::new()));
             let mut scan = LogScan::default();
             scan.reset(ends.base);
             for block in table.range(blocks(self.id, LogIndex::FIRST))? {
                 let (index, value) = key_value(block)?;
+                if tail_first.is_some_and(|first| index >= first) {
+                    break;
+                }
                 let header = layout::decode_header(self.id, index, value.value())?;
                 if index != scan.last().index.next() {
                     let what = format_args!("it should follow {}", scan.last());
@@ -101,39 +109,66 @@ impl Group {
                     scan.entries(&layout::decode_block(self.id, index, value.value())?)?;
                 }
             }
+            for part in parts {
+                scan.entries(&part)?;
+            }
             scan.hard_state(hard_state)?;
             Ok(scan.finish())
         })
     }
 
     fn read(&self, from: LogIndex, through: LogIndex, bytes_max: u64) -> Result<Entries, DurableError> {
-        self.call(|database| {
+        // Before redb, as above.
+        let tail = |tail: &Tail| Some((tail.follows, tail.first()?, tail.read(from, through, bytes_max)));
+        let tail = self.tail(tail).flatten();
+        if let Some((_, first, more)) = &tail
+            && from >= *first
+        {
+            let found = self.call(|_| Ok(Entries::join(more.iter().cloned())))?;
+            return Ok(found.map_err(|error| DurableError::damaged(from, error))?.prefix(bytes_max));
+        }
+        let (mut found, more) = self.call(|database| {
             if from == LogIndex::ZERO || from > through {
-                return Ok(Entries::empty());
+                return Ok((Vec::new(), Vec::new()));
             }
             let table = database.begin_read()?.open_table(LOG)?;
+            let (stored, more) = match tail {
+                // Otherwise redb has it by now, or what took its place.
+                Some((follows, first, more))
+                    if State::of(Found::read(&table, self.id)?).sequence == follows =>
+                {
+                    (through.min(first.prev()), more)
+                }
+                _ => (through, Vec::new()),
+            };
             // `from` lies in the last block that does not begin behind it, if it is in the log.
             let Some(holder) = table.range((self.id, 1)..=(self.id, from.get()))?.next_back() else {
-                return Ok(Entries::empty());
+                return Ok((Vec::new(), Vec::new()));
             };
             let (start, holder) = key_value(holder)?;
             if layout::decode_header(self.id, start, holder.value())?.last.index < from {
-                return Ok(Entries::empty());
+                return Ok((Vec::new(), Vec::new()));
             }
             let mut found = Vec::new();
             let mut bytes = 0;
-            for block in table.range((self.id, start.get())..=(self.id, through.get()))? {
+            for block in table.range((self.id, start.get())..=(self.id, stored.get()))? {
                 let (index, value) = key_value(block)?;
-                let part = layout::decode_block(self.id, index, value.value())?.slice(from, through);
+                let part = layout::decode_block(self.id, index, value.value())?.slice(from, stored);
                 bytes += part.size_bytes();
                 found.push(part);
                 if bytes >= bytes_max {
                     break;
                 }
             }
-            let found = Entries::join(found).map_err(|error| DurableError::damaged(start, error))?;
-            Ok(found.prefix(bytes_max))
-        })
+            Ok((found, more))
+        })?;
+        // What follows it, unless `bytes_max` was reached before.
+        let end = found.last().and_then(Entries::last);
+        if more.first().and_then(Entries::first).map(|first| first.index.prev()) == end.map(|end| end.index) {
+            found.extend(more);
+        }
+        let found = Entries::join(found).map_err(|error| DurableError::damaged(from, error))?;
+        Ok(found.prefix(bytes_max))
     }
 }
 

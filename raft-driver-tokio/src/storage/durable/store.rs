@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  GroupLog 1 ──┐
-//!  GroupLog 2 ──┼──▶ queue ──▶ raft-store: [ all that waits ] ──▶ one transaction, one fsync ──▶ each is told
+//!  GroupLog 2 ──┼──▶ queue ──▶ raft-store: [ all that waits ] ──▶ one commit, one fsync ──▶ each is told
 //!  GroupLog 3 ──┘                               ▲ gathers while the last fsync runs
 //! ```
 //!
@@ -20,9 +20,10 @@ use raft_core::host::{AsyncLogStore, LogStore};
 use raft_core::{LogId, LogRecovery, Write};
 use tokio::sync::oneshot;
 
-use super::engine::{Engine, Group, Shared};
+use super::engine::{Engine, Shared};
 use super::error::{DurableError, GroupError, OpenError};
 use super::file::{FileLayer, Identity};
+use super::group::Group;
 use super::log::{CUSTOM, open_directory, open_file};
 use super::peers::KnownPeers;
 use super::read::{DurableReader, blocking};

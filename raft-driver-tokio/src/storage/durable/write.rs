@@ -9,18 +9,24 @@
 use raft_core::{Entries, HardState, LogId, LogIndex, Write};
 use redb::{ReadableTable, Table};
 
-use super::engine::State;
 use super::error::DurableError;
+use super::group::State;
 use super::layout::{self, Meta, Stamp};
 use super::read::{blocks, key_value};
 
-/// How many blocks one transaction drops. The rest is dropped by those that follow, so that no write waits for long.
-const DROP_BLOCKS_MAX: usize = 1024;
+/// How many blocks of a removed group one transaction drops. The rest is dropped by those that follow.
+const REMOVE_BLOCKS_MAX: usize = 1024;
+
+/// How many blocks a write drops that goes on with a compaction: a millisecond or two. A write of many blocks drops twice
+/// as many, so that a log that is written without a pause does not grow.
+const COMPACT_BLOCKS: usize = 64;
 
 /// What is to be done to a group's log.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Change<'a> {
     Write(&'a [Write]),
+    /// What the journal holds of the group: the hard state, and entries that follow the log's last.
+    Journaled(HardState, &'a [Entries]),
     /// Dropping entries through this.
     Compact(LogId),
     /// A step of it: there is more to do while the group has a goal.
@@ -109,6 +115,14 @@ impl Put<'_, '_> {
                 }
                 self.write(plan, state)?;
             }
+            Change::Journaled(hard_state, entries) => {
+                let (first, last) = (entries.first().and_then(Entries::first), state.ends.last);
+                if first.is_some_and(|first| first.index != last.index.next()) {
+                    return Err(DurableError::Damaged(format!("its journal does not follow {last}")));
+                }
+                let plan = Plan { hard_state: Some(hard_state), reset: None, parts: entries.to_vec() };
+                self.write(plan, state)?;
+            }
             Change::Compact(through) => {
                 let Ends { base, last } = state.ends;
                 if through.index <= base.index || through.index > last.index {
@@ -147,7 +161,8 @@ impl Put<'_, '_> {
             self.table.retain_in(blocks(self.group, LogIndex::FIRST), |_, _| false)?;
             goal = None;
         } else if let Some(through) = goal {
-            ends.base = self.drop_blocks(through)?.unwrap_or(ends.base);
+            let written = layout::cut(entries.clone()).count();
+            ends.base = self.drop_blocks(through, COMPACT_BLOCKS.max(2 * written))?.unwrap_or(ends.base);
             // It is reached, or lies within the block that is first now.
             goal = goal.filter(|goal| ends.base != before.base && ends.base.index < *goal);
         }
@@ -165,7 +180,8 @@ impl Put<'_, '_> {
         }
         ends.last = entries.last().unwrap_or(ends.last);
         self.blocks(stamp, entries)?;
-        *state = State { hard_state: stamp.hard_state, ends, goal, is_stored: true };
+        let Stamp { sequence, hard_state } = stamp;
+        *state = State { sequence, hard_state, ends, goal, is_stored: true };
         Ok(())
     }
 
@@ -176,14 +192,15 @@ impl Put<'_, '_> {
         let starts: Vec<LogIndex> = self
             .table
             .range(blocks(self.group, LogIndex::FIRST))?
-            .take(DROP_BLOCKS_MAX + 1)
+            .take(REMOVE_BLOCKS_MAX + 1)
             .map(|block| Ok(key_value(block)?.0))
             .collect::<Result<_, DurableError>>()?;
-        if let Some(start) = starts.get(..starts.len().min(DROP_BLOCKS_MAX)).and_then(<[_]>::last) {
+        if let Some(start) = starts.get(..starts.len().min(REMOVE_BLOCKS_MAX)).and_then(<[_]>::last) {
             self.drop_through(*start)?;
         }
-        let goal = (starts.len() > DROP_BLOCKS_MAX).then_some(LogIndex::LIMIT);
-        *state = State { hard_state: state.hard_state, ends: Ends::default(), goal, is_stored: false };
+        let goal = (starts.len() > REMOVE_BLOCKS_MAX).then_some(LogIndex::LIMIT);
+        let Stamp { sequence, hard_state } = stamp;
+        *state = State { sequence, hard_state, ends: Ends::default(), goal, is_stored: false };
         Ok(())
     }
 
@@ -197,13 +214,13 @@ impl Put<'_, '_> {
         Ok(())
     }
 
-    /// Drops blocks that end at or before `goal`, not all of them if they are many. Returns the last entry dropped.
-    fn drop_blocks(&mut self, goal: LogIndex) -> Result<Option<LogId>, DurableError> {
+    /// Drops blocks that end at or before `goal`, so many at most. Returns the last entry dropped.
+    fn drop_blocks(&mut self, goal: LogIndex, blocks_max: usize) -> Result<Option<LogId>, DurableError> {
         // A block ends where the next one begins: only the last one's record needs to be read.
         let mut dropped = None;
         let mut open = None;
         let starts = (self.group, LogIndex::FIRST.get())..=(self.group, goal.next().get());
-        for block in self.table.range(starts)?.take(DROP_BLOCKS_MAX + 1) {
+        for block in self.table.range(starts)?.take(blocks_max) {
             dropped = open.replace(key_value(block)?.0).or(dropped);
         }
         let mut last = None;
