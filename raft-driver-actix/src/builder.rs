@@ -65,8 +65,9 @@ impl Builder {
         self
     }
 
-    /// Gives the state machine a thread of its own. By default it is a task on the node's arbiter, which costs less;
-    /// a machine that waits for a device, or computes for long, needs the thread.
+    /// Gives the state machine a thread of its own. By default it applies in the actor's turns, which costs least, and
+    /// does what takes longer in a task on the node's arbiter; a machine that waits for a device, or that takes more than some
+    /// 10 µs an entry, needs the thread.
     #[must_use]
     pub const fn machine_on_thread(mut self) -> Self {
         self.setup.machine_thread = true;

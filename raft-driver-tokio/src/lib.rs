@@ -136,7 +136,7 @@
 //!
 //! ```text
 //!  Raft (handles) ──bounded──▶ ┌───────────┐ ──▶ log lane: a thread, task, inline ─┐
-//!  transport ──budget a peer─▶ │ node task │ ──▶ machine lane: a task, or a thread ┤
+//!  transport ──budget a peer─▶ │ node task │ ──▶ machine lane: inline, or a thread ┤
 //!         ▲                    │           │ ──▶ snapshots: the blocking pool ─────┤
 //!         │                    └───────────┘ ◀────────── reports ──────────────────┘
 //!         └──── a bounded queue a peer ─┘
@@ -145,9 +145,10 @@
 //! One task owns the node. It takes in all that has arrived, steps it, and performs what comes out, without ever
 //! waiting for a disk, a socket or a client. A log store that blocks has one thread, which takes all queued writes as
 //! one batch, so that one fsync covers many; a store whose calls are futures ([`storage::AsyncLog`]) has a task while
-//! there is something to do; one that does not block runs in the node's own. The state machine runs
-//! beside it, and answers clients itself. Its snapshots are frozen in its lane and written beside it; chunks of them are
-//! read and written on the runtime's blocking pool.
+//! there is something to do; one that does not block runs in the node's own. A state machine that does not block applies in
+//! the node's turns too, up to 1,024 entries a turn, and answers clients itself; what takes its time runs in a task beside
+//! it: more entries, readers' closures, snapshots. One that may block has a thread. Its snapshots are frozen in its lane and
+//! written beside it; chunks of them are read and written on the runtime's blocking pool.
 //!
 //! * **Back-pressure**: while the core has no room, commands wait in their callers.
 //! * **Failure**: the first error or panic of the log store or the state machine ends the node. Nothing is retried.

@@ -58,7 +58,8 @@ pub trait StateMachine: Send + 'static {
     /// the others for ever.
     type Error: core::error::Error + Send + Sync + 'static;
 
-    /// Whether calls wait for a device, or for another thread. A driver then gives the machine a thread of its own.
+    /// Whether calls wait for a device, or for another thread. A driver then gives the machine a thread of its own; else
+    /// it may apply between two messages of the protocol, which wait as long.
     const MAY_BLOCK: bool = false;
 
     /// Applies committed entries in order, exactly once, and pushes one response for each *command* among

@@ -129,6 +129,8 @@ impl<P: SnapshotStore> Snapshots for SnapshotLane<P> {
 /// driver keeps them. Dropped, it ends its lanes.
 pub struct Engine<S: StateMachine, W: Caller<Response = S::Response>, A: Operator> {
     node: RecordedNode,
+    /// The node's, as of the last turn.
+    deadline: Option<Instant>,
     recording: Option<RecordingWriter>,
     log: Box<dyn LogLane>,
     machine: AnyPlace<S, W>,
@@ -239,7 +241,9 @@ impl<S: StateMachine, W: Caller<Response = S::Response>, A: Operator> Engine<S, 
             self.step(now, event)?;
         }
         self.propose(now)?;
-        if self.node.deadline().is_some_and(|deadline| deadline <= now) {
+        // One that has moved to an earlier moment in this turn is seen in the next.
+        let is_due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
+        if is_due(self.deadline) && is_due(self.node.deadline()) {
             self.step(now, Event::Wake)?;
         }
         if look {
@@ -258,7 +262,8 @@ impl<S: StateMachine, W: Caller<Response = S::Response>, A: Operator> Engine<S, 
         };
         // A node without members to hear from, or a learner, has no deadline of its own.
         let look_at = self.forwards.look_in().map(|wait| now + wait);
-        Ok([self.node.deadline(), leave_at, look_at].into_iter().flatten().min())
+        self.deadline = self.node.deadline();
+        Ok([self.deadline, leave_at, look_at].into_iter().flatten().min())
     }
 
     /// A node that refuses an event was misused by its driver, and can no longer vouch for anything.

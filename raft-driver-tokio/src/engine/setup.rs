@@ -119,6 +119,7 @@ impl Setup {
             network.start(&config, Inbox::new(move |incoming| inputs(incoming.into())));
         let guard = snapshots.stop_on_drop();
         let engine = Engine {
+            deadline: node.deadline(),
             node,
             recording,
             log,
