@@ -15,7 +15,7 @@ use raft_core::host::{Committed, MachineLane, Read, SnapshotStore, StateMachine,
 use raft_core::{Entries, Event, LogId, LogIndex, SnapshotMeta};
 
 use crate::driver::{
-    LogReports, STATE_MACHINE, SnapshotLane, apply, apply_keeping, discard, reject_reads, serve,
+    LogReports, STATE_MACHINE, SnapshotLane, apply, apply_keeping, discard, guard, reject_reads, serve,
 };
 use crate::error::StopReason;
 use crate::forward::Kept;
@@ -41,7 +41,19 @@ pub(crate) enum LaneTask<S, W> {
     Restore(Restore<W>),
 }
 
-impl<S, W> LaneTask<S, W> {
+impl<S, W: Writer> LaneTask<S, W> {
+    /// The machine does not do it any more: tells whoever waits.
+    pub(crate) fn lose(self) {
+        match self {
+            Self::Apply { committed, .. } | Self::Restore(Restore { committed, .. }) => {
+                committed.into_iter().for_each(Committed::lose);
+            }
+            Self::Claim(claim, _) => claim.lose(),
+            Self::Serve(reads) => reject_reads(reads),
+            Self::TakeSnapshot(_) | Self::Forget => {}
+        }
+    }
+
     /// How many entries it applies; `None` if it takes its time for something else.
     fn entries(&self) -> Option<u64> {
         match self {
@@ -155,7 +167,13 @@ impl<S: StateMachine, P: SnapshotStore, W: Writer<Response = S::Response>> Lane<
         self.perform(Some(entries_max))
     }
 
-    fn perform(&mut self, mut entries_max: Option<&mut u64>) -> (Option<LogIndex>, Next<W>) {
+    /// Whatever of users' panics, the lane has failed.
+    fn perform(&mut self, entries_max: Option<&mut u64>) -> (Option<LogIndex>, Next<W>) {
+        guard(STATE_MACHINE, || self.perform_unguarded(entries_max))
+            .unwrap_or_else(|panicked| (None, Next::End(panicked.into())))
+    }
+
+    fn perform_unguarded(&mut self, mut entries_max: Option<&mut u64>) -> (Option<LogIndex>, Next<W>) {
         let mut applied = None;
         let next = loop {
             let Some(task) = self.tasks.pop_front() else { break Next::Wait };
@@ -204,7 +222,9 @@ impl<S: StateMachine, P: SnapshotStore, W: Writer<Response = S::Response>> Lane<
         self.applied = entries.last().map_or(self.applied, |last| last.index);
         // Counted before the leader was asked, and so before it could send the entry.
         if self.keep.load(Ordering::Acquire) == 0 {
-            self.unclaimed = Unclaimed::default();
+            if !self.unclaimed.responses.is_empty() {
+                discard(STATE_MACHINE, std::mem::take(&mut self.unclaimed));
+            }
             return apply(&mut self.machine, entries, committed);
         }
         let unclaimed = &mut self.unclaimed;
@@ -228,7 +248,7 @@ impl<S: StateMachine, P: SnapshotStore, W: Writer<Response = S::Response>> Lane<
     /// # Errors
     /// The lane has failed, and this is why.
     pub(crate) fn restore(&mut self, Restore { meta, committed }: Restore<W>) -> Result<(), StopReason> {
-        self.snapshots.restore(&mut self.machine, &meta, committed)?;
+        guard(STATE_MACHINE, || self.snapshots.restore(&mut self.machine, &meta, committed))??;
         self.applied = meta.id.last.index;
         self.report(self.applied);
         Ok(())
@@ -247,16 +267,8 @@ impl<S: StateMachine, P: SnapshotStore, W: Writer<Response = S::Response>> Lane<
     /// Answers whoever still waits, in the lane and behind it, and drops the machine.
     pub(crate) fn finish(self, behind: impl Iterator<Item = LaneTask<S, W>>) {
         let machine = self.machine.stop();
-        for task in self.tasks.into_iter().chain(behind) {
-            match task {
-                LaneTask::Apply { committed, .. } | LaneTask::Restore(Restore { committed, .. }) => {
-                    committed.into_iter().for_each(Committed::lose);
-                }
-                LaneTask::Claim(claim, _) => claim.lose(),
-                LaneTask::Serve(reads) => reject_reads(reads),
-                LaneTask::TakeSnapshot(_) | LaneTask::Forget => {}
-            }
-        }
+        self.tasks.into_iter().chain(behind).for_each(LaneTask::lose);
+        discard(STATE_MACHINE, self.unclaimed);
         discard(STATE_MACHINE, machine);
     }
 }

@@ -6,8 +6,9 @@
 //!   turn by turn.
 
 use std::error::Error;
+use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -22,6 +23,7 @@ use raft_core::{
     Config, Entries, Event, Instant, LogId, LogRecovery, LogTask, Membership, Node, NodeId, Notice, Recovery,
     SnapshotMeta, Write, WriteId,
 };
+use tokio::task::coop;
 use tokio::time::Sleep;
 
 pub use crate::engine::{Ends, Engine, Input, Running, Setup, TransportCounters, refuse_read};
@@ -221,7 +223,8 @@ impl Timer {
         if self.armed.is_none() {
             return Poll::Pending;
         }
-        if self.sleep.as_mut().poll(context).is_pending() {
+        // A task that has used up its budget would not be registered: it is asked all the same.
+        if pin!(coop::unconstrained(self.sleep.as_mut())).poll(context).is_pending() {
             if self.wakes.as_ref().is_none_or(|task| !task.will_wake(context.waker())) {
                 self.wakes = Some(context.waker().clone());
             }
@@ -379,4 +382,77 @@ impl<S: StateMachine, L: NodeLog, P: SnapshotStore> Recovered<S, L, P> {
 
 fn boxed(error: impl Error + Send + Sync + 'static) -> Box<dyn Error + Send + Sync> {
     Box::new(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    /// More than anything here takes.
+    const BOUND: Duration = Duration::from_secs(60);
+
+    fn soon(timer: &mut Timer) {
+        let now = timer.now();
+        timer.arm(now, Some(now + Duration::from_millis(2)));
+    }
+
+    /// Sleeps as the node's task does: the runtime is not asked again until the task was woken.
+    async fn fires(timer: &mut Timer) {
+        let mut woken = false;
+        poll_fn(|cx| match std::mem::replace(&mut woken, true) {
+            false => timer.poll(cx),
+            true => timer.poll_fired(cx),
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_task_that_has_used_up_its_budget_is_woken_all_the_same() {
+        let fired = tokio::spawn(async {
+            let mut timer = Timer::start();
+            soon(&mut timer);
+            while coop::has_budget_remaining() {
+                coop::consume_budget().await;
+            }
+            poll_fn(|cx| {
+                // Whoever takes a turn at each wake never asks the runtime.
+                let now = timer.now();
+                if timer.pass(now) { Poll::Ready(()) } else { timer.poll(cx) }
+            })
+            .await;
+        });
+        tokio::time::timeout(BOUND, fired).await.expect("it fires").expect("no panic");
+    }
+
+    #[tokio::test]
+    async fn it_fires_again_and_again_and_for_whoever_polls_it() {
+        let mut timer = Timer::start();
+        assert!(timer.pass(timer.now()), "it was not armed");
+        for _ in 0..3 {
+            soon(&mut timer);
+            tokio::time::timeout(BOUND, fires(&mut timer)).await.expect("it fires");
+            assert!(timer.pass(timer.now()));
+        }
+        // Polled by one task, then by another; and an earlier deadline takes the place of a later one.
+        let now = timer.now();
+        timer.arm(now, Some(now + 2 * BOUND));
+        let _ = poll_fn(|cx| Poll::Ready(timer.poll(cx))).await;
+        assert!(!timer.pass(timer.now()));
+        soon(&mut timer);
+        let _ = poll_fn(|cx| Poll::Ready(timer.poll(cx))).await;
+        let other = tokio::spawn(async move { fires(&mut timer).await });
+        tokio::time::timeout(BOUND, other).await.expect("it fires").expect("no panic");
+    }
+
+    #[tokio::test]
+    async fn a_turn_that_comes_after_the_deadline_need_not_be_told() {
+        let mut timer = Timer::start();
+        soon(&mut timer);
+        let now = timer.now() + Duration::from_millis(2);
+        assert!(timer.pass(now));
+        soon(&mut timer);
+        tokio::time::timeout(BOUND, fires(&mut timer)).await.expect("it fires for the next one");
+    }
 }

@@ -71,7 +71,7 @@ impl<S: StateMachine> Inbox<S> {
             write_places: Semaphore::new(queue_max),
             request_places: Semaphore::new(queue_max),
         });
-        (Arc::clone(&inbox), Arrivals(inbox))
+        (Arc::clone(&inbox), Arrivals { inbox, writes_held: 0, requests_held: 0 })
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting<S>> {
@@ -184,66 +184,78 @@ impl<S: StateMachine> Place<'_, S> {
 }
 
 /// The task's end: dropped, it closes the inbox.
-pub(crate) struct Arrivals<S: StateMachine>(Arc<Inbox<S>>);
+pub(crate) struct Arrivals<S: StateMachine> {
+    inbox: Arc<Inbox<S>>,
+    /// Places of what was taken, and is not done yet.
+    writes_held: usize,
+    requests_held: usize,
+}
 
 impl<S: StateMachine> Arrivals<S> {
     /// Takes what has arrived: whatever of `arrived` is empty is filled. Writes only if they are wanted. Ready if there is
     /// anything; else the task is woken when there is.
     pub(crate) fn poll_take(
-        &self,
+        &mut self,
         task: &Context<'_>,
         arrived: &mut Arrived<S>,
         wants_writes: bool,
     ) -> Poll<()> {
-        let mut waiting = self.0.lock();
+        let mut waiting = self.inbox.lock();
         let Waiting { arrived: new, .. } = &mut *waiting;
         if arrived.inputs.is_empty() && !new.inputs.is_empty() {
             std::mem::swap(&mut arrived.inputs, &mut new.inputs);
         }
-        let mut requests = 0;
         if arrived.requests.is_empty() && !new.requests.is_empty() {
             std::mem::swap(&mut arrived.requests, &mut new.requests);
-            requests = arrived.requests.len();
+            self.requests_held += arrived.requests.len();
         }
         arrived.handles_dropped |= new.handles_dropped;
-        let mut writes = 0;
         if wants_writes && arrived.writes.is_empty() && !new.writes.is_empty() {
             std::mem::swap(&mut arrived.writes, &mut new.writes);
-            writes = std::mem::take(&mut waiting.writes_held);
+            self.writes_held += std::mem::take(&mut waiting.writes_held);
         }
         let ready = !arrived.is_empty();
+        let same = waiting.asleep.as_ref().is_some_and(|asleep| asleep.will_wake(task.waker()));
+        let mut stale = None;
         if ready {
-            waiting.asleep = None;
+            stale = waiting.asleep.take();
         } else {
             waiting.wants_writes = wants_writes;
-            if waiting.asleep.as_ref().is_none_or(|asleep| !asleep.will_wake(task.waker())) {
-                waiting.asleep = Some(task.waker().clone());
+            if !same {
+                stale = waiting.asleep.replace(task.waker().clone());
             }
         }
         drop(waiting);
-        if writes > 0 {
-            self.0.write_places.add_permits(writes);
-        }
-        if requests > 0 {
-            self.0.request_places.add_permits(requests);
-        }
+        drop(stale);
         if ready { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Gives back the places of what is done: of requests if none is left in `arrived`, and of writes if the caller says so.
+    pub(crate) fn give_back(&mut self, arrived: &Arrived<S>, writes_done: bool) {
+        if self.writes_held > 0 && writes_done && arrived.writes.is_empty() {
+            self.inbox.write_places.add_permits(std::mem::take(&mut self.writes_held));
+        }
+        if self.requests_held > 0 && arrived.requests.is_empty() {
+            self.inbox.request_places.add_permits(std::mem::take(&mut self.requests_held));
+        }
     }
 
     /// Nothing is taken from now on. What has arrived is handed out, the last of it.
     pub(crate) fn close(&self) -> Arrived<S> {
-        self.0.write_places.close();
-        self.0.request_places.close();
-        let mut waiting = self.0.lock();
+        self.inbox.write_places.close();
+        self.inbox.request_places.close();
+        let mut waiting = self.inbox.lock();
         waiting.closed = true;
-        waiting.asleep = None;
-        std::mem::take(&mut waiting.arrived)
+        let (rest, asleep) = (std::mem::take(&mut waiting.arrived), waiting.asleep.take());
+        drop(waiting);
+        drop(asleep);
+        rest
     }
 
     /// To be called now and then: buffers that were large once need not stay so.
     pub(crate) fn shrink(&self, arrived: &mut Arrived<S>) {
         arrived.shrink();
-        self.0.lock().arrived.shrink();
+        self.inbox.lock().arrived.shrink();
     }
 }
 
@@ -331,6 +343,7 @@ mod tests {
         fn take(&mut self, wants_writes: bool) -> (bool, [usize; 3]) {
             let waker = Waker::from(Arc::clone(&self.wakes));
             let Self { arrivals, arrived, .. } = self;
+            arrivals.give_back(arrived, true);
             let poll = arrivals.poll_take(&Context::from_waker(&waker), arrived, wants_writes);
             let Arrived { inputs, requests, writes, .. } = arrived;
             let taken = [inputs.drain(..).count(), requests.drain(..).count(), writes.drain(..).count()];
@@ -388,7 +401,11 @@ mod tests {
         assert!(task.put("second"), "a place that was not used is given back");
         assert!(!task.put("its caller waits for a place"));
         assert_eq!((task.take(false), task.put("there is none yet")), ((false, [0; 3]), false));
-        assert_eq!((task.take(true), task.put("there is one")), ((true, [0, 0, 2]), true));
+        assert_eq!((task.take(true), task.put("not before they are done")), ((true, [0, 0, 2]), false));
+        task.arrivals.give_back(&task.arrived, false);
+        assert!(!task.put("nor are they"));
+        task.arrivals.give_back(&task.arrived, true);
+        assert!(task.put("there is one"));
 
         let inbox = Arc::clone(&task.inbox);
         let place = inbox.try_write_place().unwrap().unwrap();
@@ -402,7 +419,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn what_goes_in_comes_out_whoever_runs_when() {
         const EACH: usize = 2_000;
-        let (inbox, arrivals) = Inbox::<Deaf>::new(3);
+        let (inbox, mut arrivals) = Inbox::<Deaf>::new(3);
         let mut senders = tokio::task::JoinSet::new();
         for _ in 0..4 {
             let inbox = Arc::clone(&inbox);
@@ -428,6 +445,7 @@ mod tests {
                 counts[0] += arrived.inputs.drain(..).count();
                 counts[1] += arrived.requests.drain(..).count();
                 counts[2] += arrived.writes.drain(..).count();
+                arrivals.give_back(&arrived, true);
                 turns += 1;
                 tokio::task::yield_now().await;
             }

@@ -25,6 +25,9 @@ const TURN_EVENTS_MAX: usize = 1024;
 /// How long callers that are gone may gather before all that wait are looked at.
 const ABANDONED_FOR: Duration = Duration::from_millis(10);
 
+/// How often buffers that are larger than they need be are given back.
+const SHRINK_EVERY: Duration = Duration::from_secs(1);
+
 /// What reaches the node beside clients' requests.
 #[derive(Debug)]
 pub(crate) enum Input {
@@ -51,6 +54,7 @@ pub(crate) struct NodeTask<S: StateMachine> {
     /// Somebody stopped waiting since the last look, and when the next one is due.
     abandoned: Arc<AtomicBool>,
     look_at: Option<Instant>,
+    shrink_at: Instant,
 }
 
 impl<S: StateMachine> NodeTask<S> {
@@ -63,7 +67,17 @@ impl<S: StateMachine> NodeTask<S> {
         abandoned: Arc<AtomicBool>,
     ) -> Self {
         let arrived = Arrived::default();
-        Self { engine, timer, arrivals, arrived, publisher, life, abandoned, look_at: None }
+        Self {
+            engine,
+            timer,
+            arrivals,
+            arrived,
+            publisher,
+            life,
+            abandoned,
+            look_at: None,
+            shrink_at: Instant::ZERO,
+        }
     }
 
     /// Runs the node until it stops, and answers everybody who waits.
@@ -74,9 +88,9 @@ impl<S: StateMachine> NodeTask<S> {
             if let Err(reason) = turned.unwrap_or_else(|panicked| Err(panicked.into())) {
                 break reason;
             }
-            if self.engine.is_ready() || !self.arrived.is_empty() {
-                // There is more than one turn takes. Others come first: peers with what this turn sent them, too.
-                give_way().await;
+            if self.engine.has_worked() || self.engine.is_ready() || !self.arrived.is_empty() {
+                // Others come first, the runtime's own work and peers with what this turn sent them among them.
+                tokio::task::yield_now().await;
             }
             let mut woken = false;
             poll_fn(|cx| {
@@ -96,6 +110,7 @@ impl<S: StateMachine> NodeTask<S> {
         let Self { engine, timer, arrivals, arrived, .. } = self;
         // Back-pressure: without room, commands stay where they are, and their callers wait.
         let wants_writes = engine.backlog().is_empty() && engine.node().write_room_bytes() > 0;
+        arrivals.give_back(arrived, engine.backlog().is_empty());
         if arrivals.poll_take(cx, arrived, wants_writes).is_ready() || engine.is_ready() {
             return Poll::Ready(());
         }
@@ -109,12 +124,9 @@ impl<S: StateMachine> NodeTask<S> {
         let now = self.timer.now();
         self.take_inputs(now)?;
         let asked = self.take_requests(now)?;
-        let (backlog, writes) = (self.engine.backlog(), &mut self.arrived.writes);
-        if backlog.is_empty() {
-            std::mem::swap(backlog, writes);
-        } else {
-            // Peers' writes came meanwhile.
-            backlog.append(writes);
+        if !self.arrived.writes.is_empty() {
+            // They are taken only when those before are gone: places are swapped, nothing moves.
+            std::mem::swap(self.engine.backlog(), &mut self.arrived.writes);
         }
         // Callers that are gone are looked for soon after one of them is, and when the timer fires: others are gone when
         // their time is up.
@@ -122,11 +134,12 @@ impl<S: StateMachine> NodeTask<S> {
         if look {
             self.look_at = None;
             // Before the look: whoever is gone after it tells the task again.
-            self.abandoned.store(false, Ordering::Release);
+            self.abandoned.swap(false, Ordering::AcqRel);
         }
         let next = self.engine.finish(now, look)?;
         self.timer.arm(now, [next, self.look_at].into_iter().flatten().min());
-        if look {
+        if self.shrink_at <= now {
+            self.shrink_at = now + SHRINK_EVERY;
             self.arrivals.shrink(&mut self.arrived);
         }
         self.publisher.publish(self.engine.node(), self.engine.load(), now, asked);
@@ -173,20 +186,6 @@ impl<S: StateMachine> NodeTask<S> {
         engine.stop(&reason);
         arrived.requests.into_iter().chain(rest.requests).for_each(refuse);
     }
-}
-
-/// To the end of the runtime's queue.
-async fn give_way() {
-    let mut woken = false;
-    poll_fn(|cx| {
-        if woken {
-            return Poll::Ready(());
-        }
-        woken = true;
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 /// Answers a request to a node that is gone.

@@ -8,6 +8,7 @@
 //! * Nothing here waits: not for a disk that may block, not for a socket, not for a client.
 //! * The first failure of store, state machine or node is the reason to stop. Nothing is retried.
 
+mod backlog;
 mod place;
 mod setup;
 
@@ -32,11 +33,15 @@ use crate::request::AdminRequest;
 use crate::storage::lane::LogLane;
 use crate::transport::{Incoming, Network, Room};
 
+use backlog::Backlog;
 use place::AnyPlace;
 pub use setup::{Ends, Running, Setup, TransportCounters};
 
 /// How many writes one turn proposes at most.
 const TURN_WRITES_MAX: usize = 1024;
+
+/// How many writes and entries make a turn a long one.
+const LONG_TURN: u64 = 256;
 
 /// How many entries one turn applies at most; more of them are applied beside the node.
 const TURN_APPLIES_MAX: u64 = 1024;
@@ -131,6 +136,8 @@ pub struct Engine<S: StateMachine, W: Caller<Response = S::Response>, A: Operato
     node: RecordedNode,
     /// The node's, as of the last turn.
     deadline: Option<Instant>,
+    /// Writes proposed, and entries applied, in the last turn.
+    worked: u64,
     recording: Option<RecordingWriter>,
     log: Box<dyn LogLane>,
     machine: AnyPlace<S, W>,
@@ -138,7 +145,7 @@ pub struct Engine<S: StateMachine, W: Caller<Response = S::Response>, A: Operato
     post: Box<dyn Post>,
     clients: Clients<W, Box<dyn Read<S>>, Asked<A>>,
     /// Writes that wait for room in the node.
-    backlog: VecDeque<W>,
+    backlog: Backlog<W>,
     forwards: Forwards<W>,
     desk: Desk,
     leaving: Option<Leaving>,
@@ -165,15 +172,21 @@ impl<S: StateMachine, W: Caller<Response = S::Response>, A: Operator> Engine<S, 
         Load { writes, reads, letters_refused: self.desk.refused() }
     }
 
-    /// Writes that wait for room in the node.
+    /// Writes of this node's clients that wait for room in the node.
     pub const fn backlog(&mut self) -> &mut VecDeque<W> {
-        &mut self.backlog
+        &mut self.backlog.own
     }
 
     /// Whether another turn has something to do, although nothing more may have arrived.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         !self.backlog.is_empty() && self.node.write_room_bytes() > 0
+    }
+
+    /// Whether the last turn took so long that others should run before the next.
+    #[must_use]
+    pub const fn has_worked(&self) -> bool {
+        self.worked >= LONG_TURN
     }
 
     // --- a turn: what has arrived is handed over ------------------------------------------------------------
@@ -189,7 +202,8 @@ impl<S: StateMachine, W: Caller<Response = S::Response>, A: Operator> Engine<S, 
             Input::Receive(message, _room) => self.step(now, Event::Receive(message)),
             Input::Letter { from, letter, room: _room } => {
                 let Self { forwards, desk, node, machine, backlog, .. } = self;
-                forward::receive(forwards, desk, from, letter, node.membership(), backlog, |claim, kept| {
+                let served = &mut backlog.served;
+                forward::receive(forwards, desk, from, letter, node.membership(), served, |claim, kept| {
                     machine.perform(LaneTask::Claim(claim, kept));
                 });
                 Ok(())
@@ -237,6 +251,7 @@ impl<S: StateMachine, W: Caller<Response = S::Response>, A: Operator> Engine<S, 
     /// # Errors
     /// The reason to stop.
     pub fn finish(&mut self, now: Instant, look: bool) -> Result<Option<Instant>, StopReason> {
+        self.worked = 0;
         while let Some(event) = self.clients.reads() {
             self.step(now, event)?;
         }
@@ -277,18 +292,22 @@ impl<S: StateMachine, W: Caller<Response = S::Response>, A: Operator> Engine<S, 
             return Ok(());
         }
         if self.node.role() == RoleKind::Leader {
-            // Until one of them is used up: a room's worth of commands may be invalid, all of it.
-            let mut left = TURN_WRITES_MAX.min(self.backlog.len());
-            while left > 0 && self.node.role() == RoleKind::Leader {
-                let before = self.backlog.len();
-                let event = self.clients.propose(&mut self.backlog, self.node.write_room_bytes(), left);
-                let taken = before - self.backlog.len();
-                if taken == 0 {
-                    break;
-                }
-                left -= taken;
-                if let Some(event) = event {
-                    self.step(now, event)?;
+            let Self { node, clients, backlog, worked, .. } = self;
+            for (queue, writes_max) in backlog.shares(TURN_WRITES_MAX) {
+                // Until one of them is used up: a room's worth of commands may be invalid, all of it.
+                let mut left = writes_max.min(queue.len());
+                while left > 0 && node.role() == RoleKind::Leader {
+                    let before = queue.len();
+                    let event = clients.propose(queue, node.write_room_bytes(), left);
+                    let taken = before - queue.len();
+                    if taken == 0 {
+                        break;
+                    }
+                    left -= taken;
+                    *worked += taken as u64;
+                    if let Some(event) = event {
+                        node.step(now, event).map_err(StopReason::Driver)?;
+                    }
                 }
             }
             return Ok(());
@@ -297,8 +316,11 @@ impl<S: StateMachine, W: Caller<Response = S::Response>, A: Operator> Engine<S, 
         // write whose outcome is long in coming.
         let leader = self.node.status().leader;
         let rejection = Rejection::not_leader(leader, self.node.membership());
-        let Self { forwards, backlog, post, .. } = self;
-        forwards.pass(backlog, leader, &rejection, |to, letter| post.send_letter(to, letter));
+        let Self { forwards, backlog, post, worked, .. } = self;
+        for (queue, writes_max) in backlog.shares(TURN_WRITES_MAX) {
+            *worked += queue.len().min(writes_max) as u64;
+            forwards.pass(queue, writes_max, leader, &rejection, |to, letter| post.send_letter(to, letter));
+        }
         Ok(())
     }
 
@@ -314,6 +336,12 @@ impl<S: StateMachine, W: Caller<Response = S::Response>, A: Operator> Engine<S, 
     /// Does all that the node has to do, and what follows from that in the same turn.
     fn drain(&mut self, now: Instant) -> Result<(), StopReason> {
         let mut entries_max = TURN_APPLIES_MAX;
+        let drained = self.drain_with(now, &mut entries_max);
+        self.worked += TURN_APPLIES_MAX - entries_max;
+        drained
+    }
+
+    fn drain_with(&mut self, now: Instant, entries_max: &mut u64) -> Result<(), StopReason> {
         loop {
             while let Some(action) = self.node.poll_action() {
                 self.perform(now, action)?;
@@ -322,7 +350,7 @@ impl<S: StateMachine, W: Caller<Response = S::Response>, A: Operator> Engine<S, 
                 self.step(now, Event::Persisted(durable))?;
                 continue;
             }
-            match self.machine.flush(&mut entries_max)? {
+            match self.machine.flush(entries_max)? {
                 Some(applied) => self.step(now, Event::Applied(applied))?,
                 None => return Ok(()),
             }
@@ -364,7 +392,8 @@ impl<S: StateMachine, W: Caller<Response = S::Response>, A: Operator> Engine<S, 
     /// lanes is still done, then they end.
     pub fn stop(self, reason: &StopReason) {
         trace_stop(self.node.status().id, reason);
-        let Self { mut node, recording, mut clients, backlog, mut forwards, mut desk, mut post, .. } = self;
+        let Self { mut node, recording, mut clients, mut backlog, mut forwards, mut desk, mut post, .. } =
+            self;
         if let Some(recording) = recording {
             let orderly = !matches!(reason, StopReason::Panicked { .. } | StopReason::Driver(_));
             recording.end(&mut node, orderly);
@@ -373,7 +402,7 @@ impl<S: StateMachine, W: Caller<Response = S::Response>, A: Operator> Engine<S, 
         if let Err(panicked) = guard("read", || clients.stop()) {
             tracing::error!(%panicked, "raft.read");
         }
-        backlog.into_iter().for_each(|write| write.reject(Rejection::Stopped));
+        backlog.drain().for_each(|write| write.reject(Rejection::Stopped));
         forwards.stop();
         desk.send(|to, letter| post.send_letter(to, letter));
     }

@@ -103,7 +103,7 @@ where
     P: SnapshotStore,
     W: Writer<Response = S::Response> + Send + 'static,
 {
-    let away = Away { queue: Vec::new(), back: None, ended: false };
+    let away = Away { queue: Vec::new(), back: None, ended: false, failed: false };
     let away = Arc::new(Mutex::new(away));
     Box::new(InTurns { lane: Some(Box::new(lane)), away, tasks, runtime: Handle::current() })
 }
@@ -129,6 +129,8 @@ struct Away<S: StateMachine, P: SnapshotStore, W> {
     back: Option<Box<Lane<S, P, W>>>,
     /// The node does not want it back.
     ended: bool,
+    /// It will not come back.
+    failed: bool,
 }
 
 fn lock<S: StateMachine, P: SnapshotStore, W>(away: &Mutex<Away<S, P, W>>) -> MutexGuard<'_, Away<S, P, W>> {
@@ -158,7 +160,11 @@ where
             let mut away = lock(&self.away);
             self.lane = away.back.take();
             if self.lane.is_none() {
-                return away.queue.push(task);
+                if !away.failed {
+                    return away.queue.push(task);
+                }
+                drop(away);
+                return task.lose();
             }
         }
         if let Some(lane) = &mut self.lane {
@@ -178,6 +184,7 @@ where
             match next {
                 Next::Restore(restore) => lane.tasks().push_front(LaneTask::Restore(restore)),
                 Next::End(reason) => {
+                    lock(&self.away).failed = true;
                     lane.finish(std::iter::empty());
                     return Err(reason);
                 }
@@ -250,6 +257,174 @@ where
         }
         tokio::task::yield_now().await;
     }
-    let behind = std::mem::take(&mut lock(&away).queue);
+    let behind = {
+        let mut away = lock(&away);
+        away.failed = true;
+        std::mem::take(&mut away.queue)
+    };
     lane.finish(behind.into_iter());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::atomic::AtomicUsize;
+
+    use bytes::Bytes;
+    use raft_core::host::{Committed, Read, Rejection, RestoreError, SnapshotSource, WholeState};
+    use raft_core::{Commands, Entries, EntryRef, Event, LogId, Term};
+    use tokio::sync::{mpsc, oneshot};
+
+    use super::*;
+    use crate::driver::SnapshotLane;
+    use crate::request::{Answer, PendingWrite, Reply, Slot};
+    use crate::storage::MemorySnapshots;
+
+    /// Counts what it applies, in order; panics at a certain index.
+    struct Count {
+        applied: u64,
+        panics_at: u64,
+    }
+
+    impl StateMachine for Count {
+        type Response = u64;
+        type Snapshot = WholeState;
+        type Error = Infallible;
+
+        fn apply(&mut self, entries: &Entries, responses: &mut Vec<u64>) -> Result<(), Infallible> {
+            for entry in entries.iter() {
+                if let EntryRef::Command(id, _) = entry {
+                    assert_ne!(id.index.get(), self.panics_at, "told to");
+                    self.applied += 1;
+                    assert_eq!(id.index.get(), self.applied, "in order, each once");
+                    responses.push(self.applied);
+                }
+            }
+            Ok(())
+        }
+        fn snapshot(&mut self) -> Result<WholeState, Infallible> {
+            Ok(WholeState::new(""))
+        }
+        fn restore(&mut self, _: &mut SnapshotSource<'_>) -> Result<(), RestoreError<Infallible>> {
+            Ok(())
+        }
+    }
+
+    /// Tells how much was applied when it was served.
+    struct Look(oneshot::Sender<u64>);
+
+    impl Read<Count> for Look {
+        fn serve(self: Box<Self>, machine: &Count) {
+            let _ = self.0.send(machine.applied);
+        }
+        fn reject(self: Box<Self>, _: Rejection) {}
+        fn is_abandoned(&self) -> bool {
+            false
+        }
+    }
+
+    type Reports = mpsc::UnboundedReceiver<Result<Event, StopReason>>;
+
+    fn place(panics_at: u64, tasks: &TaskTracker) -> (AnyPlace<Count, PendingWrite<u64>>, Reports) {
+        let (told, reports) = mpsc::unbounded_channel();
+        let reported = Arc::new(move |report| drop(told.send(report)));
+        let snapshots = SnapshotLane::start(MemorySnapshots::default(), Arc::new(|_| ()), TaskTracker::new());
+        let machine = Count { applied: 0, panics_at };
+        let lane = Lane::new(machine, snapshots, reported, Arc::new(AtomicUsize::new(0)));
+        (in_turns(lane, tasks.clone()), reports)
+    }
+
+    type Waiting = oneshot::Receiver<Answer<crate::Applied<u64>>>;
+
+    /// To apply so many entries behind `after`; the last one's writer waits.
+    fn apply(after: u64, count: u64) -> (LaneTask<Count, PendingWrite<u64>>, Waiting) {
+        let id = |index| LogId::new(Term::new(1), LogIndex::new(index));
+        let commands = (0..count).map(|_| [7; 4]).collect::<Commands>();
+        let (sender, answer) = oneshot::channel();
+        let reply = Reply::Applied(Slot::One(sender));
+        let writer = PendingWrite { command: Bytes::new(), reply, forward: None, room: None };
+        let committed = vec![Committed { id: id(after + count), writer }];
+        (LaneTask::Apply { entries: Entries::commands(id(after + 1), &commands), committed }, answer)
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn whatever_runs_beside_the_order_stays_and_all_is_done() {
+        let tasks = TaskTracker::new();
+        let (mut place, mut reports) = place(0, &tasks);
+        let (mut last, mut answers, mut looks) = (0, Vec::new(), Vec::new());
+        let (mut inline, mut beside) = (0, 0);
+        for round in 0..2_000_u64 {
+            if round % 7 == 3 {
+                let (sender, seen) = oneshot::channel();
+                place.perform(LaneTask::Serve(vec![Box::new(Look(sender))]));
+                looks.push((last, seen));
+            }
+            let count = 1 + round * 37 % 40;
+            let (task, answer) = apply(last, count);
+            place.perform(task);
+            last += count;
+            answers.push((last, answer));
+            let mut entries_max = 32;
+            if let Some(applied) = place.flush(&mut entries_max).expect("no failure") {
+                inline += 1;
+                assert!(applied.get() <= last && entries_max < 32);
+            }
+            if round % 3 == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        // What is queued is done although nobody asks any more.
+        drop(place);
+        for (index, answer) in answers {
+            assert_eq!(answer.await.expect("answered").expect("applied").response, index);
+        }
+        for (least, seen) in looks {
+            assert_eq!(seen.await, Ok(least), "a read is served where it stands");
+        }
+        tasks.close();
+        tasks.wait().await;
+        while let Some(report) = reports.recv().await {
+            assert!(matches!(report, Ok(Event::Applied(_))));
+            beside += 1;
+        }
+        assert!(inline > 0 && beside > 0, "{inline} inline, {beside} beside");
+    }
+
+    #[tokio::test]
+    async fn who_waits_behind_a_failure_is_told_that_the_response_is_lost() {
+        // In the turn, and beside it.
+        for entries_max in [100, 1] {
+            let tasks = TaskTracker::new();
+            let (mut place, mut reports) = place(5, &tasks);
+            let mut answers = Vec::new();
+            for after in [0, 4, 8] {
+                let (task, answer) = apply(after, 4);
+                place.perform(task);
+                answers.push(answer);
+            }
+            let flushed = place.flush(&mut entries_max.clone());
+            if entries_max == 100 {
+                assert!(flushed.is_err());
+            } else {
+                assert!(matches!(flushed, Ok(None)));
+                while !matches!(reports.recv().await, Some(Err(StopReason::Panicked { .. }))) {}
+                tokio::task::yield_now().await;
+            }
+            let (task, answer) = apply(12, 4);
+            place.perform(task);
+            answers.push(answer);
+            let mut told = Vec::new();
+            for answer in answers {
+                told.push(match answer.await.expect("nobody is forgotten") {
+                    Ok(applied) => Ok(applied.response),
+                    Err(rejected) => Err(rejected.0),
+                });
+            }
+            let lost = |index| Err(Rejection::ResponseLost(LogId::new(Term::new(1), LogIndex::new(index))));
+            assert_eq!(told, [Ok(4), lost(8), lost(12), lost(16)]);
+            drop(place);
+            tasks.close();
+            tasks.wait().await;
+        }
+    }
 }

@@ -1,6 +1,5 @@
 //! Starting a node: lanes and transport are put together here, and taken apart when the node stops.
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,6 +11,7 @@ use raft_core::{Config, Event};
 use tokio_util::sync::DropGuard;
 use tokio_util::task::TaskTracker;
 
+use super::backlog::Backlog;
 use super::{Engine, Input, PostOf, place};
 use crate::apply::Lane;
 use crate::driver::{self, Assembled, Recovered, SnapshotLane, Timer};
@@ -127,7 +127,8 @@ impl Setup {
             snapshots: Box::new(snapshots),
             post: Box::new(PostOf::<N>(transport)),
             clients: Clients::new(command_bytes_max).checking(driver::check::<S>),
-            backlog: VecDeque::new(),
+            backlog: Backlog::default(),
+            worked: 0,
             forwards: Forwards::new(keep, command_bytes_max, message_bytes_max),
             desk: Desk::default(),
             leaving: None,

@@ -116,10 +116,12 @@ impl<W: Caller> Forwards<W> {
         self.waiting.len()
     }
 
-    /// Passes on what may be passed on, and rejects the rest, like all of it if there is no leader to pass it to.
+    /// Passes on what may be passed on of the first `writes_max`, and rejects the rest of those, like all if there is no
+    /// leader to pass them to.
     pub(crate) fn pass(
         &mut self,
         queue: &mut VecDeque<W>,
+        writes_max: usize,
         leader: Option<NodeId>,
         rejection: &Rejection,
         mut send: impl FnMut(NodeId, Bytes) -> bool,
@@ -127,7 +129,7 @@ impl<W: Caller> Forwards<W> {
         let now = Instant::now();
         let mut writes = Vec::new();
         let mut bytes = 0;
-        for write in queue.drain(..) {
+        for write in queue.drain(..queue.len().min(writes_max)) {
             let (length, length_max) = (write.command().len() as u64, self.command_bytes_max);
             match write.forward_until() {
                 Some(until) if leader.is_some() && until > now => {}

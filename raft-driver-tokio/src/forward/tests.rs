@@ -30,7 +30,7 @@ fn rejected(answer: &mut oneshot::Receiver<Answer<LogId>>) -> Rejection {
 /// What a node sends that passes its queue on to node 1.
 fn passed(forwards: &mut Forwards<PendingWrite<()>>, queue: &mut Queue) -> Vec<Bytes> {
     let mut letters = Vec::new();
-    forwards.pass(queue, Some(NodeId::new(1)), &Rejection::Stopped, |to, letter| {
+    forwards.pass(queue, usize::MAX, Some(NodeId::new(1)), &Rejection::Stopped, |to, letter| {
         assert_eq!(to, NodeId::new(1));
         letters.push(letter);
         true
@@ -52,6 +52,7 @@ fn nobody_passes_on_what_was_passed_on() {
     // This one does not lead either, and knows who does.
     between.pass(
         &mut queue,
+        usize::MAX,
         Some(NodeId::new(3)),
         &Rejection::not_leader(Some(NodeId::new(3)), &members()),
         |_, _| panic!("passed on twice"),
@@ -79,10 +80,10 @@ fn what_cannot_leave_did_not_happen() {
     let mut asking = forwards();
     let mut queue = Queue::new();
     let mut answer = write(&mut queue, "nowhere");
-    asking.pass(&mut queue, Some(NodeId::new(1)), &Rejection::Busy, |_, _| false);
+    asking.pass(&mut queue, usize::MAX, Some(NodeId::new(1)), &Rejection::Busy, |_, _| false);
     assert_eq!((asking.len(), rejected(&mut answer)), (0, Rejection::Busy));
     let mut answer = write(&mut queue, "nobody");
-    asking.pass(&mut queue, None, &Rejection::Busy, |_, _| panic!("to nobody"));
+    asking.pass(&mut queue, usize::MAX, None, &Rejection::Busy, |_, _| panic!("to nobody"));
     assert_eq!(rejected(&mut answer), Rejection::Busy);
 }
 
