@@ -1,7 +1,8 @@
 //! What comes out of a node: everybody who may have something to do is asked in turn.
 //!
 //! * What is handed out by one gives none before it anything to do, so who had nothing is not asked again before the next
-//!   event.
+//!   event. (A snapshot that is taken, or a log that is compacted, may change what a leader would send: but it too looks at
+//!   each peer once an event.)
 //! * Nothing here decides anything but the order.
 
 use super::Node;

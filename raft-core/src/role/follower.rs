@@ -187,7 +187,7 @@ impl Follower {
         self.verified.min(shared.disk.durable())
     }
 
-    /// Whether the leader is to be told something, and there is one.
+    /// Whether the leader is to be told something, there is one, and it may be told: the term is durable.
     pub(crate) fn has_action(&self, shared: &Shared) -> bool {
         (self.reply_due || self.conflict.is_some() || self.installing.is_some())
             && shared.leader.is_some()
@@ -197,6 +197,7 @@ impl Follower {
     /// The next reply to the leader. Late: one answers for every message since the last.
     #[inline(never)]
     pub(crate) fn next_action(&mut self, shared: &Shared) -> Action {
+        assert!(shared.disk.settled(), "no message of a term before that is durable (§5.1)");
         let leader = shared.leader.expect("there is a leader to be told something");
         if let Some(id) = self.installing.take() {
             let progress = shared.install_progress(id, self.matched(shared));

@@ -126,6 +126,7 @@ impl Shared {
     /// The next write.
     #[inline(never)]
     pub(crate) fn next_write(&mut self) -> Action {
+        assert!(self.has_write(), "something to write, and within the limit of writes in flight");
         let (mut hard_state, mut reset_to) = (None, None);
         if self.disk.has_unwritten_state() {
             (hard_state, reset_to) = (self.disk.unwritten_hard_state(), self.disk.unwritten_reset());
@@ -155,6 +156,7 @@ impl Shared {
     /// The next entries for the state machine, or how to get them.
     #[inline(never)]
     pub(crate) fn next_apply(&mut self) -> Action {
+        assert!(self.has_apply(), "one read of the machine's at a time, and within its limits");
         let (from, through) = (self.apply_handed.next(), self.appliable());
         match self.log.slice(from, through, u64::MAX, self.config.apply_bytes_max) {
             Some(entries) => self.apply(entries),

@@ -1,9 +1,12 @@
 //! Files that are cut short, damaged or made up: an error or a shorter replay, never a panic, never much memory.
 
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use raft_core::host::recording::{Ending, MAGIC, RecordingError, Replay, ReplayError, VERSION};
+use serde_json::Value;
 
+use super::support::Cluster;
 use super::world::{busy_files, options};
 use super::{frames, replay, seal};
 
@@ -136,4 +139,39 @@ fn a_file_that_was_altered_on_purpose_does_no_harm() {
     }
     assert!(refused > 100 && differs > 100 && same > 0, "{refused} refused, {differs} differ, {same} same");
     assert!(asserted * 20 < refused + differs + same, "{asserted} assertions");
+}
+
+/// The names and kinds of everything in a value, wherever it lies.
+fn layout(value: &Value, at: &str, found: &mut BTreeSet<String>) {
+    let kind = match value {
+        Value::Null => "nothing",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "text",
+        Value::Array(_) => "list",
+        Value::Object(_) => "fields",
+    };
+    found.insert(format!("{at}: {kind}"));
+    match value {
+        Value::Array(values) => values.iter().for_each(|value| layout(value, &format!("{at}/*"), found)),
+        Value::Object(fields) => {
+            fields.iter().for_each(|(name, value)| layout(value, &format!("{at}/{name}"), found));
+        }
+        _ => {}
+    }
+}
+
+/// A checkpoint is a node's own memory: if this fails, a node keeps something else than before, so give recordings another
+/// [`VERSION`], and write the new number here.
+#[test]
+fn what_a_node_keeps_is_of_this_version() {
+    let mut cluster = Cluster::led(3);
+    cluster.commit_each(1, &["a", "b"]);
+    let mut found = BTreeSet::new();
+    for server in 1..=2 {
+        let node = serde_json::to_value(&cluster.servers[&server].node);
+        layout(&node.expect("a node can be written in other formats"), "", &mut found);
+    }
+    let text: String = found.iter().map(|line| format!("{line}\n")).collect();
+    assert_eq!((VERSION, crc32fast::hash(text.as_bytes())), (3, 1_079_092_498), "{text}");
 }

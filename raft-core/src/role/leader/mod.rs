@@ -37,6 +37,8 @@ pub(crate) use clients::tickets_of;
 pub(crate) struct Leader {
     /// The membership in force is settled, this node votes in it, and nobody is leaving.
     settled: bool,
+    /// The index of the membership that `peers` and `settled` are of.
+    counted_by: LogIndex,
     /// Every other member, by id, and those that left and are not told so yet.
     peers: Vec<Progress>,
     /// Where the search for the next message goes on.
@@ -76,6 +78,7 @@ impl Leader {
         let next_index = shared.log.last_index().next();
         let mut leader = Self {
             settled: false,
+            counted_by: LogIndex::ZERO,
             peers: Vec::new(),
             cursor: 0,
             round: 1,

@@ -18,7 +18,9 @@ use crate::transfer::{Answer, Sending, Step};
 impl Leader {
     /// The peers are who the membership in force says (§6). Who left is kept until it is told so.
     pub(super) fn match_peers(&mut self, shared: &Shared) {
-        let membership = Arc::clone(shared.membership());
+        let (index, membership) = shared.log.membership();
+        let membership = Arc::clone(membership);
+        self.counted_by = index;
         let next_index = shared.log.last_index().next();
         // What somebody said before it was added, or before it left and came back, proves nothing now (TRAP 28).
         self.peers.retain(|peer| !(peer.leaving && membership.contains(peer.id)));
@@ -211,6 +213,7 @@ impl Leader {
 
     /// Through where a majority holds the log durably.
     fn held(&self, shared: &Shared) -> LogIndex {
+        assert_eq!(self.counted_by, shared.log.membership().0, "the configuration in force counts (§6)");
         let durable = shared.disk.durable();
         let by_membership = || {
             quorum::reached(shared.membership(), |node| {
