@@ -5,16 +5,18 @@
 //!   when it was applied.
 //! * A second is one of the thread's CPU time: it always has something to do, and other programs do not count.
 
+#[path = "../../../raft-driver-tokio/benches/count/mod.rs"]
+mod count;
+
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use actix::System;
 use bytes::Bytes;
-use raft_core::host::{RestoreError, SnapshotSource, StateMachine, WholeState};
-use raft_core::{Config, Entries, EntryRef, NodeId};
+use count::Count;
+use raft_core::{Config, NodeId};
 use raft_driver_actix::admin::InitWithConfig;
 use raft_driver_actix::messages::{ClientWrite, ResponseMode};
 use raft_driver_tokio::storage::{MemoryLog, MemorySnapshots};
@@ -33,37 +35,6 @@ pub(crate) enum Work {
     Round,
     /// About so many writes, no matter how long they take.
     Writes(u64),
-}
-
-/// Counts what it applies.
-#[derive(Default)]
-struct Count(u64);
-
-impl StateMachine for Count {
-    type Response = u64;
-    type Snapshot = WholeState;
-    type Error = Infallible;
-
-    fn apply(&mut self, entries: &Entries, responses: &mut Vec<u64>) -> Result<(), Infallible> {
-        for entry in entries.iter() {
-            if let EntryRef::Command(..) = entry {
-                self.0 += 1;
-                responses.push(self.0);
-            }
-        }
-        Ok(())
-    }
-
-    fn snapshot(&mut self) -> Result<WholeState, Infallible> {
-        Ok(WholeState::new(self.0.to_le_bytes().to_vec()))
-    }
-
-    fn restore(&mut self, source: &mut SnapshotSource<'_>) -> Result<(), RestoreError<Infallible>> {
-        let mut count = [0; 8];
-        source.read_exact(&mut count)?;
-        self.0 = u64::from_le_bytes(count);
-        Ok(())
-    }
 }
 
 fn members() -> BTreeMap<NodeId, Bytes> {

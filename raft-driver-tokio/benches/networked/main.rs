@@ -13,6 +13,8 @@
 
 #[path = "../../tests/common/authority.rs"]
 mod authority;
+#[path = "../count/mod.rs"]
+mod count;
 mod floor;
 mod nodes;
 mod report;

@@ -1,56 +1,25 @@
 //! Three nodes, each on a thread of its own.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::path::Path;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use raft_core::host::{LogStore, RestoreError, SnapshotSource, StateMachine, WholeState};
-use raft_core::{Config, Entries, EntryRef, NodeId};
+use raft_core::host::LogStore;
+use raft_core::{Config, NodeId};
 use raft_driver_tokio::storage::{DurableLog, DurableReader, Identity, SnapshotFiles};
 use raft_driver_tokio::tcp::{Tcp, TcpConfig, Tls};
 use raft_driver_tokio::{Builder, ClusterId, Raft};
 use tokio::sync::oneshot;
 
 use crate::authority::Authority;
+use crate::count::Count;
 use crate::{Figures, load};
 
 const CLUSTER: ClusterId = ClusterId::new(0xbe_4c);
 const LEADER: NodeId = NodeId::new(1);
-
-/// Counts what it applies.
-#[derive(Default)]
-struct Count(u64);
-
-impl StateMachine for Count {
-    type Response = u64;
-    type Snapshot = WholeState;
-    type Error = Infallible;
-
-    fn apply(&mut self, entries: &Entries, responses: &mut Vec<u64>) -> Result<(), Infallible> {
-        for entry in entries.iter() {
-            if let EntryRef::Command(..) = entry {
-                self.0 += 1;
-                responses.push(self.0);
-            }
-        }
-        Ok(())
-    }
-
-    fn snapshot(&mut self) -> Result<WholeState, Infallible> {
-        Ok(WholeState::new(self.0.to_le_bytes().to_vec()))
-    }
-
-    fn restore(&mut self, source: &mut SnapshotSource<'_>) -> Result<(), RestoreError<Infallible>> {
-        let mut count = [0; 8];
-        source.read_exact(&mut count)?;
-        self.0 = u64::from_le_bytes(count);
-        Ok(())
-    }
-}
 
 /// The first node leads: the others do not campaign for a minute.
 fn config(id: NodeId) -> Config {
