@@ -7,8 +7,11 @@
 //!   each time: the difference of two runs, of 10,000 and 20,000, is what 10,000 writes cost.
 
 mod load;
+#[path = "../../raft-core/benches/rounds/mod.rs"]
+mod rounds;
 
 use crate::load::{Work, actix_driver, tokio_driver};
+use crate::rounds::in_turn;
 
 /// And what is to be reached, in thousands of writes a second: by the Tokio driver, by the Actix driver.
 const CLIENTS: [(usize, u32, u32); 5] =
@@ -16,11 +19,6 @@ const CLIENTS: [(usize, u32, u32); 5] =
 
 /// Writes a second with so many clients.
 type Measure = fn(usize, Work) -> f64;
-
-fn median(mut rates: Vec<f64>) -> f64 {
-    rates.sort_by(f64::total_cmp);
-    rates[rates.len() / 2] / 1000.0
-}
 
 fn main() {
     // Cargo adds one of its own.
@@ -36,21 +34,18 @@ fn main() {
         return;
     }
     let rounds = arguments.iter().find_map(|argument| argument.parse().ok()).unwrap_or(5_usize).max(1);
-    println!("Thousand writes a second, median of {rounds} rounds:\n");
+    println!("Thousand writes a second, medians of {rounds} rounds (least to most):\n");
     println!("| clients | Tokio | to be reached | Actix | to be reached | Actix ÷ Tokio |");
     println!("|--:|--:|--:|--:|--:|--:|");
     for (clients, reach_tokio, reach_actix) in CLIENTS {
-        let (mut on_tokio, mut on_actix) = (Vec::new(), Vec::new());
-        for _ in 0..rounds {
-            on_tokio.push(tokio_driver(clients, Work::Round));
-            on_actix.push(actix_driver(clients, Work::Round));
-        }
-        let (on_tokio, on_actix) = (median(on_tokio), median(on_actix));
+        let found =
+            in_turn(rounds, &mut drivers.clone(), |(_, driver)| driver(clients, Work::Round) / 1000.0);
+        let (on_tokio, on_actix) = (found[0], found[1]);
         println!(
-            "| {clients} | {on_tokio:.0} | {:.2} of {reach_tokio} | {on_actix:.0} | {:.2} of {reach_actix} | {:.2} |",
-            on_tokio / f64::from(reach_tokio),
-            on_actix / f64::from(reach_actix),
-            on_actix / on_tokio,
+            "| {clients} | {on_tokio} | {:.2} of {reach_tokio} | {on_actix} | {:.2} of {reach_actix} | {:.2} |",
+            on_tokio.median / f64::from(reach_tokio),
+            on_actix.median / f64::from(reach_actix),
+            on_actix.median / on_tokio.median,
         );
     }
 }

@@ -81,13 +81,16 @@ impl<S: StateMachine> Inbox<S> {
 
     /// Takes what is neither a request nor a write.
     pub(crate) fn input(&self, input: Input) -> Result<(), Closed> {
+        self.put(|arrived| arrived.inputs.push_back(input))
+    }
+
+    /// Puts something where it waits. If the node is gone it is dropped, after the lock: arguments outlive what is local.
+    fn put(&self, put: impl FnOnce(&mut Arrived<S>)) -> Result<(), Closed> {
         let mut waiting = self.lock();
         if waiting.closed {
-            drop(waiting);
-            drop(input);
             return Err(Closed);
         }
-        waiting.arrived.inputs.push_back(input);
+        put(&mut waiting.arrived);
         let asleep = waiting.asleep.take();
         drop(waiting);
         wake(asleep);
@@ -119,17 +122,7 @@ impl<S: StateMachine> Inbox<S> {
     }
 
     fn put_request(&self, request: Request<S>) -> Result<(), Closed> {
-        let mut waiting = self.lock();
-        if waiting.closed {
-            drop(waiting);
-            drop(request);
-            return Err(Closed);
-        }
-        waiting.arrived.requests.push_back(request);
-        let asleep = waiting.asleep.take();
-        drop(waiting);
-        wake(asleep);
-        Ok(())
+        self.put(|arrived| arrived.requests.push_back(request))
     }
 
     /// A place for a write or a batch of them, if there is one; `None` if the caller must [wait](Self::write_place).
