@@ -31,7 +31,7 @@ pub(crate) struct Sending {
     answered: u64,
     /// How much the peer ever had.
     reached: u64,
-    /// How often it had everything and wanted to begin anew, and until when it is left alone after that.
+    /// How often it wanted to begin anew, and until when it is left alone after that.
     refusals: u64,
     rest_until: Instant,
 }
@@ -138,8 +138,8 @@ impl Sending {
         true
     }
 
-    /// The peer says how much it has. After a refusal it is left alone for a while, `rest` longer each time: a full disk
-    /// must not cost a transfer after the other.
+    /// The peer says how much it has. If it lost what it had it is left alone for a while, `rest` longer each time: a full
+    /// disk must not cost a transfer after the other.
     pub(crate) fn wants(&mut self, offset: u64, round: u64, now: Instant, rest: Duration) -> Answer {
         let size = self.meta.size_bytes;
         let stale = round < self.answered
@@ -149,22 +149,23 @@ impl Sending {
             return Answer::Nothing;
         }
         let complete = self.inflight.is_some_and(|(_, end, sent)| end == size && round > sent);
+        let lost = offset == 0 && (complete || self.offset() > 0);
         self.answered = round;
         self.inflight = None;
         self.offset = Some(offset);
         self.loaded.take_if(|(at, _)| *at != offset);
-        if complete && offset == 0 {
+        if lost {
             self.refusals += 1;
             let times = u32::try_from(self.refusals.min(64)).expect("at most 64");
             self.rest_until = now + rest.saturating_mul(times);
-            return Answer::Refused;
+            return if complete { Answer::Refused } else { Answer::Nothing };
         }
         let progress = offset > self.reached;
         self.reached = self.reached.max(offset);
         if progress { Answer::Progress } else { Answer::Nothing }
     }
 
-    /// Whether the peer refused it more than once: the fault may be on this side.
+    /// Whether the peer wanted to begin anew more than once: the fault may be on this side.
     pub(crate) fn is_suspect(&self) -> bool {
         self.refusals > 1
     }
@@ -255,5 +256,69 @@ impl Receiving {
             self.received = if kept { end } else { 0 };
             self.chunk = if kept && done { Chunk::Complete } else { Chunk::Wanted };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::collections::BTreeMap;
+
+    use super::*;
+    use crate::ids::{LogId, LogIndex, NodeId};
+    use crate::membership::Membership;
+
+    const REST: Duration = Duration::from_millis(100);
+
+    /// Three chunks of one byte.
+    fn sending() -> Sending {
+        let last = LogId::new(Term::new(1), LogIndex::new(9));
+        let membership = Membership::of_voters(BTreeMap::from([(NodeId::new(1), Bytes::new())]));
+        Sending::new(Arc::new(SnapshotMeta {
+            id: crate::snapshot::SnapshotId { last, taken_by: NodeId::new(1), seq: 1 },
+            membership: Arc::new(membership),
+            membership_index: LogIndex::new(1),
+            size_bytes: 3,
+            digest: 0,
+            terms: Arc::new([]),
+        }))
+    }
+
+    /// Sends what there is to send without being asked, and reads for it; returns where the chunk begins.
+    fn sent(sending: &mut Sending, round: u64, now: Instant) -> Option<u64> {
+        for _ in 0..4 {
+            match sending.next(false, 1, round, now)? {
+                Step::Send(Body::InstallSnapshot { offset, .. }) => return Some(offset),
+                Step::Read(SnapshotTask::Read { offset, .. }) => {
+                    assert!(sending.read(offset, &Bytes::from_static(b"x")));
+                }
+                _ => unreachable!("nothing else is asked of anybody"),
+            }
+        }
+        None
+    }
+
+    #[test]
+    fn a_receiver_that_lost_what_it_had_is_left_alone_for_longer_each_time() {
+        let (mut sending, mut now, mut round) = (sending(), Instant::ZERO, 1);
+        assert_eq!(sending.wants(0, round, now, REST), Answer::Nothing);
+        for refusals in 1..=3 {
+            assert_eq!(sent(&mut sending, round, now), Some(0));
+            let news = if refusals == 1 { Answer::Progress } else { Answer::Nothing };
+            assert_eq!(sending.wants(1, round, now, REST), news, "what it had before is no progress");
+            assert_eq!(sent(&mut sending, round, now), Some(1));
+            // Its disk is full: it answers the next question with nothing.
+            round += 1;
+            assert_eq!(sending.wants(0, round, now, REST), Answer::Nothing);
+            assert_eq!(sent(&mut sending, round, now + (REST * refusals - Duration::from_nanos(1))), None);
+            assert!(sending.next(true, 1, round, now).is_some(), "it is asked how far it is all the same");
+            now = now + REST * refusals;
+        }
+        assert_eq!(sent(&mut sending, round, now), Some(0));
+        // A connection that was lost is no fault of its.
+        sending.wants(1, round, now, REST);
+        sending.interrupted();
+        round += 1;
+        sending.wants(0, round, now, REST);
+        assert_eq!(sent(&mut sending, round, now), Some(0));
     }
 }

@@ -9,8 +9,9 @@ use std::error::Error;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -170,10 +171,29 @@ pub struct Timer {
     /// with every message, and a spurious wake is cheaper than re-arming a timer each time.
     armed: Option<Instant>,
     sleep: Pin<Box<Sleep>>,
-    /// Whom `sleep` wakes: it need not be asked again before that.
-    wakes: Option<Waker>,
+    bell: Option<Arc<Bell>>,
     /// It fires on whole multiples of this, counted from the first timer of the process.
     step: Duration,
+}
+
+/// What the runtime's timer wakes: the task, and a note of it, since whatever else woke the task may have taken that wake
+/// too.
+#[derive(Debug)]
+struct Bell {
+    task: Waker,
+    /// It rang, or never was hung up: the runtime is to be asked.
+    rang: AtomicBool,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.rang.store(true, Ordering::Release);
+        self.task.wake_by_ref();
+    }
 }
 
 /// When the first timer of the process began.
@@ -188,7 +208,7 @@ impl Timer {
     pub fn start() -> Self {
         let sleep = Box::pin(tokio::time::sleep(Duration::ZERO));
         let epoch = tokio::time::Instant::now();
-        Self { epoch, armed: None, sleep, wakes: None, step: Duration::ZERO }
+        Self { epoch, armed: None, sleep, bell: None, step: Duration::ZERO }
     }
 
     /// From now on it fires late, by less than `step`, and together with the others of this process that have the same
@@ -209,29 +229,29 @@ impl Timer {
         self.armed.is_none()
     }
 
-    /// Sees to it that the task is woken when it fires. Ready if it does now, as far as that is known without asking the
-    /// runtime again: to be called before each sleep.
+    /// Whether it fires now; if it is armed and does not, the task is woken when it does. To be called before each sleep:
+    /// the runtime is asked only when there is news.
     pub fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        match &self.wakes {
-            Some(task) if task.will_wake(context.waker()) => Poll::Pending,
-            _ => self.poll_fired(context),
-        }
-    }
-
-    /// Whether it fires now; if it is armed and does not, the task is woken when it does.
-    pub fn poll_fired(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if self.armed.is_none() {
             return Poll::Pending;
         }
-        // A task that has used up its budget would not be registered: it is asked all the same.
-        if pin!(coop::unconstrained(self.sleep.as_mut())).poll(context).is_pending() {
-            if self.wakes.as_ref().is_none_or(|task| !task.will_wake(context.waker())) {
-                self.wakes = Some(context.waker().clone());
-            }
+        let bell = match self.bell.take() {
+            Some(bell) if bell.task.will_wake(context.waker()) => bell,
+            _ => Arc::new(Bell { task: context.waker().clone(), rang: AtomicBool::new(true) }),
+        };
+        let bell = self.bell.insert(bell);
+        if !bell.rang.load(Ordering::Acquire) {
             return Poll::Pending;
         }
-        (self.armed, self.wakes) = (None, None);
-        Poll::Ready(())
+        // Before the runtime is asked: it may ring at once.
+        bell.rang.store(false, Ordering::Release);
+        let waker = Waker::from(Arc::clone(bell));
+        // A task that has used up its budget would not be registered: it is asked all the same.
+        let asked = pin!(coop::unconstrained(self.sleep.as_mut())).poll(&mut Context::from_waker(&waker));
+        if asked.is_ready() {
+            self.armed = None;
+        }
+        asked
     }
 
     /// Sees to it that it fires by the node's deadline, or as late as it is aligned; to be polled afterwards.
@@ -241,9 +261,12 @@ impl Timer {
         let Some(deadline) = deadline else { return };
         if self.armed.is_none_or(|armed| deadline < armed) {
             let ahead = deadline.since(now).min(YEAR);
-            (self.armed, self.wakes) = (Some(now + ahead), None);
+            self.armed = Some(now + ahead);
             let at = self.epoch + now.since(Instant::ZERO) + ahead;
             self.sleep.as_mut().reset(aligned(at, self.step));
+            if let Some(bell) = &self.bell {
+                bell.rang.store(true, Ordering::Release);
+            }
         }
     }
 }
@@ -398,14 +421,18 @@ mod tests {
         timer.arm(now, Some(now + Duration::from_millis(2)));
     }
 
-    /// Sleeps as the node's task does: the runtime is not asked again until the task was woken.
     async fn fires(timer: &mut Timer) {
-        let mut woken = false;
-        poll_fn(|cx| match std::mem::replace(&mut woken, true) {
-            false => timer.poll(cx),
-            true => timer.poll_fired(cx),
-        })
-        .await;
+        poll_fn(|cx| timer.poll(cx)).await;
+    }
+
+    #[tokio::test]
+    async fn a_wake_that_was_taken_for_something_else_is_not_lost() {
+        let mut timer = Timer::start();
+        soon(&mut timer);
+        assert!(poll_fn(|cx| Poll::Ready(timer.poll(cx))).await.is_pending());
+        // The task waits for something else while it fires.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::time::timeout(BOUND, fires(&mut timer)).await.expect("it has fired");
     }
 
     #[tokio::test]

@@ -92,21 +92,15 @@ impl<S: StateMachine> NodeTask<S> {
                 // Others come first, the runtime's own work and peers with what this turn sent them among them.
                 tokio::task::yield_now().await;
             }
-            let mut woken = false;
-            poll_fn(|cx| {
-                let poll = self.poll_arrived(cx, woken);
-                woken = true;
-                poll
-            })
-            .await;
+            poll_fn(|cx| self.poll_arrived(cx)).await;
             // However much arrives, others run too.
             coop::consume_budget().await;
         };
         self.stop(reason);
     }
 
-    /// Takes whatever has arrived. Whether the timer fires is asked only of a task that was `woken`, and by nothing else.
-    fn poll_arrived(&mut self, cx: &mut Context<'_>, woken: bool) -> Poll<()> {
+    /// Takes whatever has arrived, or says that the timer fires.
+    fn poll_arrived(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Self { engine, timer, arrivals, arrived, .. } = self;
         // Back-pressure: without room, commands stay where they are, and their callers wait.
         let wants_writes = engine.backlog().is_empty() && engine.node().write_room_bytes() > 0;
@@ -114,7 +108,7 @@ impl<S: StateMachine> NodeTask<S> {
         if arrivals.poll_take(cx, arrived, wants_writes).is_ready() || engine.is_ready() {
             return Poll::Ready(());
         }
-        if woken { timer.poll_fired(cx) } else { timer.poll(cx) }
+        timer.poll(cx)
     }
 
     fn turn(&mut self) -> Result<(), StopReason> {

@@ -27,7 +27,7 @@ const MIB: u64 = 1 << 20;
 const ALLOWED_BYTES: u64 = 64 * MIB;
 
 fn size_bytes() -> u64 {
-    let mib = std::env::var("RAFT_SNAPSHOT_MIB").map_or(256, |mib| mib.parse().expect("a number of MiB"));
+    let mib = std::env::var("RAFT_SNAPSHOT_MIB").map_or(128, |mib| mib.parse().expect("a number of MiB"));
     mib * MIB
 }
 
@@ -80,6 +80,7 @@ async fn a_large_snapshot_is_never_in_memory_as_a_whole() {
             taken = &mut taking => break taken,
             // Enough to see that they do not wait; more would only fill the log, which is in memory too.
             written = leader.write("beside"), if beside < 10_000 => beside += u64::from(written.is_ok()),
+            () = tokio::time::sleep(BOUND) => panic!("the snapshot is not taken: {:?}", leader.metrics().borrow()),
         }
     };
     taken.unwrap();
@@ -92,12 +93,10 @@ async fn a_large_snapshot_is_never_in_memory_as_a_whole() {
         remove: [].into(),
         addresses: addresses.into_iter().filter(|(id, _)| *id == node(2)).collect(),
     };
-    let joined = leader.change_membership(change).await;
-    joined.unwrap();
-    let target = leader.status().await.unwrap().commit;
-    let mut metrics = learner.metrics();
-    let arrived = metrics.wait_for(|metrics| metrics.status.applied >= target);
-    arrived.await.unwrap();
+    within(leader.change_membership(change)).await.unwrap();
+    let target = within(leader.status()).await.unwrap().commit;
+    let arrived = learner.wait(BOUND).applied(target).await;
+    assert!(arrived.is_ok(), "{arrived:?}: {:?}", leader.metrics().borrow());
     let restored = within(learner.read_with(raft_core::ReadConsistency::Linearizable, |machine| {
         (machine.restored_bytes, machine.applied)
     }));
