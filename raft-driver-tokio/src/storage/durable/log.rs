@@ -41,7 +41,7 @@ pub struct DurableLog {
 
 /// How long the journal of a new store is. Writes wait while all of it is brought into redb: the longer it is the fewer are
 /// they, and the longer each waits. For files of other kinds, which need not be sparse, a part of it is enough.
-const JOURNAL_BYTES: u64 = 1 << 20;
+const JOURNAL_BYTES: u64 = 768 << 10;
 
 /// What errors call a file that is not the operating system's.
 pub(super) const CUSTOM: &str = "(custom file)";
@@ -61,7 +61,7 @@ impl DurableLog {
     /// # Errors
     /// If the file is not empty, or fails.
     pub fn create_on(file: Arc<dyn FileLayer>, identity: Identity) -> Result<(), OpenError> {
-        Engine::create(file, identity, Path::new(CUSTOM), JOURNAL_BYTES / 16)
+        Engine::create(file, identity, Path::new(CUSTOM), JOURNAL_BYTES / 12)
     }
 
     /// Opens a log that [`create_on`](Self::create_on) has created. The caller keeps others away from the file.
