@@ -17,6 +17,10 @@ pub(crate) use client::{
 pub(crate) use offline::{Backup, DataDir, Import, Offline, OfflineCommand, Rescue};
 pub(crate) use serve::{Peers, Serve};
 
+/// Most of what a server allocates is of HTTP requests, and short-lived.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const EXAMPLES: &str = "\
 Three nodes on one machine, each in a terminal of its own; the --peer list is the same for all:
   kv serve --id 1 --raft 127.0.0.1:7101 --http 127.0.0.1:8101 --data /tmp/kv-1 \\
