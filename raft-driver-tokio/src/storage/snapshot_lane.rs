@@ -236,7 +236,7 @@ async fn write_in_order<P: SnapshotStore>(
                         Ok(Err(error)) => tracing::warn!(%id, error = chain(&error), "raft.snapshot"),
                         Err(panicked) => {
                             tracing::error!(%id, %panicked, "raft.snapshot");
-                            incoming = IncomingSnapshot::default();
+                            discard(SNAPSHOT_STORE, std::mem::take(&mut incoming));
                         }
                     }
                     None
@@ -245,7 +245,7 @@ async fn write_in_order<P: SnapshotStore>(
                     let (id, offset) = (chunk.meta.id, chunk.offset);
                     let written = guard(SNAPSHOT_STORE, || incoming.write(&*store, &chunk));
                     if written.is_err() {
-                        incoming = IncomingSnapshot::default();
+                        discard(SNAPSHOT_STORE, std::mem::take(&mut incoming));
                     }
                     let result = told("write", id, written.map_err(|panicked| panicked.to_string()));
                     Some(Event::SnapshotChunkWritten { id, offset, result })
