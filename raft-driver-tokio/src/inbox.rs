@@ -223,10 +223,13 @@ impl<S: StateMachine> Arrivals<S> {
         if ready { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// Gives back the places of what is done: of requests if none is left in `arrived`, and of writes if the caller says so.
-    pub(crate) fn give_back(&mut self, arrived: &Arrived<S>, writes_done: bool) {
-        if self.writes_held > 0 && writes_done && arrived.writes.is_empty() {
-            self.inbox.write_places.add_permits(std::mem::take(&mut self.writes_held));
+    /// Gives back the places of what is done: of requests if none is left in `arrived`; of writes as many as are more than
+    /// the writes left there and with the caller, since each place has a write at least.
+    pub(crate) fn give_back(&mut self, arrived: &Arrived<S>, writes_left: usize) {
+        let left = self.writes_held.min(arrived.writes.len() + writes_left);
+        if self.writes_held > left {
+            self.inbox.write_places.add_permits(self.writes_held - left);
+            self.writes_held = left;
         }
         if self.requests_held > 0 && arrived.requests.is_empty() {
             self.inbox.request_places.add_permits(std::mem::take(&mut self.requests_held));
@@ -336,7 +339,7 @@ mod tests {
         fn take(&mut self, wants_writes: bool) -> (bool, [usize; 3]) {
             let waker = Waker::from(Arc::clone(&self.wakes));
             let Self { arrivals, arrived, .. } = self;
-            arrivals.give_back(arrived, true);
+            arrivals.give_back(arrived, 0);
             let poll = arrivals.poll_take(&Context::from_waker(&waker), arrived, wants_writes);
             let Arrived { inputs, requests, writes, .. } = arrived;
             let taken = [inputs.drain(..).count(), requests.drain(..).count(), writes.drain(..).count()];
@@ -395,13 +398,14 @@ mod tests {
         assert!(!task.put("its caller waits for a place"));
         assert_eq!((task.take(false), task.put("there is none yet")), ((false, [0; 3]), false));
         assert_eq!((task.take(true), task.put("not before they are done")), ((true, [0, 0, 2]), false));
-        task.arrivals.give_back(&task.arrived, false);
+        task.arrivals.give_back(&task.arrived, 2);
         assert!(!task.put("nor are they"));
-        task.arrivals.give_back(&task.arrived, true);
-        assert!(task.put("there is one"));
+        task.arrivals.give_back(&task.arrived, 1);
+        assert_eq!((task.put("one of them is"), task.put("and only one")), (true, false));
+        task.arrivals.give_back(&task.arrived, 0);
 
         let inbox = Arc::clone(&task.inbox);
-        let place = inbox.try_write_place().unwrap().unwrap();
+        let place = inbox.try_write_place().expect("there is one").unwrap();
         assert_eq!(task.arrivals.close().writes.len(), 1);
         let late = place.put(write("late")).unwrap_err();
         assert_eq!(late.unwrap().command, "late");
@@ -438,7 +442,7 @@ mod tests {
                 counts[0] += arrived.inputs.drain(..).count();
                 counts[1] += arrived.requests.drain(..).count();
                 counts[2] += arrived.writes.drain(..).count();
-                arrivals.give_back(&arrived, true);
+                arrivals.give_back(&arrived, 0);
                 turns += 1;
                 tokio::task::yield_now().await;
             }

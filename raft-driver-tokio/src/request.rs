@@ -87,8 +87,7 @@ pub(crate) struct PendingWrite<R> {
     pub(crate) reply: Reply<R>,
     /// Until when the leader may be asked to write it, if this node does not lead.
     pub(crate) forward: Option<Instant>,
-    /// Its share of what may wait; a batch holds it for all.
-    #[expect(dead_code, reason = "held for its drop")]
+    /// Its share of what may wait, held for its drop; a batch holds it for all.
     pub(crate) room: Option<OwnedSemaphorePermit>,
 }
 

@@ -104,7 +104,7 @@ impl<S: StateMachine> NodeTask<S> {
         let Self { engine, timer, arrivals, arrived, .. } = self;
         // Back-pressure: without room, commands stay where they are, and their callers wait.
         let wants_writes = engine.backlog().is_empty() && engine.node().write_room_bytes() > 0;
-        arrivals.give_back(arrived, engine.backlog().is_empty());
+        arrivals.give_back(arrived, engine.backlog().len());
         if arrivals.poll_take(cx, arrived, wants_writes).is_ready() || engine.is_ready() {
             return Poll::Ready(());
         }

@@ -13,8 +13,10 @@ mod write;
 
 use std::fmt;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use raft_core::host::StateMachine;
@@ -222,23 +224,28 @@ async fn until<T>(deadline: Option<Instant>, future: impl Future<Output = T>) ->
     }
 }
 
-/// A caller that waits. Dropped before the answer, it sees to it that the node forgets it.
+/// A caller that waits for an answer: `None` if the node dropped the request. Dropped before that, it sees to it that the
+/// node forgets it.
 struct Following<'a, S: StateMachine, T> {
     receiver: Option<oneshot::Receiver<T>>,
     shared: &'a Shared<S>,
 }
 
 impl<S: StateMachine, T> Following<'_, S, T> {
-    /// `None` if the node dropped the request.
-    async fn answer(&mut self) -> Option<T> {
-        let answer = self.receiver.as_mut()?.await;
-        self.receiver = None;
-        answer.ok()
-    }
-
     /// What has arrived already.
     fn answered(&mut self) -> Option<T> {
         self.receiver.as_mut()?.try_recv().ok()
+    }
+}
+
+impl<S: StateMachine, T> Future for Following<'_, S, T> {
+    type Output = Option<T>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        let Some(receiver) = &mut self.receiver else { return Poll::Ready(None) };
+        let answer = ready!(Pin::new(receiver).poll(cx));
+        self.receiver = None;
+        Poll::Ready(answer.ok())
     }
 }
 

@@ -98,7 +98,7 @@ impl<S: StateMachine> Raft<S> {
             None => return Err(ReadError::TimedOut),
         }
         let mut following = self.follow(receiver);
-        match until(deadline, following.answer()).await {
+        match until(deadline, &mut following).await {
             Some(answer) => answer.unwrap_or(Err(ReadError::Stopped)),
             None => Err(ReadError::TimedOut),
         }

@@ -1,5 +1,6 @@
 //! Writes.
 
+use std::future::Future;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,7 +12,9 @@ use tokio::time::Instant;
 use super::{Raft, until};
 use crate::error::{Applied, WriteError};
 use crate::forward::FORWARD_LIMIT;
+use crate::inbox::Place;
 use crate::request::{Answer, Answers, Batch, PendingWrite, Reply, Slot};
+use crate::transport::Closed;
 
 /// What the smallest command counts, so that their number is bounded too.
 const COMMAND_BYTES_MIN: usize = 256;
@@ -25,8 +28,7 @@ impl<S: StateMachine> Raft<S> {
     /// # Errors
     /// [`WriteError`] says what is known about the command; one that did not happen comes back in it.
     pub async fn write(&self, command: impl Into<Bytes>) -> Result<Applied<S::Response>, WriteError> {
-        let (sender, receiver) = oneshot::channel();
-        self.write_one(command.into(), Reply::Applied(Slot::One(sender)), receiver).await
+        self.write_one(command.into(), Reply::Applied).await
     }
 
     /// Proposes a command and returns when it is committed: it will survive, and every machine will apply it.
@@ -35,8 +37,7 @@ impl<S: StateMachine> Raft<S> {
     /// # Errors
     /// As for [`write`](Self::write).
     pub async fn write_committed(&self, command: impl Into<Bytes>) -> Result<LogId, WriteError> {
-        let (sender, receiver) = oneshot::channel();
-        self.write_one(command.into(), Reply::Committed(Slot::One(sender)), receiver).await
+        self.write_one(command.into(), Reply::Committed).await
     }
 
     /// Proposes many commands at once and returns when all have their outcome: one result for each, in order.
@@ -50,46 +51,63 @@ impl<S: StateMachine> Raft<S> {
         self.write_many(commands, Reply::Committed).await
     }
 
-    async fn write_one<T>(
+    /// Hands a write over, and returns what waits for its answer. Not an `async fn`: each caller that waits keeps all that
+    /// such a future was given or has had, and that is what tens of thousands of them must fetch from memory.
+    fn write_one<T>(
         &self,
         command: Bytes,
-        reply: Reply<S::Response>,
-        receiver: oneshot::Receiver<Answer<T>>,
-    ) -> Result<T, WriteError> {
-        let _timed = self.shared.times.write();
+        reply: fn(Slot<T>) -> Reply<S::Response>,
+    ) -> impl Future<Output = Result<T, WriteError>> {
+        let timed = self.shared.times.write();
         let (deadline, forward) = self.deadlines();
-        // Waiting is rare, and what it needs is large: in a box it does not lengthen the future of each write.
-        let room = match self.room_now(command.len()) {
-            Some(room) => room,
-            None => match Box::pin(until(deadline, self.room(command.len()))).await {
-                Some(Some(room)) => room,
-                Some(None) => return Err(WriteError::Stopped { command }),
-                None => return Err(WriteError::Busy { command }),
-            },
-        };
-        let inbox = &self.shared.inbox;
-        let place = match inbox.try_write_place() {
-            Some(place) => place,
-            None => match Box::pin(until(deadline, inbox.write_place())).await {
-                Some(place) => place,
-                None => return Err(WriteError::Busy { command }),
-            },
-        };
-        let Ok(place) = place else { return Err(WriteError::Stopped { command }) };
-        let write = PendingWrite { command, reply, forward, room: Some(room) };
-        if let Err(Some(PendingWrite { command, .. })) = place.put(Some(write)) {
-            return Err(WriteError::Stopped { command });
+        let (sender, receiver) = oneshot::channel();
+        let write = PendingWrite { command, reply: reply(Slot::One(sender)), forward, room: None };
+        // Waiting is rare, and what it needs is large.
+        let waits = self.hand_over_now(write).err().map(|write| Box::pin(self.hand_over(write, deadline)));
+        async move {
+            let _until_the_end = &timed;
+            if let Some(waits) = waits {
+                waits.await?;
+            }
+            let mut following = self.follow(receiver);
+            let answer = match deadline {
+                None => Some((&mut following).await),
+                Some(_) => Box::pin(until(deadline, &mut following)).await,
+            };
+            match answer {
+                Some(Some(answer)) => told(answer),
+                Some(None) => Err(WriteError::Unknown),
+                // It may have come at the last moment.
+                None => following.answered().map_or(Err(WriteError::Unknown), told),
+            }
         }
-        let mut following = self.follow(receiver);
-        let answer = match deadline {
-            None => Some(following.answer().await),
-            Some(_) => Box::pin(until(deadline, following.answer())).await,
+    }
+
+    /// Hands a write over if there is room for it now; else it comes back.
+    fn hand_over_now(&self, mut write: PendingWrite<S::Response>) -> Result<(), PendingWrite<S::Response>> {
+        let room = Arc::clone(&self.shared.room);
+        // Whoever waits comes first: what is given back is theirs.
+        let Ok(room) = room.try_acquire_many_owned(self.share(write.command.len())) else {
+            return Err(write);
         };
-        match answer {
-            Some(Some(answer)) => told(answer),
-            Some(None) => Err(WriteError::Unknown),
-            // It may have come at the last moment.
-            None => following.answered().map_or(Err(WriteError::Unknown), told),
+        let Some(Ok(place)) = self.shared.inbox.try_write_place() else { return Err(write) };
+        write.room = Some(room);
+        place.put([write]).map_err(|[write]| write)
+    }
+
+    /// Hands a write over once there is room for it.
+    async fn hand_over(
+        &self,
+        mut write: PendingWrite<S::Response>,
+        deadline: Option<Instant>,
+    ) -> Result<(), WriteError> {
+        match until(deadline, self.admission(write.command.len())).await {
+            Some(Ok((room, place))) => {
+                write.room = Some(room);
+                place.put([write]).map_err(|[PendingWrite { command, .. }]| WriteError::Stopped { command })
+            }
+            Some(Err(Closed)) => Err(WriteError::Stopped { command: write.command }),
+            None => Err(WriteError::Busy { command: write.command }),
         }
     }
 
@@ -111,24 +129,18 @@ impl<S: StateMachine> Raft<S> {
         let stopped = |command| WriteError::Stopped { command };
         let busy = |command| WriteError::Busy { command };
         let bytes = commands.iter().map(|command| command.len().max(COMMAND_BYTES_MIN)).sum();
-        let room = match until(deadline, self.room(bytes)).await {
-            Some(Some(room)) => room,
-            Some(None) => return all(stopped),
+        let (room, place) = match until(deadline, self.admission(bytes)).await {
+            Some(Ok(admitted)) => admitted,
+            Some(Err(Closed)) => return all(stopped),
             None => return all(busy),
         };
         let (sender, receiver) = oneshot::channel::<Answers<T>>();
         let batch = Batch::new(count, sender, room);
-        match until(deadline, self.shared.inbox.write_place()).await {
-            Some(Ok(place)) => {
-                if place.put(batch.writes(&commands, reply, forward)).is_err() {
-                    return all(stopped);
-                }
-            }
-            Some(Err(_)) => return all(stopped),
-            None => return all(busy),
+        if place.put(batch.writes(&commands, reply, forward)).is_err() {
+            return all(stopped);
         }
         let mut following = self.follow(receiver);
-        let answers = match until(deadline, following.answer()).await {
+        let answers = match until(deadline, &mut following).await {
             Some(answers) => answers,
             // Those that have their outcome keep it.
             None => batch.give_up().or_else(|| following.answered()),
@@ -148,14 +160,11 @@ impl<S: StateMachine> Raft<S> {
         }
     }
 
-    /// A share of what may wait, once there is one. `None` if the node has stopped.
-    async fn room(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.shared.room).acquire_many_owned(self.share(bytes)).await.ok()
-    }
-
-    /// The same, if there is one now. Whoever waits comes first: what is given back is theirs.
-    fn room_now(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.shared.room).try_acquire_many_owned(self.share(bytes)).ok()
+    /// A share of what may wait and a place in the inbox, once there are both.
+    async fn admission(&self, bytes: usize) -> Result<(OwnedSemaphorePermit, Place<'_, S>), Closed> {
+        let room = Arc::clone(&self.shared.room).acquire_many_owned(self.share(bytes)).await;
+        let room = room.map_err(|_| Closed)?;
+        Ok((room, self.shared.inbox.write_place().await?))
     }
 
     fn share(&self, bytes: usize) -> u32 {
