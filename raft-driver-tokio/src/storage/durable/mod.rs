@@ -8,7 +8,7 @@
 //! * A commit of up to 256 KiB that only appends goes into a *journal*, a region of the file that is written from front to back:
 //!   one write and one fsync of as many pages as it needs. When the journal is full, or something else is to be done, redb gets
 //!   all of it in one transaction, for which other writes of the store wait: some milliseconds. Until then it is in memory too,
-//!   8 MiB at most, and what the buffers hold that the entries came in.
+//!   768 KiB at most, and what the buffers hold that the entries came in.
 //! * Compaction drops whole blocks, a bounded number at once, so that it stops no write for long.
 //! * What is read is compared with its checksum first, at start and in every read.
 //! * After the first failure nothing is tried again: every later call of store and readers fails. What a group's log
