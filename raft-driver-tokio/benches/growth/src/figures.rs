@@ -226,7 +226,8 @@ pub(crate) const FIGURES: [Figure; 18] = [
     Figure {
         name: "clients",
         title: "Clients, each with one write under way",
-        note: "In memory, a second is one of the thread's CPU time.",
+        note: "In memory, a second is one of the thread's CPU time. No protocol: three tasks with channels between them \
+               that keep commands, pass them on and answer, and compare and check nothing.",
         x: ("clients", Log),
         y: (WRITES, Log),
     },

@@ -16,7 +16,8 @@ use raft_driver_tokio::Raft;
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::bulk::Bulk;
-use crate::nodes::{Cluster, Kind};
+use crate::hops::Hops;
+use crate::nodes::{Cluster, Host, Kind};
 use crate::system;
 
 /// What is looked at together when something is followed over time.
@@ -44,28 +45,56 @@ impl Closed {
     }
 }
 
+/// What the clients of a closed loop share.
+#[derive(Default)]
+struct Run {
+    written: AtomicU64,
+    over: AtomicBool,
+}
+
+/// One client: writes again and again until it is over.
+async fn client(write: impl AsyncFn(Bytes), payload: usize, run: Arc<Run>) {
+    while !run.over.load(Ordering::Relaxed) {
+        // A buffer of its own for each write, as clients have.
+        write(Bytes::from(vec![7; payload])).await;
+        run.written.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// So many clients, each with one write under way after the other.
 pub(crate) fn closed(cluster: &Cluster, clients: usize, payload: usize, time: Duration) -> Closed {
-    let (written, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-    let client = || {
+    measure(cluster.leader_host(), clients, time, |run| {
         let leader = cluster.leader();
-        let (written, over) = (Arc::clone(&written), Arc::clone(&over));
-        async move {
-            while !over.load(Ordering::Relaxed) {
-                // A buffer of its own for each write, as clients have.
-                leader.write(vec![7; payload]).await.expect("the leader stays");
-                written.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-    };
-    let host = cluster.leader_host();
-    let clients: Vec<_> = (0..clients).map(|_| host.runtime.spawn(client())).collect();
+        let write = async move |command: Bytes| {
+            leader.write(command).await.expect("the leader stays");
+        };
+        client(write, payload, run)
+    })
+}
+
+/// The same without a protocol, in memory.
+pub(crate) fn closed_without(clients: usize, payload: usize, time: Duration) -> Closed {
+    let host = Host::start();
+    let hops = host.run(async { Hops::start() });
+    measure(&host, clients, time, |run| {
+        let hops = hops.clone();
+        let write = async move |command| assert!(hops.write(command).await, "the runtime runs");
+        client(write, payload, run)
+    })
+}
+
+fn measure<F>(host: &Host, clients: usize, time: Duration, client: impl Fn(Arc<Run>) -> F) -> Closed
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let run = Arc::new(Run::default());
+    let clients: Vec<_> = (0..clients).map(|_| host.runtime.spawn(client(Arc::clone(&run)))).collect();
     std::thread::sleep(time / 4);
-    let (began, cpu, before) = (Instant::now(), system::cpu_seconds(), written.load(Ordering::Relaxed));
+    let (began, cpu, before) = (Instant::now(), system::cpu_seconds(), run.written.load(Ordering::Relaxed));
     std::thread::sleep(time);
-    let writes = written.load(Ordering::Relaxed) - before;
+    let writes = run.written.load(Ordering::Relaxed) - before;
     let (seconds, cpu_seconds) = (began.elapsed().as_secs_f64(), system::cpu_seconds() - cpu);
-    over.store(true, Ordering::Relaxed);
+    run.over.store(true, Ordering::Relaxed);
     host.run(async move {
         for client in clients {
             client.await.expect("no write fails");

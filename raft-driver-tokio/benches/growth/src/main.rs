@@ -14,6 +14,8 @@ mod draw;
 mod figures;
 #[path = "../../group_commit/mod.rs"]
 mod group_commit;
+#[path = "../../hops/mod.rs"]
+mod hops;
 #[path = "../../idle_groups/mod.rs"]
 #[expect(dead_code, reason = "the bench of its own prints more")]
 mod idle_groups;

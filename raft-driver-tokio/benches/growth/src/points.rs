@@ -10,12 +10,15 @@ use crate::cluster::Cluster as Core;
 use crate::figures::Row;
 use crate::group_commit;
 use crate::idle_groups;
-use crate::load::{Open, closed, maximum};
+use crate::load::{Open, closed, closed_without, maximum};
 use crate::nodes::{Cluster, Kind, Setup};
 use crate::system;
 
 pub(crate) const COMMAND_BYTES: usize = 256;
 pub(crate) const MIB: f64 = 1024.0 * 1024.0;
+
+/// What there is beside nodes in memory: the same clients, and answers without a protocol.
+pub(crate) const NO_PROTOCOL: &str = "in memory with no protocol";
 
 /// Enough for the throughput to be near its highest.
 const CLIENTS: usize = 256;
@@ -141,6 +144,11 @@ pub(crate) fn clients(kind: Kind, clients: usize, time: Duration) -> Vec<Row> {
     let cluster = Cluster::start(Setup::new(kind, 3));
     let done = closed(&cluster, clients, COMMAND_BYTES, time);
     vec![Row::point("clients", kind.label(), clients as f64, done.rate(kind))]
+}
+
+pub(crate) fn clients_without(clients: usize, time: Duration) -> Vec<Row> {
+    let done = closed_without(clients, COMMAND_BYTES, time);
+    vec![Row::point("clients", NO_PROTOCOL, clients as f64, done.rate(Kind::Memory))]
 }
 
 pub(crate) fn load(kind: Kind, percents: &[u32], time: Duration) -> Vec<Row> {
