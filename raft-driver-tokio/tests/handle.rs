@@ -239,6 +239,17 @@ async fn commands_that_wait_are_bounded_by_their_bytes() {
 }
 
 #[tokio::test]
+async fn a_caller_that_waits_keeps_little() {
+    let endpoint = Channels::default().endpoint();
+    let raft = alone(Builder::new(config(1)), MemoryLog::default(), Journal::default(), endpoint).await;
+    // With ten thousand callers this is what the processor's cache is too small for.
+    let (one, committed) = (raft.write(Bytes::new()), raft.write_committed(Bytes::new()));
+    let sizes = [size_of_val(&one), size_of_val(&committed)];
+    assert!(sizes.iter().all(|size| *size <= 176), "{sizes:?}");
+    assert!(within(one).await.is_ok() && within(committed).await.is_ok());
+}
+
+#[tokio::test]
 async fn impossible_limits_are_refused() {
     for builder in [
         Builder::new(config(1)).queue_max(0),
