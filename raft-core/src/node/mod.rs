@@ -10,7 +10,6 @@ mod receive;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::mem::{forget, take};
 
 use crate::action::{AdminOutcome, AdminRefusal, RoleKind, WriteOutcome};
 use crate::config::Config;
@@ -87,42 +86,24 @@ impl Node {
     ///
     /// # Errors
     /// If the driver broke a duty: see [`Fatal`]. Nothing that a peer sends causes it.
-    pub fn step(&mut self, now: Instant, mut event: Event) -> Result<(), Fatal> {
+    pub fn step(&mut self, now: Instant, event: Event) -> Result<(), Fatal> {
         if let Some(fatal) = self.fatal {
             return Err(fatal);
         }
         self.shared.now = self.shared.now.max(now);
-        let result = match event {
-            // What happens with every entry.
-            Event::Receive(ref message) => {
-                self.receive(message);
-                Ok(())
-            }
-            Event::Persisted(id) => {
-                forget(event); // It owns nothing.
-                self.persisted(id)
-            }
-            Event::Applied(index) => {
-                forget(event); // It owns nothing.
-                self.applied(index)
-            }
-            Event::Propose { first, ref mut commands } => {
-                self.propose(first, take(commands));
-                Ok(())
-            }
-            // What happens now and then.
-            other => self.take_in(other),
-        };
-        self.follow_up();
         self.asked = Source::Ready;
-        if let Err(fatal) = result {
-            self.fatal = Some(fatal);
+        match self.take_in(event) {
+            Ok(next) => self.transition(next),
+            Err(fatal) => {
+                self.fatal = Some(fatal);
+                return Err(fatal);
+            }
         }
-        result
+        self.follow_up();
+        Ok(())
     }
 
     /// What an event made possible, whichever it was.
-    #[inline(always)]
     fn follow_up(&mut self) {
         let shared = &mut self.shared;
         match &mut self.role {
@@ -145,19 +126,30 @@ impl Node {
         }
     }
 
-    #[inline(never)]
+    #[cold]
     fn forget_snapshots(&mut self) {
         let role = &self.role;
         let is_sent = |id| matches!(role, Role::Leader(leader) if leader.is_sending(id));
         self.shared.forget_snapshots(is_sent);
     }
 
-    #[inline(never)]
-    fn take_in(&mut self, event: Event) -> Result<(), Fatal> {
+    // A call would copy the event: 2 % of a commit that is alone.
+    #[inline(always)]
+    fn take_in(&mut self, event: Event) -> Result<Next, Fatal> {
         let shared = &mut self.shared;
-        let next = match event {
-            Event::Receive(_) | Event::Persisted(_) | Event::Applied(_) | Event::Propose { .. } => {
-                unreachable!("`step` takes these in itself")
+        Ok(match event {
+            Event::Receive(message) => {
+                self.receive(message);
+                Next::Stay
+            }
+            Event::Persisted(id) => self.persisted(id)?,
+            Event::Applied(index) => {
+                self.applied(index)?;
+                Next::Stay
+            }
+            Event::Propose { first, commands } => {
+                self.propose(first, commands);
+                Next::Stay
             }
             Event::Wake => {
                 shared.wake_questions();
@@ -251,9 +243,7 @@ impl Node {
                 }
                 Next::Stay
             }
-        };
-        self.transition(next);
-        Ok(())
+        })
     }
 
     fn not_leader(&mut self, ticket: Ticket) {
@@ -294,10 +284,10 @@ impl Node {
         next
     }
 
-    fn persisted(&mut self, id: WriteId) -> Result<(), Fatal> {
+    fn persisted(&mut self, id: WriteId) -> Result<Next, Fatal> {
         let shared = &mut self.shared;
         shared.persisted(id)?;
-        let next = match &mut self.role {
+        Ok(match &mut self.role {
             Role::Leader(role) => {
                 role.advance_commit(shared);
                 Next::Stay
@@ -309,9 +299,7 @@ impl Node {
             }
             Role::PreCandidate(role) => role.decide(shared),
             Role::Candidate(role) => role.persisted(shared),
-        };
-        self.transition(next);
-        Ok(())
+        })
     }
 
     fn applied(&mut self, index: LogIndex) -> Result<(), Fatal> {
@@ -323,30 +311,23 @@ impl Node {
     }
 
     /// A sole voter has nobody to wait for but its own disk.
-    #[inline]
     fn hurry_if_alone(&mut self) {
-        if self.shared.is_sole_voter() && matches!(self.role, Role::Follower(_)) {
-            self.hurry();
-        }
-    }
-
-    #[inline(never)]
-    fn hurry(&mut self) {
-        if self.shared.may_campaign().is_ok() {
+        let follows = matches!(self.role, Role::Follower(_));
+        if follows && self.shared.is_sole_voter() && self.shared.may_campaign().is_ok() {
             self.shared.election = Some(Deadline::at(self.shared.now));
         }
     }
 
     // --- transitions (Figure 4) ----------------------------------------------------------------------------
 
-    #[inline]
     fn transition(&mut self, next: Next) {
         if next != Next::Stay {
             self.perform(next);
         }
     }
 
-    #[inline(never)]
+    // Inlined at each transition it would cost 4 %.
+    #[cold]
     fn perform(&mut self, mut next: Next) {
         loop {
             let shared = &mut self.shared;
@@ -377,6 +358,7 @@ impl Node {
     }
 
     /// A message showed a later term (§5.1).
+    #[cold]
     fn adopt(&mut self, term: Term, leader: Option<NodeId>) {
         self.shared.enter_term(term, None);
         self.transition(Next::Follow(leader));
@@ -408,7 +390,6 @@ impl Node {
     }
 
     /// The node at a glance.
-    #[inline]
     #[must_use]
     pub fn status(&self) -> Status {
         let shared = &self.shared;
