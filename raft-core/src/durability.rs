@@ -128,6 +128,7 @@ impl Durability {
 
     /// Records a write of entries through `through`, and of whatever else is unwritten: see
     /// [`unwritten_hard_state`](Self::unwritten_hard_state) and [`unwritten_reset`](Self::unwritten_reset).
+    #[inline]
     pub(crate) fn hand_out(&mut self, through: Option<LogIndex>, now: Instant) -> WriteId {
         let id = WriteId::mint(self.next_id);
         self.next_id += 1;

@@ -108,6 +108,7 @@ impl LogIndex {
     }
 
     /// As [`plus`](Self::plus), where the caller knows that it does not overflow.
+    #[inline]
     pub(crate) const fn ahead(self, count: u64) -> Self {
         Self(self.0 + count)
     }

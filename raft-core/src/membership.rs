@@ -124,8 +124,15 @@ impl Membership {
 
     /// Whether `node` alone decides: its own durable write commits.
     #[must_use]
+    #[inline]
     pub fn is_sole_voter(&self, node: NodeId) -> bool {
-        self.voters.len() == 1 && self.voters.contains(&node) && self.outgoing.is_subset(&self.voters)
+        self.voters.len() == 1 && self.decides(node)
+    }
+
+    /// Whether nobody else votes in either set.
+    #[inline(never)]
+    fn decides(&self, node: NodeId) -> bool {
+        self.voters.contains(&node) && self.outgoing.is_subset(&self.voters)
     }
 
     /// Whether the parts fit together: someone votes, no learner votes, and everyone has an address.

@@ -44,36 +44,39 @@ impl Pending {
     }
 }
 
-/// How many of `pending` a commit through `commit` decides, its first ones, and how.
-fn decide(
-    pending: &Pending,
-    commit: LogId,
-    terms: &TermIndex,
-    applied_here: bool,
-) -> Option<(u32, WriteOutcome)> {
+/// How many of `pending` are decided by a commit through `commit`, and how.
+enum Decided {
+    Committed(u32),
+    Superseded(u32),
+    /// The log no longer tells: a snapshot took the place of these entries, and it remembers later terms only.
+    Unknown(u32),
+    Nothing,
+}
+
+/// Whether all of `pending` is committed with an entry of the same leader: a leader's log only grows in its term, so
+/// whoever holds its later entry holds its earlier ones (§5.3).
+fn is_held(pending: &Pending, commit: LogId) -> bool {
+    pending.first.term == commit.term && pending.last_index() <= commit.index
+}
+
+fn decide(pending: &Pending, commit: LogId, terms: &TermIndex) -> Decided {
     let LogId { term, index: first } = pending.first;
-    let committed = WriteOutcome::Committed { first: pending.first, applied_here };
-    if term == commit.term && pending.last_index() <= commit.index {
-        // Most often. A leader's log only grows in its term: whoever holds its later entry holds its earlier ones (§5.3).
-        return Some((pending.tickets.count, committed));
-    }
     let count = |through: LogIndex| {
         u32::try_from(through.since(first) + 1).expect("at most as many as there are tickets")
     };
     let through = pending.last_index().min(commit.index);
     if first <= commit.index {
         if terms.remembered(first).is_none() {
-            // A snapshot took the place of these entries, and it remembers later terms only.
-            return Some((count(through), WriteOutcome::Unknown));
+            return Decided::Unknown(count(through));
         }
         // What a log holds of a leader's entries is a beginning of them (Log Matching, §5.3).
         match terms.first_difference(term, first, through) {
-            None => return Some((count(through), committed)),
-            Some(other) if other > first => return Some((count(other.prev()), committed)),
-            Some(_) => return Some((pending.tickets.count, WriteOutcome::Superseded)),
+            None => return Decided::Committed(count(through)),
+            Some(other) if other > first => return Decided::Committed(count(other.prev())),
+            Some(_) => return Decided::Superseded(pending.tickets.count),
         }
     }
-    (commit.term > term).then_some((pending.tickets.count, WriteOutcome::Superseded))
+    if commit.term > term { Decided::Superseded(pending.tickets.count) } else { Decided::Nothing }
 }
 
 impl Proposals {
@@ -108,23 +111,38 @@ impl Proposals {
         applied_here: bool,
         out: &mut VecDeque<Action>,
     ) {
-        let Some(last_term) = self.pending.back().map(|pending| pending.first.term) else { return };
+        // Most often whole ranges are committed by the leader that took them in.
+        while let Some(pending) = self.pending.pop_front_if(|pending| is_held(pending, commit)) {
+            let Pending { tickets, first } = pending;
+            self.count -= u64::from(tickets.count);
+            out.push_back(respond(tickets, WriteOutcome::Committed { first, applied_here }));
+        }
+        // What comes later in one term is decided later, so one undecided range ends the search; after several
+        // leaderships with open ends every range is looked at.
+        let one_term = match (self.pending.front(), self.pending.back()) {
+            (Some(front), Some(back)) => front.first.term == back.first.term,
+            _ => return,
+        };
         let mut at = 0;
         while let Some(pending) = self.pending.get_mut(at) {
-            let Some((count, outcome)) = decide(pending, commit, terms, applied_here) else {
-                // What comes later in one term is decided later; after several leaderships with open ends the next
-                // one's may be decided.
-                if pending.first.term == last_term {
-                    break;
+            let (decided, outcome) = match decide(pending, commit, terms) {
+                Decided::Committed(count) => {
+                    let first = pending.first;
+                    (pending.split(count).tickets, WriteOutcome::Committed { first, applied_here })
                 }
-                at += 1;
-                continue;
+                Decided::Superseded(count) => (pending.split(count).tickets, WriteOutcome::Superseded),
+                Decided::Unknown(count) => (pending.split(count).tickets, WriteOutcome::Unknown),
+                Decided::Nothing if one_term => break,
+                Decided::Nothing => {
+                    at += 1;
+                    continue;
+                }
             };
-            self.count -= u64::from(count);
-            out.push_back(respond(pending.split(count).tickets, outcome));
             if pending.tickets.count == 0 {
                 self.pending.remove(at);
             }
+            self.count -= u64::from(decided.count);
+            out.push_back(respond(decided, outcome));
         }
     }
 

@@ -139,6 +139,7 @@ impl TermIndex {
     }
 
     /// Extends the log with entries of `term` through `last`.
+    #[inline]
     pub(crate) fn append(&mut self, term: Term, last: LogIndex) {
         assert!(last > self.last, "a log only grows by an append (§5.3)");
         if self.runs.last().is_none_or(|run| run.term != term) {

@@ -167,7 +167,6 @@ impl<'a> EntriesIter<'a> {
 impl<'a> Iterator for EntriesIter<'a> {
     type Item = EntryRef<'a>;
 
-    // It is called in other crates, once an entry: a third of what an entry of many costs.
     #[inline]
     fn next(&mut self) -> Option<EntryRef<'a>> {
         loop {

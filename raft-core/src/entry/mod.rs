@@ -155,16 +155,8 @@ impl Entries {
         }
     }
 
-    /// The windows in turn, until one fails: the only one is moved on instead of shared.
-    pub(crate) fn try_each_window<E>(self, mut take: impl FnMut(Window) -> Result<(), E>) -> Result<(), E> {
-        match self.0 {
-            Repr::Empty => Ok(()),
-            Repr::One(window) => take(window),
-            Repr::Many(windows) => windows.iter().cloned().try_for_each(take),
-        }
-    }
-
     /// Their indexes, if there are any.
+    #[inline]
     pub(crate) fn range(&self) -> Option<RangeInclusive<LogIndex>> {
         match self.windows() {
             [] => None,
@@ -199,6 +191,7 @@ impl Entries {
 
     /// What they count against limits in bytes: payloads and their bookkeeping.
     #[must_use]
+    #[inline]
     pub fn size_bytes(&self) -> u64 {
         match &self.0 {
             Repr::One(window) => window.size_bytes(),

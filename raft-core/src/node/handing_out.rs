@@ -90,7 +90,7 @@ impl Node {
         leading || self.shared.questions.len() > 0
     }
 
-    #[cold]
+    #[inline(never)]
     fn next_read(&mut self) -> Option<Action> {
         let shared = &mut self.shared;
         let own = match &mut self.role {
@@ -100,7 +100,7 @@ impl Node {
         own.or_else(|| shared.questions.serve(shared.apply_handed))
     }
 
-    #[cold]
+    #[inline(never)]
     fn next_of_snapshots(&mut self) -> Option<Action> {
         let shared = &mut self.shared;
         let task = shared.next_snapshot_task();

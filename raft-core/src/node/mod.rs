@@ -10,6 +10,7 @@ mod receive;
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use core::mem::{forget, take};
 
 use crate::action::{AdminOutcome, AdminRefusal, RoleKind, WriteOutcome};
 use crate::config::Config;
@@ -86,24 +87,42 @@ impl Node {
     ///
     /// # Errors
     /// If the driver broke a duty: see [`Fatal`]. Nothing that a peer sends causes it.
-    pub fn step(&mut self, now: Instant, event: Event) -> Result<(), Fatal> {
+    pub fn step(&mut self, now: Instant, mut event: Event) -> Result<(), Fatal> {
         if let Some(fatal) = self.fatal {
             return Err(fatal);
         }
         self.shared.now = self.shared.now.max(now);
-        self.asked = Source::Ready;
-        match self.take_in(event) {
-            Ok(next) => self.transition(next),
-            Err(fatal) => {
-                self.fatal = Some(fatal);
-                return Err(fatal);
+        let result = match event {
+            // What happens with every entry.
+            Event::Receive(ref message) => {
+                self.receive(message);
+                Ok(())
             }
-        }
+            Event::Persisted(id) => {
+                forget(event); // It owns nothing.
+                self.persisted(id)
+            }
+            Event::Applied(index) => {
+                forget(event); // It owns nothing.
+                self.applied(index)
+            }
+            Event::Propose { first, ref mut commands } => {
+                self.propose(first, take(commands));
+                Ok(())
+            }
+            // What happens now and then.
+            other => self.take_in(other),
+        };
         self.follow_up();
-        Ok(())
+        self.asked = Source::Ready;
+        if let Err(fatal) = result {
+            self.fatal = Some(fatal);
+        }
+        result
     }
 
     /// What an event made possible, whichever it was.
+    #[inline(always)]
     fn follow_up(&mut self) {
         let shared = &mut self.shared;
         match &mut self.role {
@@ -126,30 +145,19 @@ impl Node {
         }
     }
 
-    #[cold]
+    #[inline(never)]
     fn forget_snapshots(&mut self) {
         let role = &self.role;
         let is_sent = |id| matches!(role, Role::Leader(leader) if leader.is_sending(id));
         self.shared.forget_snapshots(is_sent);
     }
 
-    // A call would copy the event: 2 % of a commit that is alone.
-    #[inline(always)]
-    fn take_in(&mut self, event: Event) -> Result<Next, Fatal> {
+    #[inline(never)]
+    fn take_in(&mut self, event: Event) -> Result<(), Fatal> {
         let shared = &mut self.shared;
-        Ok(match event {
-            Event::Receive(message) => {
-                self.receive(message);
-                Next::Stay
-            }
-            Event::Persisted(id) => self.persisted(id)?,
-            Event::Applied(index) => {
-                self.applied(index)?;
-                Next::Stay
-            }
-            Event::Propose { first, commands } => {
-                self.propose(first, commands);
-                Next::Stay
+        let next = match event {
+            Event::Receive(_) | Event::Persisted(_) | Event::Applied(_) | Event::Propose { .. } => {
+                unreachable!("`step` takes these in itself")
             }
             Event::Wake => {
                 shared.wake_questions();
@@ -243,7 +251,9 @@ impl Node {
                 }
                 Next::Stay
             }
-        })
+        };
+        self.transition(next);
+        Ok(())
     }
 
     fn not_leader(&mut self, ticket: Ticket) {
@@ -284,10 +294,10 @@ impl Node {
         next
     }
 
-    fn persisted(&mut self, id: WriteId) -> Result<Next, Fatal> {
+    fn persisted(&mut self, id: WriteId) -> Result<(), Fatal> {
         let shared = &mut self.shared;
         shared.persisted(id)?;
-        Ok(match &mut self.role {
+        let next = match &mut self.role {
             Role::Leader(role) => {
                 role.advance_commit(shared);
                 Next::Stay
@@ -299,7 +309,9 @@ impl Node {
             }
             Role::PreCandidate(role) => role.decide(shared),
             Role::Candidate(role) => role.persisted(shared),
-        })
+        };
+        self.transition(next);
+        Ok(())
     }
 
     fn applied(&mut self, index: LogIndex) -> Result<(), Fatal> {
@@ -311,23 +323,30 @@ impl Node {
     }
 
     /// A sole voter has nobody to wait for but its own disk.
+    #[inline]
     fn hurry_if_alone(&mut self) {
-        let follows = matches!(self.role, Role::Follower(_));
-        if follows && self.shared.is_sole_voter() && self.shared.may_campaign().is_ok() {
+        if self.shared.is_sole_voter() && matches!(self.role, Role::Follower(_)) {
+            self.hurry();
+        }
+    }
+
+    #[inline(never)]
+    fn hurry(&mut self) {
+        if self.shared.may_campaign().is_ok() {
             self.shared.election = Some(Deadline::at(self.shared.now));
         }
     }
 
     // --- transitions (Figure 4) ----------------------------------------------------------------------------
 
+    #[inline]
     fn transition(&mut self, next: Next) {
         if next != Next::Stay {
             self.perform(next);
         }
     }
 
-    // Inlined at each transition it would cost 4 %.
-    #[cold]
+    #[inline(never)]
     fn perform(&mut self, mut next: Next) {
         loop {
             let shared = &mut self.shared;
@@ -358,7 +377,6 @@ impl Node {
     }
 
     /// A message showed a later term (§5.1).
-    #[cold]
     fn adopt(&mut self, term: Term, leader: Option<NodeId>) {
         self.shared.enter_term(term, None);
         self.transition(Next::Follow(leader));
@@ -390,6 +408,7 @@ impl Node {
     }
 
     /// The node at a glance.
+    #[inline]
     #[must_use]
     pub fn status(&self) -> Status {
         let shared = &self.shared;

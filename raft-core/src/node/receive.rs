@@ -4,6 +4,8 @@
 //! * A leader is obeyed, and a candidate voted for, also if the configuration in force does not know it: this node may be
 //!   the one that is behind (§6, TRAP 49). Only answers to questions that were never asked are ignored.
 
+use alloc::sync::Arc;
+
 use super::Node;
 use crate::ids::{LogId, LogIndex, NodeId, Term};
 use crate::message::{Body, Conflict, InstallProgress, Message, QuestionId};
@@ -11,7 +13,7 @@ use crate::role::follower::recognise;
 use crate::role::{Next, Role};
 
 impl Node {
-    pub(super) fn receive(&mut self, message: Message) {
+    pub(super) fn receive(&mut self, message: &Message) {
         let shared = &mut self.shared;
         if message.to != shared.id() || message.from == shared.id() {
             shared.counters.misaddressed += 1;
@@ -21,10 +23,10 @@ impl Node {
             shared.counters.absurd += 1;
             return;
         }
-        let Message { from, term, body, .. } = message;
-        match body {
-            Body::PreVote { proposed, last } => self.pre_vote(from, proposed, last),
-            Body::RequestVote { last, transfer } => self.request_vote(from, term, last, transfer),
+        let Message { from, term, .. } = *message;
+        match &message.body {
+            Body::PreVote { proposed, last } => self.pre_vote(from, *proposed, *last),
+            Body::RequestVote { last, transfer } => self.request_vote(from, term, *last, *transfer),
             Body::AppendEntries { prev, entries, commit, round } => {
                 // An answer to an earlier term confirms no round: its receiver may lead this very term by the time it
                 // arrives.
@@ -36,7 +38,7 @@ impl Node {
                     return;
                 }
                 if let Role::Follower(role) = &mut self.role {
-                    role.append_entries(&mut self.shared, prev, entries, commit, round);
+                    role.append_entries(&mut self.shared, *prev, entries, *commit, *round);
                 }
             }
             Body::InstallSnapshot { meta, offset, data, done, round } => {
@@ -48,16 +50,17 @@ impl Node {
                     return;
                 }
                 if let Role::Follower(role) = &mut self.role {
-                    role.install_snapshot(&mut self.shared, meta, (offset, data, done), round);
+                    let chunk = (*offset, data.clone(), *done);
+                    role.install_snapshot(&mut self.shared, Arc::clone(meta), chunk, *round);
                 }
             }
             Body::TimeoutNow => self.timeout_now(from, term),
-            Body::ReadIndex { id } => self.read_index(from, term, id),
+            Body::ReadIndex { id } => self.read_index(from, term, *id),
             Body::ReadIndexReply { .. }
             | Body::InstallSnapshotReply { .. }
             | Body::PreVoteReply { .. }
             | Body::RequestVoteReply { .. }
-            | Body::AppendEntriesReply { .. } => self.reply(from, term, &body),
+            | Body::AppendEntriesReply { .. } => self.reply(from, term, &message.body),
         }
     }
 
@@ -111,6 +114,7 @@ impl Node {
     }
 
     /// Whether a live leader forbids electing another (thesis §4.2.3).
+    #[inline(never)]
     fn is_sticky(&self) -> bool {
         match &self.role {
             Role::Leader(leader) => leader.is_established(&self.shared),
@@ -119,6 +123,7 @@ impl Node {
     }
 
     /// Says whether it would vote for the sender; changes nothing here, not even a timer (thesis §9.6, TRAP 9).
+    #[inline(never)]
     fn pre_vote(&mut self, from: NodeId, proposed: Term, last: LogId) {
         let sticky = self.is_sticky();
         let shared = &mut self.shared;
@@ -130,6 +135,7 @@ impl Node {
     }
 
     /// Figure 2, RequestVote RPC.
+    #[inline(never)]
     fn request_vote(&mut self, from: NodeId, term: Term, last: LogId, transfer: bool) {
         if term < self.shared.term() {
             // The candidate learns of this term by the answer (§5.1).
@@ -160,6 +166,7 @@ impl Node {
     }
 
     /// The leader hands over to this node, which campaigns without asking first (thesis §3.10, TRAP 59).
+    #[inline(never)]
     fn timeout_now(&mut self, from: NodeId, term: Term) {
         let shared = &mut self.shared;
         if term != shared.term() || shared.leader != Some(from) || shared.can_campaign().is_err() {
@@ -171,6 +178,7 @@ impl Node {
     }
 
     /// A member wants to serve reads (thesis §6.4).
+    #[inline(never)]
     fn read_index(&mut self, from: NodeId, term: Term, id: QuestionId) {
         if !self.shared.membership().contains(from) {
             self.shared.counters.stale += 1;

@@ -52,7 +52,7 @@ impl Follower {
         &mut self,
         shared: &mut Shared,
         prev: LogId,
-        entries: Entries,
+        entries: &Entries,
         commit: LogIndex,
         round: u64,
     ) {
@@ -70,10 +70,10 @@ impl Follower {
             self.reply_due |= asked;
             return;
         }
-        let through = prev.index.plus(entries.len());
-        if let Err(index) = entries.try_each_window(|window| self.take(shared, window)) {
+        if let Err(index) = self.take(shared, entries) {
             return self.changed(shared, index);
         }
+        let through = prev.index.plus(entries.len());
         self.verified = self.verified.max(through);
         shared.commit(commit.min(self.verified));
         self.reply_due |= asked || through <= shared.disk.durable();
@@ -81,6 +81,7 @@ impl Follower {
 
     /// The consistency check of §5.3: whether the log holds what the leader's message follows, as far as that is to be
     /// known here.
+    #[inline(never)]
     fn agrees(&mut self, shared: &mut Shared, prev: LogId) -> bool {
         let held = shared.log.term(prev.index);
         if held == Some(prev.term) {
@@ -102,6 +103,7 @@ impl Follower {
     }
 
     /// The leader would change a committed entry.
+    #[inline(never)]
     fn changed(&self, shared: &mut Shared, index: LogIndex) {
         let leader = shared.leader.expect("the sender was recognised as the leader");
         shared.violation(leader, Violation::CommittedEntryChanged(index));
@@ -109,12 +111,20 @@ impl Follower {
 
     /// Appends what is new, after dropping what conflicts with it (§5.3). What is there already stays, with all
     /// that follows it: the message may be an old one (TRAP 18). Fails where a committed entry would change.
-    fn take(&mut self, shared: &mut Shared, window: Window) -> Result<(), LogIndex> {
-        if window.first_index() == shared.log.last_index().next() {
-            // Most often all of it is new.
-            shared.append(window);
-            return Ok(());
+    fn take(&mut self, shared: &mut Shared, entries: &Entries) -> Result<(), LogIndex> {
+        for window in entries.windows() {
+            if window.first_index() == shared.log.last_index().next() {
+                // All of it is new.
+                shared.append(window.clone());
+            } else {
+                self.take_part(shared, window)?;
+            }
         }
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn take_part(&mut self, shared: &mut Shared, window: &Window) -> Result<(), LogIndex> {
         let LogId { term: base_term, index: base } = shared.log.terms.base();
         let spans = window.first_index() <= base && base <= window.last_index();
         if spans && window.term() != base_term {
@@ -185,6 +195,7 @@ impl Follower {
     }
 
     /// The next reply to the leader. Late: one answers for every message since the last.
+    #[inline(never)]
     pub(crate) fn next_action(&mut self, shared: &Shared) -> Action {
         assert!(shared.disk.settled(), "no message of a term before that is durable (§5.1)");
         let leader = shared.leader.expect("there is a leader to be told something");

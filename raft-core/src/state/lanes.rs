@@ -53,9 +53,7 @@ impl Shared {
             let gated = core::mem::take(&mut self.gated).into_iter().map(Action::Send);
             self.out.extend(gated);
         }
-        if !self.bootstraps.is_empty() {
-            self.answer_bootstraps();
-        }
+        self.answer_bootstraps();
         self.evict();
         Ok(())
     }
@@ -114,6 +112,7 @@ impl Shared {
         Action::ReadLog { read, from, through, bytes_max }
     }
 
+    #[inline]
     fn is_reading_for_machine(&self) -> bool {
         self.log_reads.pending.iter().any(|read| read.reader == Reader::Machine)
     }
@@ -125,6 +124,7 @@ impl Shared {
     }
 
     /// The next write.
+    #[inline(never)]
     pub(crate) fn next_write(&mut self) -> Action {
         assert!(self.has_write(), "something to write, and within the limit of writes in flight");
         let (mut hard_state, mut reset_to) = (None, None);
@@ -154,6 +154,7 @@ impl Shared {
     }
 
     /// The next entries for the state machine, or how to get them.
+    #[inline(never)]
     pub(crate) fn next_apply(&mut self) -> Action {
         assert!(self.has_apply(), "one read of the machine's at a time, and within its limits");
         let (from, through) = (self.apply_handed.next(), self.appliable());
@@ -163,14 +164,13 @@ impl Shared {
         }
     }
 
-    #[cold]
+    #[inline(never)]
     fn read_to_apply(&mut self, from: LogIndex, through: LogIndex) -> Action {
         let through = through.min(self.log.tail_first().prev());
         self.read_log(Reader::Machine, from, through, self.config.apply_bytes_max)
     }
 
     /// Hands entries to the state machine: in order, without gaps, once (State Machine Safety, §5.4.3).
-    // 1 % of a commit that is alone.
     #[inline(always)]
     pub(crate) fn apply(&mut self, entries: Entries) -> Action {
         let range = entries.range().expect("a slice and a read are not empty");

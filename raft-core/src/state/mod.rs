@@ -151,6 +151,7 @@ impl Shared {
         self.config.id
     }
 
+    #[inline]
     pub(crate) fn membership(&self) -> &Arc<Membership> {
         self.log.membership().1
     }
@@ -159,6 +160,7 @@ impl Shared {
         self.membership().is_voter(self.id())
     }
 
+    #[inline]
     pub(crate) fn is_sole_voter(&self) -> bool {
         self.membership().is_sole_voter(self.id())
     }
@@ -187,7 +189,6 @@ impl Shared {
         }
     }
 
-    #[cold]
     fn membership_changed(&mut self, index: LogIndex) {
         self.announce(false);
         // Whoever becomes a voter by replication must be able to replace a leader that dies now.
@@ -199,6 +200,7 @@ impl Shared {
 
     /// Says whom to connect to, if somebody is new or moved. Who left stays among them until it is taken leave of, or
     /// `now`.
+    #[inline(never)]
     pub(crate) fn announce(&mut self, now: bool) {
         let membership = Arc::clone(self.membership());
         let known = |(node, address)| self.announced.nodes.get(node) == Some(address);
@@ -233,6 +235,7 @@ impl Shared {
         self.farewells && self.log.membership().0 <= self.commit_index
     }
 
+    #[inline]
     fn evict(&mut self) {
         self.log.evict(self.disk.durable(), self.config.tail_bytes_max);
     }
@@ -243,10 +246,12 @@ impl Shared {
     }
 
     /// The commit index rises: the outcomes that this decides are due (Figure 2, `commitIndex`).
+    #[inline]
     pub(crate) fn commit(&mut self, index: LogIndex) {
         self.commit_as(index, true);
     }
 
+    #[inline]
     fn commit_as(&mut self, index: LogIndex, applied_here: bool) {
         if index <= self.commit_index {
             return;
@@ -254,8 +259,7 @@ impl Shared {
         assert!(index <= self.log.last_index(), "the commit index never passes the end of the log (§5.3)");
         let before = core::mem::replace(&mut self.commit_index, index);
         if self.proposals.len() > 0 {
-            let id = self.log.terms.id(index).expect("what was not committed was not compacted");
-            self.proposals.committed(id, &self.log.terms, applied_here, &mut self.out);
+            self.decide(applied_here);
         }
         // Only the commit of the configuration in force changes who may be needed.
         if self.log.membership().0 > before {
@@ -263,7 +267,13 @@ impl Shared {
         }
     }
 
-    #[cold]
+    #[inline(never)]
+    fn decide(&mut self, applied_here: bool) {
+        let id = self.log.terms.id(self.commit_index).expect("what was not committed was not compacted");
+        self.proposals.committed(id, &self.log.terms, applied_here, &mut self.out);
+    }
+
+    #[inline(never)]
     fn leave_if_committed(&mut self) {
         if self.election.is_some() && !self.may_be_needed() {
             // It has left (§6, TRAP 14).
@@ -297,8 +307,15 @@ impl Shared {
         self.answer_bootstraps();
     }
 
-    #[cold]
+    #[inline]
     fn answer_bootstraps(&mut self) {
+        if !self.bootstraps.is_empty() {
+            self.answer_bootstraps_if_durable();
+        }
+    }
+
+    #[inline(never)]
+    fn answer_bootstraps_if_durable(&mut self) {
         if self.disk.durable() >= LogIndex::FIRST && self.disk.settled() {
             for ticket in core::mem::take(&mut self.bootstraps) {
                 self.admin(ticket, AdminOutcome::Done);

@@ -326,7 +326,7 @@ impl Shared {
     }
 
     /// Installs a snapshot that arrived completely (§7). Returns whether the log is another now.
-    #[cold]
+    #[inline(never)]
     pub(crate) fn install(&mut self) -> bool {
         let Some(receiving) = &self.snapshots.receiving else { return false };
         let last = receiving.id().last;

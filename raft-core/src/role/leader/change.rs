@@ -177,6 +177,7 @@ impl Leader {
     }
 
     /// The next step of the change in progress, if it is time for one.
+    #[inline(never)]
     pub(super) fn drive_change(&mut self, shared: &mut Shared) -> Next {
         if self.change.farewell.is_some() || shared.has_farewells() {
             self.take_leave(shared);

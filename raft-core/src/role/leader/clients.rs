@@ -101,11 +101,15 @@ impl Leader {
         })
     }
 
-    /// What waits for a round may go on, if a majority has confirmed it.
+    #[inline]
     pub(super) fn confirm_reads(&mut self, shared: &Shared) {
-        if !self.reads.is_waiting() && shared.config.lease.is_none() {
-            return;
+        if self.reads.is_waiting() || shared.config.lease.is_some() {
+            self.confirm(shared);
         }
+    }
+
+    #[inline(never)]
+    fn confirm(&mut self, shared: &Shared) {
         let confirmed = self.confirmed_round(shared);
         self.reads.confirm(confirmed);
         if shared.config.lease.is_some() {

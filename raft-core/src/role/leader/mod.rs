@@ -115,6 +115,7 @@ impl Leader {
     }
 
     /// Something happened: every peer may have something to get, and what waits for it may go on.
+    #[inline]
     pub(crate) fn react(&mut self, shared: &mut Shared) -> Next {
         self.cursor = 0;
         let changes = !self.settled || self.change.is_some() || shared.has_farewells();

@@ -190,12 +190,17 @@ impl Leader {
 
     /// Commits what a majority holds durably, if it is of the current term; what comes before it is then committed
     /// too (§5.4.2, Figure 8). Both majorities while joint, and always by the configuration in force (§6, TRAP 51).
+    #[inline]
     pub(crate) fn advance_commit(&mut self, shared: &mut Shared) {
         // Most answers tell nothing new: no majority is beyond what all are known to hold.
         let beyond = |peer: &Progress| peer.match_index() > shared.commit_index;
-        if !self.peers.iter().any(beyond) && !shared.is_sole_voter() {
-            return;
+        if self.peers.iter().any(beyond) || shared.is_sole_voter() {
+            self.commit_what_is_held(shared);
         }
+    }
+
+    #[inline(never)]
+    fn commit_what_is_held(&mut self, shared: &mut Shared) {
         let held = self.held(shared);
         if held > shared.commit_index && held >= self.noop {
             assert!(
@@ -265,6 +270,7 @@ impl Leader {
     }
 
     /// The next message to a peer, or read of older entries or of a snapshot for one.
+    #[inline(never)]
     pub(crate) fn next_action(&mut self, shared: &mut Shared) -> Option<Action> {
         while let Some(peer) = self.peers.get_mut(self.cursor) {
             if let Some(action) = next_for(peer, shared, self.round) {

@@ -49,6 +49,7 @@ impl Leader {
     }
 
     /// Tells the target to campaign once it has the whole log, and again with each round.
+    #[inline(never)]
     pub(super) fn drive_transfer(&mut self, shared: &mut Shared) {
         let Some(Handover { ticket, to, sent, step_down, .. }) = shared.handover else { return };
         if !shared.membership().voters.contains(&to) {
