@@ -27,7 +27,7 @@ const MIB: u64 = 1 << 20;
 const ALLOWED_BYTES: u64 = 64 * MIB;
 
 fn size_bytes() -> u64 {
-    let mib = std::env::var("RAFT_SNAPSHOT_MIB").map_or(128, |mib| mib.parse().expect("a number of MiB"));
+    let mib = std::env::var("RAFT_SNAPSHOT_MIB").map_or(256, |mib| mib.parse().expect("a number of MiB"));
     mib * MIB
 }
 
