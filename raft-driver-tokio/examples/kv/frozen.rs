@@ -6,12 +6,13 @@
 //! | 16 | digest of the state |
 //! | 4 | how many HTTP addresses; for each: node in 8, length in 2, address |
 //! | 8 | how many pairs |
-//! | … | for each: key's length in 2, value's length in 4, key, value |
+//! | … | for each, in any order: key's length in 2, value's length in 4, key, value |
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use imbl::ordmap::ConsumingIter;
+use imbl::hashmap::ConsumingIter;
 use imbl::shared_ptr::DefaultSharedPtr;
 use raft_core::NodeId;
 use raft_core::host::{FrozenState, RestoreError, SnapshotSource};
@@ -25,9 +26,7 @@ const NODES_MAX: u32 = 1 << 16;
 
 /// The state at one point. Holds what the map shared with it then, and lets go of it pair by pair.
 pub(crate) struct Frozen {
-    /// All of them, until the first is asked for: even to begin costs something.
-    whole: Option<Pairs>,
-    pairs: ConsumingIter<Bytes, Stored, DefaultSharedPtr>,
+    pairs: ConsumingIter<(Arc<[u8]>, Arc<Stored>), DefaultSharedPtr>,
     next: BytesMut,
 }
 
@@ -43,7 +42,7 @@ impl Frozen {
             next.put_slice(address.as_bytes());
         }
         next.put_u64_le(pairs.len() as u64);
-        Self { whole: Some(pairs), pairs: Pairs::new().into_iter(), next }
+        Self { pairs: pairs.into_iter(), next }
     }
 }
 
@@ -51,15 +50,13 @@ impl FrozenState for Frozen {
     type Error = Infallible;
 
     fn next_chunk(&mut self) -> Result<Option<Bytes>, Infallible> {
-        if let Some(whole) = self.whole.take() {
-            self.pairs = whole.into_iter();
-        }
         while self.next.len() < CHUNK_BYTES {
-            let Some((key, Stored { value, .. })) = self.pairs.next() else { break };
+            let Some((key, stored)) = self.pairs.next() else { break };
+            let value = &stored.value;
             self.next.put_u16_le(u16::try_from(key.len()).expect("no longer than KEY_BYTES_MAX"));
             self.next.put_u32_le(u32::try_from(value.len()).expect("no longer than VALUE_BYTES_MAX"));
             self.next.put_slice(&key);
-            self.next.put_slice(&value);
+            self.next.put_slice(value);
         }
         let chunk = self.next.split().freeze();
         Ok((!chunk.is_empty()).then_some(chunk))

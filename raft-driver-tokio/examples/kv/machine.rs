@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use imbl::OrdMap;
+use imbl::HashMap;
 use raft_core::host::{RestoreError, SnapshotSource, StateMachine, TRAILER_BYTES_MAX, Unacceptable};
 use raft_core::{Entries, EntryRef, LogIndex, NodeId};
 use xxhash_rust::xxh3::Xxh3;
@@ -130,14 +130,13 @@ impl Glance {
     }
 }
 
-#[derive(Clone)]
 pub(crate) struct Stored {
     pub(crate) value: Bytes,
     hash: u128,
 }
 
-/// Keys and values.
-pub(crate) type Pairs = OrdMap<Bytes, Stored>;
+/// Keys and values. It holds them by pointers: its nodes have places to spare, and a snapshot makes it copy some.
+pub(crate) type Pairs = HashMap<Arc<[u8]>, Arc<Stored>>;
 
 /// The map. In memory: rebuilt from snapshot and log at each start.
 #[derive(Default)]
@@ -159,12 +158,12 @@ impl Machine {
     }
 
     fn put(&mut self, key: &[u8], value: &[u8]) -> Outcome {
-        let stored = Stored { value: Bytes::copy_from_slice(value), hash: pair_hash(key, value) };
+        let stored = Arc::new(Stored { value: Bytes::copy_from_slice(value), hash: pair_hash(key, value) });
         self.summary.digest = self.summary.digest.wrapping_add(stored.hash);
         // Most writes to a hot key find it: look first, so that the key is copied only when it is new.
         let before = match self.pairs.get_mut(key) {
             Some(place) => Some(std::mem::replace(place, stored)),
-            None => self.pairs.insert(Bytes::copy_from_slice(key), stored),
+            None => self.pairs.insert(key.into(), stored),
         };
         self.forget(before)
     }
@@ -174,7 +173,7 @@ impl Machine {
         self.forget(before)
     }
 
-    fn forget(&mut self, before: Option<Stored>) -> Outcome {
+    fn forget(&mut self, before: Option<Arc<Stored>>) -> Outcome {
         if let Some(before) = &before {
             self.summary.digest = self.summary.digest.wrapping_sub(before.hash);
         }
