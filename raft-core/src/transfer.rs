@@ -138,8 +138,8 @@ impl Sending {
         true
     }
 
-    /// The peer says how much it has. If it lost what it had it is left alone for a while, `rest` longer each time: a full
-    /// disk must not cost a transfer after the other.
+    /// The peer says how much it has. If it lost what it had, or did not keep the first chunk, it is left alone for a while,
+    /// `rest` longer each time: a full disk must not cost a transfer after the other.
     pub(crate) fn wants(&mut self, offset: u64, round: u64, now: Instant, rest: Duration) -> Answer {
         let size = self.meta.size_bytes;
         let stale = round < self.answered
@@ -149,7 +149,7 @@ impl Sending {
             return Answer::Nothing;
         }
         let complete = self.inflight.is_some_and(|(_, end, sent)| end == size && round > sent);
-        let lost = offset == 0 && (complete || self.offset() > 0);
+        let lost = offset == 0 && (self.inflight.is_some() || self.offset() > 0);
         self.answered = round;
         self.inflight = None;
         self.offset = Some(offset);
@@ -160,9 +160,12 @@ impl Sending {
             self.rest_until = now + rest.saturating_mul(times);
             return if complete { Answer::Refused } else { Answer::Nothing };
         }
-        let progress = offset > self.reached;
-        self.reached = self.reached.max(offset);
-        if progress { Answer::Progress } else { Answer::Nothing }
+        if offset <= self.reached {
+            return Answer::Nothing;
+        }
+        self.reached = offset;
+        self.rest_until = now;
+        Answer::Progress
     }
 
     /// Whether the peer wanted to begin anew more than once: the fault may be on this side.
@@ -314,11 +317,31 @@ mod tests {
             now = now + REST * refusals;
         }
         assert_eq!(sent(&mut sending, round, now), Some(0));
+        // Nor is there room for the first chunk now.
+        for refusals in 4..=5 {
+            round += 1;
+            assert_eq!(sending.wants(0, round, now, REST), Answer::Nothing);
+            assert_eq!(sent(&mut sending, round, now + (REST * refusals - Duration::from_nanos(1))), None);
+            now = now + REST * refusals;
+            assert_eq!(sent(&mut sending, round, now), Some(0));
+        }
         // A connection that was lost is no fault of its.
         sending.wants(1, round, now, REST);
         sending.interrupted();
         round += 1;
         sending.wants(0, round, now, REST);
         assert_eq!(sent(&mut sending, round, now), Some(0));
+    }
+
+    #[test]
+    fn a_first_chunk_that_arrives_late_ends_the_rest() {
+        let (mut sending, now) = (sending(), Instant::ZERO);
+        sending.wants(0, 1, now, REST);
+        assert_eq!(sent(&mut sending, 1, now), Some(0));
+        // The question of the next round overtook it.
+        sending.wants(0, 2, now, REST);
+        assert_eq!(sent(&mut sending, 2, now), None);
+        assert_eq!(sending.wants(1, 3, now, REST), Answer::Progress);
+        assert_eq!(sent(&mut sending, 3, now), Some(1));
     }
 }
