@@ -33,8 +33,9 @@ pub(crate) struct Progress {
     paused: bool,
     inflight: VecDeque<(LogIndex, u64)>,
     inflight_bytes: u64,
-    /// How many may be on their way: few after a conflict, twice as many with each acknowledgement of more. On a network
-    /// that reorders, a whole window sent again for each conflict would cause as many conflicts again, without end.
+    /// How many may be on their way: one after a conflict, and one more for each that is acknowledged, as in the slow start
+    /// of TCP. On a network that reorders, or to a receiver that is full, a whole window sent again for each conflict would
+    /// cause as many conflicts again, without end.
     window: u32,
     /// The snapshot on its way, in state Snapshot.
     sending: Option<Box<Sending>>,
@@ -219,11 +220,13 @@ impl Progress {
             }
         }
         if index > self.match_index {
-            self.window = self.window.saturating_mul(2);
             self.match_index = index;
             self.match_round = current_round;
             self.next_index = self.next_index.max(index.next());
+            let before = self.inflight.len();
             self.release(index);
+            let answered = before - self.inflight.len();
+            self.window = self.window.saturating_add(u32::try_from(answered).unwrap_or(u32::MAX));
         }
         if self.loaded.first().is_some_and(|first| first.index < self.next_index) {
             self.loaded = Entries::empty();
@@ -268,7 +271,7 @@ impl Progress {
             return found;
         }
         if self.state == ReplicationState::Replicate {
-            // A reply never causes more than two messages, and only one that brought progress causes two.
+            // A message that is answered never causes more than two, and only one that brought progress causes two.
             self.window = 1;
         }
         let base = terms.base().index;
@@ -470,5 +473,35 @@ mod tests {
         assert!(peer.has_room(&config));
         peer.acknowledged(index(2), 1, 1);
         assert_eq!(peer.inflight_bytes, 0);
+    }
+
+    #[test]
+    fn an_acknowledgement_after_a_conflict_causes_two_messages_for_each_that_it_answers() {
+        let config = Config::new(NodeId::new(1));
+        let mut terms = TermIndex::new(LogId::ZERO, Vec::new(), LogId::ZERO).expect("an empty log");
+        terms.append(Term::new(1), index(1000));
+        let mut peer = Progress::new(NodeId::new(2), index(10), 1, Instant::ZERO);
+        peer.acknowledged(index(9), 1, 1);
+        // A message for each entry, as many as there may be.
+        let mut fill = |peer: &mut Progress| {
+            let mut messages = 0;
+            while peer.has_room(&config) {
+                let next = peer.next_index();
+                peer.sent(&Entries::noop(LogId::new(Term::new(1), next)));
+                messages += 1;
+            }
+            messages
+        };
+        assert_eq!(fill(&mut peer), config.inflight_appends_max);
+        assert_eq!(peer.refused(conflict(20, 9, 1), 2, 2, &terms), ConflictFound::MovedBack);
+        assert_eq!(fill(&mut peer), 1, "a probe");
+        for answered in 1..=40 {
+            peer.acknowledged(index(9 + answered), 3, 3);
+            assert_eq!(fill(&mut peer), 2, "one in its place, and one more");
+        }
+        peer.acknowledged(index(9 + 60), 3, 3);
+        assert_eq!(fill(&mut peer), 40, "two for each of twenty");
+        peer.acknowledged(index(9 + 70), 3, 3);
+        assert_eq!(fill(&mut peer), config.inflight_appends_max - 51, "no more than there may be");
     }
 }
