@@ -1,6 +1,8 @@
 //! What a run was: its figures if it held, and what broke if it did not.
 
+use std::ffi::OsStr;
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -223,11 +225,17 @@ impl Failure {
         self.transcript.seed()
     }
 
-    /// The one command that shows the run again, as protocol lines.
+    /// The one command that shows the run again, as protocol lines, if this program has the simulator's command line.
     #[must_use]
     pub fn command(&self) -> String {
-        format!("sim run --seed {}{} --trace", self.seed(), self.options)
+        format!("{} run --seed {}{} --trace", program(), self.seed(), self.options)
     }
+}
+
+/// This program as it was called, without its directory: another one has another workload.
+pub(crate) fn program() -> String {
+    let called = std::env::args_os().next().unwrap_or_default();
+    Path::new(&called).file_name().unwrap_or(OsStr::new("sim")).to_string_lossy().into_owned()
 }
 
 impl fmt::Display for Failure {

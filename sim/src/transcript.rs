@@ -61,6 +61,8 @@ impl From<Decided> for (Nanos, Decision) {
 struct Head {
     transcript: u32,
     seed: u64,
+    /// `None` in those of former versions.
+    workload: Option<String>,
     /// The checker that the run failed by, and what it saw, when this was written.
     failed: Option<(String, String)>,
     /// When the faults end.
@@ -72,6 +74,7 @@ struct Head {
 #[derive(Clone, Debug)]
 pub struct Transcript {
     pub(crate) seed: u64,
+    pub(crate) workload: Option<String>,
     pub(crate) scenario: Scenario,
     pub(crate) ends_at: Nanos,
     pub(crate) decisions: Vec<Decided>,
@@ -111,6 +114,13 @@ impl Transcript {
     #[must_use]
     pub fn seed(&self) -> u64 {
         self.seed
+    }
+
+    /// The [name](crate::Workload::name) of the workload that it was made with, if it says so: those of former versions
+    /// do not.
+    #[must_use]
+    pub fn workload(&self) -> Option<&str> {
+        self.workload.as_deref()
     }
 
     /// The checker that the run failed by when this was written.
@@ -158,7 +168,7 @@ impl Transcript {
         if transcript != FORMAT {
             return Err(TranscriptError::Format(transcript));
         }
-        let Head { seed, failed, ends_at, scenario, .. } =
+        let Head { seed, workload, failed, ends_at, scenario, .. } =
             serde_json::from_str(head).map_err(malformed(1))?;
         let mut decisions = Vec::new();
         for (line, text) in (2..).zip(rest.lines()) {
@@ -171,14 +181,14 @@ impl Transcript {
         if scenario.nodes == 0 || scenario.nodes > scenario.configs.len() {
             return Err(TranscriptError::Unknown { line: 1 });
         }
-        Ok(Self { seed, scenario, ends_at, decisions, failed })
+        Ok(Self { seed, workload, scenario, ends_at, decisions, failed })
     }
 
     /// The text of a file that holds it.
     #[must_use]
     pub fn to_text(&self) -> String {
-        let Self { seed, scenario, ends_at, decisions, failed } = self.clone();
-        let head = Head { transcript: FORMAT, seed, failed, ends_at, scenario };
+        let Self { seed, workload, scenario, ends_at, decisions, failed } = self.clone();
+        let head = Head { transcript: FORMAT, seed, workload, failed, ends_at, scenario };
         let mut text = serde_json::to_string(&head).expect("a head is plain data");
         for decided in &decisions {
             text.push('\n');

@@ -87,6 +87,12 @@ pub trait Workload: Sync {
     /// What is replicated.
     type Machine: StateMachine<Response: PartialEq + Debug>;
 
+    /// What transcripts call it: the command line does not replay one of another name.
+    #[must_use]
+    fn name() -> &'static str {
+        std::any::type_name::<Self>()
+    }
+
     /// A new machine, as a server has it that starts with an empty disk.
     fn machine(&self) -> Self::Machine;
 

@@ -172,7 +172,8 @@ impl<'t, W: Workload> World<'t, W> {
         let ends_at = self.ends_at.unwrap_or(self.scenario.duration);
         let failed = result.as_ref().err().map(|broken| (broken.checker.to_owned(), broken.what.clone()));
         let decisions = self.plan.into_taken();
-        let transcript = Transcript { seed: self.seed, scenario, ends_at, decisions, failed };
+        let workload = Some(W::name().to_owned());
+        let transcript = Transcript { seed: self.seed, workload, scenario, ends_at, decisions, failed };
         let result = result.map(|()| summary).map_err(|Broken { checker, what }| {
             let (options, transcript) = (options.clone(), transcript.clone());
             Box::new(Failure { options, at: simulated, checker, what, transcript })

@@ -140,3 +140,36 @@ fn a_failure_becomes_a_short_file_that_still_fails_and_holds_once_it_is_mended()
     simulation(Wrong::Nothing).replay(&read).unwrap_or_else(|failure| panic!("{failure}"));
     assert!(simulation(Wrong::Nothing).shrink(&read, 10, &mut |_| ()).is_err());
 }
+
+/// The stock program has another workload: it must not say of this file that it holds.
+#[cfg(feature = "cli")]
+#[test]
+fn the_command_line_refuses_a_file_of_another_workload_and_tells_of_one_that_holds_again() {
+    use std::process::{Command, Output};
+
+    let file = std::env::temp_dir().join(format!("users-{}.jsonl", std::process::id()));
+    let sim = |command: &str| -> Output {
+        Command::new(env!("CARGO_BIN_EXE_sim")).args([command.as_ref(), file.as_os_str()]).output().unwrap()
+    };
+    let failure = first_failure(Wrong::State).expect("the state becomes what it must not");
+    failure.transcript.write(&file).unwrap();
+    for command in ["replay", "shrink", "show"] {
+        let refused = sim(command);
+        let told = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(2), "{command}: {refused:?}");
+        assert!(told.contains("users::Texts") && told.contains("raft_sim::workload::Registers"), "{told}");
+    }
+    // Files of former versions do not say what they were made with.
+    let workload = "\"workload\":\"users::Texts\",";
+    let text = failure.transcript.to_text();
+    assert!(text.lines().next().unwrap().contains(workload));
+    std::fs::write(&file, text.replacen(workload, "", 1)).unwrap();
+    let holds = sim("replay");
+    let told = String::from_utf8_lossy(&holds.stdout);
+    assert!(holds.status.success(), "{holds:?}");
+    assert!(told.ends_with("this run holds now; it was written as failing by `invariant`\n"), "{told}");
+    std::fs::remove_file(&file).unwrap();
+    let name = std::env::current_exe().unwrap();
+    let name = name.file_name().unwrap().to_string_lossy();
+    assert_eq!(failure.command(), format!("{name} run --seed {} --seconds 8 --trace", failure.seed()));
+}

@@ -10,6 +10,7 @@ mod show;
 mod shrink;
 mod state;
 
+use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
@@ -127,9 +128,17 @@ fn cannot_write(path: &Path, error: &io::Error) -> Unusable {
     format!("{} cannot be written: {error}", path.display())
 }
 
-/// The transcript in a file.
-fn transcript(file: &Path) -> Result<Transcript, Unusable> {
-    Transcript::read(file).map_err(|error| format!("{}: {error}", file.display()))
+/// The transcript in a file. One of another workload would be another run here, and prove nothing.
+fn transcript<W: Workload>(file: &Path) -> Result<Transcript, Unusable> {
+    let unusable = |what: &dyn Display| format!("{}: {what}", file.display());
+    let transcript = Transcript::read(file).map_err(|error| unusable(&error))?;
+    match transcript.workload() {
+        Some(other) if other != W::name() => Err(unusable(&format_args!(
+            "it is of the workload {other}, and this program runs {}: use the program that wrote it",
+            W::name()
+        ))),
+        _ => Ok(transcript),
+    }
 }
 
 fn write_transcript(transcript: &Transcript, to: &Path) -> Result<(), Unusable> {

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::Args;
 
 use super::{Unusable, recording, traced, transcript};
+use crate::summary::program;
 use crate::workload::Workload;
 use crate::{Options, Simulation, is_recording};
 
@@ -26,7 +27,7 @@ impl Replay {
         if is_recording(&file) {
             return recording::replay(&self.file, file, self.trace.as_deref());
         }
-        let transcript = transcript(&self.file)?;
+        let transcript = transcript::<W>(&self.file)?;
         let simulation = Simulation { options: Options::default(), workload };
         let result = match &self.trace {
             Some(to) => traced(to, |sink| simulation.trace_again(&transcript, sink))?,
@@ -34,13 +35,17 @@ impl Replay {
         };
         Ok(match result {
             Ok(summary) => {
-                println!("{summary}\nthis run holds");
+                println!("{summary}");
+                match transcript.failed_by() {
+                    Some(checker) => println!("this run holds now; it was written as failing by `{checker}`"),
+                    None => println!("this run holds"),
+                }
                 ExitCode::SUCCESS
             }
             Err(failure) => {
                 let (at, file) = (failure.at.as_secs_f64(), self.file.display());
                 println!("FAILED: {file} at {at:.6} s: checker `{}`\n  {}", failure.checker, failure.what);
-                println!("reproduce: sim replay {file} --trace");
+                println!("reproduce: {} replay {file} --trace", program());
                 ExitCode::FAILURE
             }
         })

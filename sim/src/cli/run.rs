@@ -9,6 +9,7 @@ use clap::Args;
 
 use super::state::{COMMIT, State};
 use super::{Fixed, Unusable, progress, recording, traced, write_transcript};
+use crate::summary::program;
 use crate::workload::Workload;
 use crate::{Campaign, Failure, Simulation, Summary};
 
@@ -136,9 +137,10 @@ impl Run {
 
     /// Tells of a failure, and keeps it.
     fn failed(&self, failure: &Failure) -> Result<(), Unusable> {
-        println!("FAILED: {failure}\nshortest:  sim shrink --seed {}{}\n", failure.seed(), failure.options);
+        let (program, seed) = (program(), failure.seed());
+        println!("FAILED: {failure}\nshortest:  {program} shrink --seed {seed}{}\n", failure.options);
         let Some(directory) = &self.save else { return Ok(()) };
-        let file = directory.join(format!("seed-{}.jsonl", failure.seed()));
+        let file = directory.join(format!("seed-{seed}.jsonl"));
         let made = std::fs::create_dir_all(directory);
         made.map_err(|error| super::cannot_write(directory, &error))?;
         write_transcript(&failure.transcript, &file)?;

@@ -7,9 +7,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::{Fixed, Unusable, cannot_write};
+use super::{Fixed, Unusable, cannot_write, transcript};
 use crate::trace::{self, Record};
-use crate::transcript::Transcript;
 use crate::workload::Workload;
 use crate::{Options, Simulation, show};
 
@@ -57,7 +56,7 @@ impl Show {
         if !begins {
             return trace::read(opened).map_err(|error| unreadable(&error));
         }
-        let transcript = Transcript::read(file).map_err(|error| unreadable(&error))?;
+        let transcript = transcript::<W>(file)?;
         let mut records = Vec::new();
         let simulation = Simulation { options: Options::default(), workload };
         let _ = simulation.trace_again(&transcript, &mut |record| records.push(record.clone()));

@@ -7,6 +7,7 @@ use clap::Args;
 
 use super::{Fixed, Unusable, progress, transcript, write_transcript};
 use crate::Simulation;
+use crate::summary::program;
 use crate::workload::Workload;
 
 /// Which run, and how long to search.
@@ -35,7 +36,7 @@ impl Shrink {
     pub(super) fn run<W: Workload>(&self, workload: W) -> Result<ExitCode, Unusable> {
         let simulation = Simulation { options: self.fixed.options(), workload };
         let failing = match &self.file {
-            Some(file) => transcript(file)?,
+            Some(file) => transcript::<W>(file)?,
             None => simulation.transcribe(self.seed.unwrap_or_default()).1,
         };
         let bar = progress::bar(self.runs, "runs", self.quiet);
@@ -66,7 +67,10 @@ impl Shrink {
         );
         println!("still {}: {}", shrunk.failure.checker, shrunk.failure.what);
         write_transcript(left, &self.output)?;
-        println!("wrote {0}: `replay {0} --trace` prints it, `show {0}` draws it", self.output.display());
+        let (program, file) = (program(), self.output.display());
+        println!(
+            "wrote {file}: `{program} replay {file} --trace` prints it, `{program} show {file}` draws it"
+        );
         Ok(ExitCode::SUCCESS)
     }
 }
