@@ -9,6 +9,7 @@ mod answers;
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use raft_core::host::StateMachine;
 use raft_core::{CommandPacker, Event, ReadConsistency, Ticket, Tickets};
 use serde::{Deserialize, Serialize};
 
@@ -228,7 +229,7 @@ impl<W: Workload> World<'_, W> {
         let op = self.checks.operations.begin(asked, key);
         let command = match asked {
             Asked::Put => {
-                let user = self.workload.command(&mut Rng::new(seed, 0));
+                let user = Bytes::from(self.workload.command(&mut Rng::new(seed, 0)));
                 let bytes_max = self.workload.command_bytes_max();
                 ensure!(
                     "workload",
@@ -236,6 +237,11 @@ impl<W: Workload> World<'_, W> {
                     "a command has {} bytes, and command_bytes_max() says {bytes_max}",
                     user.len()
                 );
+                // As a driver asks before it proposes a command.
+                let accepted = W::Machine::check(&user);
+                accepted.map_err(|why| {
+                    Broken::new("workload", format!("the machine refuses a command: {why}"))
+                })?;
                 let command = put(op, key, &user, padding.into());
                 self.checks.operations.command(op, &command);
                 Bytes::from(command)

@@ -96,7 +96,8 @@ pub trait Workload: Sync {
     /// A new machine, as a server has it that starts with an empty disk.
     fn machine(&self) -> Self::Machine;
 
-    /// A command, at most [`command_bytes_max`](Self::command_bytes_max) bytes.
+    /// A command that the machine [accepts](StateMachine::check), at most
+    /// [`command_bytes_max`](Self::command_bytes_max) bytes.
     fn command(&self, rng: &mut Rng) -> Vec<u8>;
 
     /// The length of the longest command, by which a run chooses its limits.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use raft_core::host::{RestoreError, SnapshotSource, StateMachine, WholeState};
+use bytes::Bytes;
+use raft_core::host::{RestoreError, SnapshotSource, StateMachine, Unacceptable, WholeState};
 use raft_core::{Entries, EntryRef};
 use raft_sim::{Failure, Options, Rng, Simulation, Transcript, Workload};
 
@@ -20,6 +21,8 @@ enum Wrong {
     State,
     /// It panics at a command.
     Panics,
+    /// It is given a command that it refuses.
+    Commands,
 }
 
 /// Counts words.
@@ -48,6 +51,10 @@ impl StateMachine for Words {
             responses.push(*count + noise);
         }
         Ok(())
+    }
+
+    fn check(command: &Bytes) -> Result<(), Unacceptable> {
+        if command[0] < 4 { Ok(()) } else { Err(Unacceptable::new("there are four words")) }
     }
 
     fn snapshot(&mut self) -> Result<WholeState, Infallible> {
@@ -83,7 +90,8 @@ impl Workload for Texts {
     }
 
     fn command(&self, rng: &mut Rng) -> Vec<u8> {
-        vec![rng.below(4) as u8; 1 + rng.index(30)]
+        let words = if self.wrong == Wrong::Commands { 5 } else { 4 };
+        vec![rng.below(words) as u8; 1 + rng.index(30)]
     }
 
     fn invariant(&self, words: &Words) -> Result<(), String> {
@@ -114,6 +122,7 @@ fn a_wrong_machine_is_caught_by_the_checker_that_should() {
         (Wrong::Snapshots, "agreement"),
         (Wrong::State, "invariant"),
         (Wrong::Panics, "panic"),
+        (Wrong::Commands, "workload"),
     ] {
         let failure = first_failure(wrong).unwrap_or_else(|| panic!("{wrong:?} was not caught"));
         assert_eq!(failure.checker, checker, "{wrong:?}: {failure}");
