@@ -60,7 +60,8 @@ pub struct Config {
     /// Entries that a snapshot replaces and that stay in the log all the same, so that slow followers need no
     /// snapshot. Default 10,000.
     pub compaction_margin_entries: u64,
-    /// A membership change is given up when its new voters make no progress for this long. Default 30 s.
+    /// A membership change is given up when its new voters make no progress for this long, and a log is compacted past a
+    /// snapshot that is being sent when its receiver makes none. Default 30 s.
     pub catch_up_timeout: Duration,
     /// Lets a leader serve reads by its lease (thesis §6.4.1). Default `None`: clocks are not relied on. Must be the
     /// same on all nodes, and `election_timeout_min` too.

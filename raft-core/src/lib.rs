@@ -107,6 +107,7 @@ mod durability;
 mod entry;
 mod error;
 mod event;
+mod flow;
 pub mod host;
 mod ids;
 mod lease;

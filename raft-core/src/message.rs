@@ -131,6 +131,8 @@ pub enum InstallProgress {
     Wants(u64),
     /// It is busy with what it has got.
     Busy,
+    /// Its store kept nothing of what it got, and it wants all of it again.
+    Refused,
     /// It needs nothing more: its log is known to equal the leader's through this index, durably.
     Installed(LogIndex),
 }
@@ -267,6 +269,7 @@ impl fmt::Debug for Body {
                 match progress {
                     InstallProgress::Wants(offset) => write!(f, "wants={offset}")?,
                     InstallProgress::Busy => f.write_str("busy")?,
+                    InstallProgress::Refused => f.write_str("refused")?,
                     InstallProgress::Installed(index) => write!(f, "match={index}")?,
                 }
                 write!(f, " round={round}")

@@ -8,15 +8,15 @@
 //!   next heartbeat (TRAP 30).
 
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use core::time::Duration;
 
 use crate::config::Config;
 use crate::entry::Entries;
+use crate::flow::Flow;
 use crate::ids::{LogId, LogIndex, NodeId, ReadId};
 use crate::message::Conflict;
-use crate::snapshot::SnapshotMeta;
+use crate::snapshot::{SnapshotId, SnapshotMeta};
 use crate::status::{PeerStatus, ReplicationState};
 use crate::terms::TermIndex;
 use crate::time::Instant;
@@ -31,12 +31,7 @@ pub(crate) struct Progress {
     next_index: LogIndex,
     /// A probe is on its way; a reply or the next heartbeat sends another.
     paused: bool,
-    inflight: VecDeque<(LogIndex, u64)>,
-    inflight_bytes: u64,
-    /// How many may be on their way: one after a conflict, and one more for each that is acknowledged, as in the slow start
-    /// of TCP. On a network that reorders, or to a receiver that is full, a whole window sent again for each conflict would
-    /// cause as many conflicts again, without end.
-    window: u32,
+    flow: Flow,
     /// The snapshot on its way, in state Snapshot.
     sending: Option<Box<Sending>>,
     /// The round in which it was added: what it said before is of an earlier life as a member (TRAP 28).
@@ -104,9 +99,7 @@ impl Progress {
             match_index: LogIndex::ZERO,
             next_index,
             paused: false,
-            inflight: VecDeque::new(),
-            inflight_bytes: 0,
-            window: u32::MAX,
+            flow: Flow::new(),
             sending: None,
             added: round,
             catch_up: CatchUp { goal: next_index.prev(), since: now, done: false },
@@ -215,34 +208,19 @@ impl Progress {
             self.state = ReplicationState::Replicate;
             if let Some((last, bytes)) = self.probing.take() {
                 self.next_index = last.next();
-                self.inflight.push_back((last, bytes));
-                self.inflight_bytes += bytes;
+                self.flow.sent(last, bytes);
             }
         }
         if index > self.match_index {
             self.match_index = index;
             self.match_round = current_round;
             self.next_index = self.next_index.max(index.next());
-            let before = self.inflight.len();
-            self.release(index);
-            let answered = before - self.inflight.len();
-            self.window = self.window.saturating_add(u32::try_from(answered).unwrap_or(u32::MAX));
+            self.flow.acknowledged(index);
         }
         if self.loaded.first().is_some_and(|first| first.index < self.next_index) {
             self.loaded = Entries::empty();
         }
         news
-    }
-
-    fn release(&mut self, through: LogIndex) {
-        // Most often that is all there is.
-        if self.inflight.back().is_some_and(|(last, _)| *last <= through) {
-            self.inflight_bytes = 0;
-            return self.inflight.clear();
-        }
-        while let Some((_, bytes)) = self.inflight.pop_front_if(|(last, _)| *last <= through) {
-            self.inflight_bytes -= bytes;
-        }
     }
 
     /// It refused `conflict.prev` in `round`; `current_round` and `terms` are the leader's.
@@ -271,8 +249,7 @@ impl Progress {
             return found;
         }
         if self.state == ReplicationState::Replicate {
-            // A message that is answered never causes more than two, and only one that brought progress causes two.
-            self.window = 1;
+            self.flow.refused();
         }
         let base = terms.base().index;
         let shorter = conflict.hint.index.min(conflict.prev.prev());
@@ -288,14 +265,24 @@ impl Progress {
     }
 
     /// Entries cannot help it, or would be more work (§7).
-    pub(crate) fn send_snapshot(&mut self, meta: Arc<SnapshotMeta>) {
+    pub(crate) fn send_snapshot(&mut self, meta: Arc<SnapshotMeta>, rest: Duration, now: Instant) {
+        let sending = Sending::new(meta, rest, now, self.sending.as_deref());
         self.probe(self.next_index);
         self.state = ReplicationState::Snapshot;
-        self.sending = Some(Box::new(Sending::new(meta)));
+        self.sending = Some(Box::new(sending));
     }
 
     pub(crate) fn sending(&mut self) -> Option<&mut Sending> {
         self.sending.as_deref_mut()
+    }
+
+    pub(crate) fn sending_of(&mut self, id: SnapshotId) -> Option<&mut Sending> {
+        self.sending().filter(|sending| sending.meta().id == id)
+    }
+
+    /// Whether it got further with its snapshot within this time.
+    pub(crate) fn goes_on(&self, now: Instant, within: Duration) -> bool {
+        self.sending.as_ref().is_some_and(|sending| sending.goes_on(now, within))
     }
 
     pub(crate) fn snapshot(&self) -> Option<&Arc<SnapshotMeta>> {
@@ -333,8 +320,7 @@ impl Progress {
         self.paused = false;
         self.probing = None;
         self.sending = None;
-        self.inflight.clear();
-        self.inflight_bytes = 0;
+        self.flow.clear();
         self.loaded = Entries::empty();
     }
 
@@ -343,10 +329,7 @@ impl Progress {
         match self.state {
             ReplicationState::Snapshot => false,
             ReplicationState::Probe => !self.paused,
-            ReplicationState::Replicate => {
-                self.inflight.len() < config.inflight_appends_max.min(self.window as usize)
-                    && self.inflight_bytes < config.inflight_bytes_max
-            }
+            ReplicationState::Replicate => self.flow.has_room(config),
         }
     }
 
@@ -368,10 +351,8 @@ impl Progress {
             }
             ReplicationState::Replicate => {
                 if let Some(LogId { index, .. }) = entries.last() {
-                    let bytes = entries.size_bytes();
                     self.next_index = index.next();
-                    self.inflight.push_back((index, bytes));
-                    self.inflight_bytes += bytes;
+                    self.flow.sent(index, entries.size_bytes());
                 }
             }
         }
@@ -383,8 +364,8 @@ impl Progress {
             state: self.state,
             match_index: self.match_index,
             next_index: self.next_index,
-            inflight_appends: self.inflight.len() as u64,
-            inflight_bytes: self.inflight_bytes,
+            inflight_appends: self.flow.messages() as u64,
+            inflight_bytes: self.flow.bytes(),
             snapshot_bytes: self
                 .sending
                 .as_ref()
@@ -454,54 +435,5 @@ mod tests {
         assert_eq!(peer.counted_match(), index(0));
         assert!(peer.acknowledged(index(6), 5, 5));
         assert_eq!(peer.counted_match(), index(6));
-    }
-
-    #[test]
-    fn the_window_is_bounded_and_acknowledgements_free_it() {
-        let mut config = Config::new(NodeId::new(1));
-        config.inflight_appends_max = 2;
-        let mut peer = Progress::new(NodeId::new(2), index(1), 1, Instant::ZERO);
-        peer.sent(&Entries::empty());
-        assert!(!peer.has_room(&config), "one probe at a time");
-        peer.acknowledged(LogIndex::ZERO, 1, 1);
-        for at in 1..=2 {
-            assert!(peer.has_room(&config));
-            peer.sent(&Entries::noop(LogId::new(Term::new(1), index(at))));
-        }
-        assert!(!peer.has_room(&config));
-        peer.acknowledged(index(1), 1, 1);
-        assert!(peer.has_room(&config));
-        peer.acknowledged(index(2), 1, 1);
-        assert_eq!(peer.inflight_bytes, 0);
-    }
-
-    #[test]
-    fn an_acknowledgement_after_a_conflict_causes_two_messages_for_each_that_it_answers() {
-        let config = Config::new(NodeId::new(1));
-        let mut terms = TermIndex::new(LogId::ZERO, Vec::new(), LogId::ZERO).expect("an empty log");
-        terms.append(Term::new(1), index(1000));
-        let mut peer = Progress::new(NodeId::new(2), index(10), 1, Instant::ZERO);
-        peer.acknowledged(index(9), 1, 1);
-        // A message for each entry, as many as there may be.
-        let mut fill = |peer: &mut Progress| {
-            let mut messages = 0;
-            while peer.has_room(&config) {
-                let next = peer.next_index();
-                peer.sent(&Entries::noop(LogId::new(Term::new(1), next)));
-                messages += 1;
-            }
-            messages
-        };
-        assert_eq!(fill(&mut peer), config.inflight_appends_max);
-        assert_eq!(peer.refused(conflict(20, 9, 1), 2, 2, &terms), ConflictFound::MovedBack);
-        assert_eq!(fill(&mut peer), 1, "a probe");
-        for answered in 1..=40 {
-            peer.acknowledged(index(9 + answered), 3, 3);
-            assert_eq!(fill(&mut peer), 2, "one in its place, and one more");
-        }
-        peer.acknowledged(index(9 + 60), 3, 3);
-        assert_eq!(fill(&mut peer), 40, "two for each of twenty");
-        peer.acknowledged(index(9 + 70), 3, 3);
-        assert_eq!(fill(&mut peer), config.inflight_appends_max - 51, "no more than there may be");
     }
 }

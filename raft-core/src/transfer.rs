@@ -4,6 +4,8 @@
 //!   is, so a transfer goes on where it was after a loss, a reconnect, or under another leader with the same snapshot.
 //! * Chunks join only when the whole [`SnapshotMeta`] is equal, else the receiver begins at offset 0 (TRAP 43).
 //! * The receiver hands its store one chunk at a time. Nothing is acknowledged by being sent (TRAP 39).
+//! * A question may overtake a chunk: that the peer still wants it means that it is lost only after a time, which follows
+//!   how long chunks take. That a store kept nothing the peer says itself.
 
 use alloc::sync::Arc;
 use bytes::Bytes;
@@ -20,32 +22,50 @@ use crate::time::Instant;
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Sending {
     meta: Arc<SnapshotMeta>,
-    /// How much the peer has, once it has said so.
+    /// How much the peer has, once it has said so, and how much it ever had.
     offset: Option<u64>,
-    /// The chunk on its way: where it begins, where it ends, and its round.
-    inflight: Option<(u64, u64, u64)>,
+    reached: u64,
+    /// When it last got further, or was begun.
+    reached_at: Instant,
+    inflight: Option<InFlight>,
+    /// The chunk that was lost: where it begins, and when it was first sent.
+    lost: Option<(u64, Instant)>,
     /// A chunk in memory, and where it begins.
     loaded: Option<(u64, Bytes)>,
     reading: Option<u64>,
     /// The round of the latest answer.
     answered: u64,
-    /// How much the peer ever had.
-    reached: u64,
-    /// How often it wanted to begin anew, and until when it is left alone after that.
-    refusals: u64,
+    /// The least time for a chunk to arrive, and the least rest after a refusal.
+    rest: Duration,
+    pace: Pace,
+}
+
+/// The chunk on its way.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+struct InFlight {
+    from: u64,
+    end: u64,
+    round: u64,
+    /// When it was first sent.
+    since: Instant,
+    /// Before that it is not taken for lost: a question may overtake it.
+    lost_at: Instant,
+}
+
+/// What was learned of a peer, by whichever snapshot.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+struct Pace {
+    /// How long a chunk may take.
+    patience: Duration,
+    /// How often it kept nothing of what it got, and until when it is left alone after that.
+    refusals: u32,
     rest_until: Instant,
 }
 
-/// What an answer of the peer means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
-    /// It has more than ever before.
-    Progress,
-    /// It had everything, and kept nothing: its store failed, or the bytes are not what their digest says.
-    Refused,
-    /// Nothing new.
-    Nothing,
-}
+/// How many rests a wait is at most.
+const RESTS_MAX: u32 = 64;
 
 /// What is to be done for a transfer.
 pub(crate) enum Step {
@@ -54,17 +74,21 @@ pub(crate) enum Step {
 }
 
 impl Sending {
-    pub(crate) fn new(meta: Arc<SnapshotMeta>) -> Self {
+    /// Begins to send, perhaps in the place of another snapshot to the same peer.
+    pub(crate) fn new(meta: Arc<SnapshotMeta>, rest: Duration, now: Instant, before: Option<&Self>) -> Self {
+        let unknown = Pace { patience: rest, refusals: 0, rest_until: now };
         Self {
             meta,
             offset: None,
+            reached: 0,
+            reached_at: now,
             inflight: None,
+            lost: None,
             loaded: None,
             reading: None,
             answered: 0,
-            reached: 0,
-            refusals: 0,
-            rest_until: Instant::ZERO,
+            rest,
+            pace: before.map_or(unknown, |before| before.pace),
         }
     }
 
@@ -78,13 +102,18 @@ impl Sending {
 
     /// Whether nothing of it has arrived or is on its way.
     pub(crate) fn is_idle(&self) -> bool {
-        self.offset() == 0 && self.inflight.is_none()
+        self.offset.unwrap_or(self.reached) == 0 && self.inflight.is_none()
+    }
+
+    /// Whether the peer got further within this time.
+    pub(crate) fn goes_on(&self, now: Instant, within: Duration) -> bool {
+        now.since(self.reached_at) <= within
     }
 
     /// The next chunk, question, or read of the snapshot. `asked`: a message is due in any case.
     pub(crate) fn next(&mut self, asked: bool, chunk_bytes: u64, round: u64, now: Instant) -> Option<Step> {
         let size = self.meta.size_bytes;
-        let rests = now < self.rest_until;
+        let rests = now < self.pace.rest_until;
         if let (Some(offset), None, false) = (self.offset, self.inflight, rests) {
             let data = match self.loaded.take_if(|(at, _)| *at == offset) {
                 Some((_, data)) => Some(data),
@@ -93,7 +122,10 @@ impl Sending {
             };
             if let Some(data) = data {
                 let end = offset + data.len() as u64;
-                self.inflight = Some((offset, end, round));
+                let since = self.lost.filter(|(from, _)| *from == offset).map_or(now, |(_, since)| since);
+                // Sent again it may take twice as long as it has taken.
+                let patience = self.pace.patience.max(now.since(since)).min(self.rest * RESTS_MAX);
+                self.inflight = Some(InFlight { from: offset, end, round, since, lost_at: now + patience });
                 let meta = Arc::clone(&self.meta);
                 return Some(Step::Send(Body::InstallSnapshot {
                     meta,
@@ -110,7 +142,7 @@ impl Sending {
         }
         // Reading goes one chunk ahead of sending.
         let wanted = match self.inflight {
-            Some((_, end, _)) => end,
+            Some(InFlight { end, .. }) => end,
             None => self.offset?,
         };
         let there = self.loaded.as_ref().is_some_and(|(at, _)| *at == wanted);
@@ -138,45 +170,61 @@ impl Sending {
         true
     }
 
-    /// The peer says how much it has. If it lost what it had, or did not keep the first chunk, it is left alone for a while,
-    /// `rest` longer each time: a full disk must not cost a transfer after the other.
-    pub(crate) fn wants(&mut self, offset: u64, round: u64, now: Instant, rest: Duration) -> Answer {
-        let size = self.meta.size_bytes;
-        let stale = round < self.answered
-            || offset > size
-            || self.inflight.is_some_and(|(at, _, sent)| at == offset && round <= sent);
-        if stale {
-            return Answer::Nothing;
+    /// The peer says how much it has. Returns whether that is more than ever before.
+    pub(crate) fn wants(&mut self, offset: u64, round: u64, now: Instant) -> bool {
+        if self.is_stale(offset, round, now) {
+            return false;
         }
-        let complete = self.inflight.is_some_and(|(_, end, sent)| end == size && round > sent);
-        let lost = offset == 0 && (self.inflight.is_some() || self.offset() > 0);
-        self.answered = round;
-        self.inflight = None;
-        self.offset = Some(offset);
-        self.loaded.take_if(|(at, _)| *at != offset);
-        if lost {
-            self.refusals += 1;
-            let times = u32::try_from(self.refusals.min(64)).expect("at most 64");
-            self.rest_until = now + rest.saturating_mul(times);
-            return if complete { Answer::Refused } else { Answer::Nothing };
-        }
+        let sent = self.settle(offset, round);
+        self.lost = sent.filter(|chunk| chunk.from == offset).map(|chunk| (offset, chunk.since));
         if offset <= self.reached {
-            return Answer::Nothing;
+            return false;
         }
-        self.reached = offset;
-        self.rest_until = now;
-        Answer::Progress
+        if let Some(chunk) = sent {
+            // The next may take twice as long.
+            self.pace.patience = (now.since(chunk.since) * 2).clamp(self.rest, self.rest * RESTS_MAX);
+        }
+        (self.reached, self.reached_at) = (offset, now);
+        true
     }
 
-    /// Whether the peer wanted to begin anew more than once: the fault may be on this side.
-    pub(crate) fn is_suspect(&self) -> bool {
-        self.refusals > 1
+    /// The peer kept nothing of what it got. It is left alone for a while, longer each time: a full disk must not cost a
+    /// transfer after the other. Returns whether the fault may be on this side: it had all of it more than once, and the
+    /// bytes may not be what their digest says.
+    pub(crate) fn refused(&mut self, round: u64, now: Instant) -> bool {
+        let known = self.inflight.is_none() && self.offset == Some(0);
+        if known || self.is_stale(0, round, now) {
+            return false;
+        }
+        let sent = self.settle(0, round);
+        self.pace.refusals = self.pace.refusals.saturating_add(1);
+        self.pace.rest_until = now + self.rest * self.pace.refusals.min(RESTS_MAX);
+        let complete = sent.is_some_and(|chunk| chunk.end == self.meta.size_bytes);
+        // Each time for twice as long: another snapshot costs more than a transfer.
+        complete && self.pace.refusals > 1 && self.pace.refusals.is_power_of_two()
+    }
+
+    /// Whether an answer of this round, by which the peer wants what begins there, tells nothing new: it is an old one, or
+    /// has overtaken the chunk.
+    fn is_stale(&self, offset: u64, round: u64, now: Instant) -> bool {
+        let before = |chunk: InFlight| {
+            let on_its_way = chunk.from == offset && now < chunk.lost_at;
+            offset <= chunk.from && (round <= chunk.round || on_its_way)
+        };
+        round < self.answered || offset > self.meta.size_bytes || self.inflight.is_some_and(before)
+    }
+
+    /// This much the peer has now. Returns what was on its way to it.
+    fn settle(&mut self, offset: u64, round: u64) -> Option<InFlight> {
+        self.answered = round;
+        self.offset = Some(offset);
+        self.loaded.take_if(|(at, _)| *at != offset);
+        self.inflight.take()
     }
 
     /// What was on its way may be lost: the next heartbeat asks.
     pub(crate) fn interrupted(&mut self) {
-        self.offset = None;
-        self.inflight = None;
+        (self.offset, self.inflight, self.lost) = (None, None, None);
     }
 }
 
@@ -191,6 +239,8 @@ pub(crate) struct Receiving {
     /// The term and the latest round in which the leader sent it.
     term: Term,
     round: u64,
+    /// The store was handed some of it.
+    begun: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -198,6 +248,8 @@ pub(crate) struct Receiving {
 enum Chunk {
     /// None: the next one is wanted.
     Wanted,
+    /// None: the store kept nothing of what it was handed, and the first one is wanted again.
+    Refused,
     /// It waits to be handed to the store.
     Waiting(Bytes, bool),
     /// The store writes it: its end, and whether it is the last.
@@ -208,7 +260,7 @@ enum Chunk {
 
 impl Receiving {
     pub(crate) fn new(meta: Arc<SnapshotMeta>, term: Term, round: u64) -> Self {
-        Self { meta, received: 0, chunk: Chunk::Wanted, term, round }
+        Self { meta, received: 0, chunk: Chunk::Wanted, term, round, begun: false }
     }
 
     pub(crate) fn meta(&self) -> &Arc<SnapshotMeta> {
@@ -232,7 +284,7 @@ impl Receiving {
     pub(crate) fn take(&mut self, offset: u64, data: Bytes, done: bool, term: Term, round: u64) {
         self.round = if self.term == term { self.round.max(round) } else { round };
         self.term = term;
-        let wanted = matches!(self.chunk, Chunk::Wanted) && offset == self.received;
+        let wanted = matches!(self.chunk, Chunk::Wanted | Chunk::Refused) && offset == self.received;
         if wanted && (done || !data.is_empty()) {
             self.chunk = Chunk::Waiting(data, done);
         }
@@ -241,8 +293,14 @@ impl Receiving {
     pub(crate) fn progress(&self) -> InstallProgress {
         match self.chunk {
             Chunk::Wanted => InstallProgress::Wants(self.received),
+            Chunk::Refused => InstallProgress::Refused,
             Chunk::Waiting(..) | Chunk::Writing(..) | Chunk::Complete => InstallProgress::Busy,
         }
+    }
+
+    /// Whether the store may hold some of it.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun
     }
 
     /// The next chunk for the store.
@@ -250,98 +308,18 @@ impl Receiving {
         let Chunk::Waiting(data, done) = &mut self.chunk else { return None };
         let (data, done) = (core::mem::take(data), *done);
         self.chunk = Chunk::Writing(self.received + data.len() as u64, done);
+        self.begun = true;
         Some(SnapshotTask::Write { meta: Arc::clone(&self.meta), offset: self.received, data, done })
     }
 
     /// The store has what it was handed, or has nothing.
     pub(crate) fn written(&mut self, kept: bool) {
         if let Chunk::Writing(end, done) = self.chunk {
-            self.received = if kept { end } else { 0 };
-            self.chunk = if kept && done { Chunk::Complete } else { Chunk::Wanted };
+            (self.received, self.chunk) = match (kept, done) {
+                (false, _) => (0, Chunk::Refused),
+                (true, false) => (end, Chunk::Wanted),
+                (true, true) => (end, Chunk::Complete),
+            };
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use alloc::collections::BTreeMap;
-
-    use super::*;
-    use crate::ids::{LogId, LogIndex, NodeId};
-    use crate::membership::Membership;
-
-    const REST: Duration = Duration::from_millis(100);
-
-    /// Three chunks of one byte.
-    fn sending() -> Sending {
-        let last = LogId::new(Term::new(1), LogIndex::new(9));
-        let membership = Membership::of_voters(BTreeMap::from([(NodeId::new(1), Bytes::new())]));
-        Sending::new(Arc::new(SnapshotMeta {
-            id: crate::snapshot::SnapshotId { last, taken_by: NodeId::new(1), seq: 1 },
-            membership: Arc::new(membership),
-            membership_index: LogIndex::new(1),
-            size_bytes: 3,
-            digest: 0,
-            terms: Arc::new([]),
-        }))
-    }
-
-    /// Sends what there is to send without being asked, and reads for it; returns where the chunk begins.
-    fn sent(sending: &mut Sending, round: u64, now: Instant) -> Option<u64> {
-        for _ in 0..4 {
-            match sending.next(false, 1, round, now)? {
-                Step::Send(Body::InstallSnapshot { offset, .. }) => return Some(offset),
-                Step::Read(SnapshotTask::Read { offset, .. }) => {
-                    assert!(sending.read(offset, &Bytes::from_static(b"x")));
-                }
-                _ => unreachable!("nothing else is asked of anybody"),
-            }
-        }
-        None
-    }
-
-    #[test]
-    fn a_receiver_that_lost_what_it_had_is_left_alone_for_longer_each_time() {
-        let (mut sending, mut now, mut round) = (sending(), Instant::ZERO, 1);
-        assert_eq!(sending.wants(0, round, now, REST), Answer::Nothing);
-        for refusals in 1..=3 {
-            assert_eq!(sent(&mut sending, round, now), Some(0));
-            let news = if refusals == 1 { Answer::Progress } else { Answer::Nothing };
-            assert_eq!(sending.wants(1, round, now, REST), news, "what it had before is no progress");
-            assert_eq!(sent(&mut sending, round, now), Some(1));
-            // Its disk is full: it answers the next question with nothing.
-            round += 1;
-            assert_eq!(sending.wants(0, round, now, REST), Answer::Nothing);
-            assert_eq!(sent(&mut sending, round, now + (REST * refusals - Duration::from_nanos(1))), None);
-            assert!(sending.next(true, 1, round, now).is_some(), "it is asked how far it is all the same");
-            now = now + REST * refusals;
-        }
-        assert_eq!(sent(&mut sending, round, now), Some(0));
-        // Nor is there room for the first chunk now.
-        for refusals in 4..=5 {
-            round += 1;
-            assert_eq!(sending.wants(0, round, now, REST), Answer::Nothing);
-            assert_eq!(sent(&mut sending, round, now + (REST * refusals - Duration::from_nanos(1))), None);
-            now = now + REST * refusals;
-            assert_eq!(sent(&mut sending, round, now), Some(0));
-        }
-        // A connection that was lost is no fault of its.
-        sending.wants(1, round, now, REST);
-        sending.interrupted();
-        round += 1;
-        sending.wants(0, round, now, REST);
-        assert_eq!(sent(&mut sending, round, now), Some(0));
-    }
-
-    #[test]
-    fn a_first_chunk_that_arrives_late_ends_the_rest() {
-        let (mut sending, now) = (sending(), Instant::ZERO);
-        sending.wants(0, 1, now, REST);
-        assert_eq!(sent(&mut sending, 1, now), Some(0));
-        // The question of the next round overtook it.
-        sending.wants(0, 2, now, REST);
-        assert_eq!(sent(&mut sending, 2, now), None);
-        assert_eq!(sending.wants(1, 3, now, REST), Answer::Progress);
-        assert_eq!(sent(&mut sending, 3, now), Some(1));
     }
 }

@@ -23,6 +23,7 @@ use crate::error::Fatal;
 use crate::ids::{LogIndex, NodeId, Ticket};
 use crate::message::InstallProgress;
 use crate::snapshot::{SnapshotError, SnapshotId, SnapshotMeta};
+use crate::time::Instant;
 use crate::transfer::Receiving;
 
 #[derive(Clone, Debug)]
@@ -33,8 +34,9 @@ pub(super) struct Snapshots {
     /// The one that is being taken.
     taking: Option<SnapshotId>,
     tickets: Vec<Ticket>,
-    /// The latest one turned out unusable: another is due.
-    wanted: bool,
+    /// The latest one turned out unusable: another is due from then on. And how often that was so.
+    wanted: Option<Instant>,
+    unusable: u32,
     incarnation: u64,
     taken: u64,
     /// Where the last one was taken, or tried, and the bytes of entries handed to the machine since.
@@ -58,7 +60,8 @@ impl Snapshots {
             latest,
             taking: None,
             tickets: Vec::new(),
-            wanted: false,
+            wanted: None,
+            unusable: 0,
             incarnation,
             taken: 0,
             since,
@@ -76,8 +79,8 @@ impl Snapshots {
         self.since_bytes += bytes;
     }
 
-    fn is_asked_for(&self) -> bool {
-        self.wanted || !self.tickets.is_empty()
+    fn is_asked_for(&self, now: Instant) -> bool {
+        self.wanted.is_some_and(|from| from <= now) || !self.tickets.is_empty()
     }
 
     /// Whether the policy wants one, once entries through `handed` went to the machine.
@@ -125,7 +128,8 @@ impl Shared {
         let snapshots = &self.snapshots;
         let (handed, policy) = (self.apply_handed, self.config.snapshot_policy);
         snapshots.receiving.is_some()
-            || (snapshots.taking.is_none() && (snapshots.is_asked_for() || snapshots.is_due(policy, handed)))
+            || (snapshots.taking.is_none()
+                && (snapshots.is_asked_for(self.now) || snapshots.is_due(policy, handed)))
             || (snapshots.latest.is_some() && self.may_compact().is_some())
     }
 
@@ -145,12 +149,12 @@ impl Shared {
     /// The next snapshot to take, by policy or on demand.
     pub(crate) fn next_snapshot(&mut self) -> Option<Action> {
         let (snapshots, handed) = (&self.snapshots, self.apply_handed);
-        let due = snapshots.is_asked_for() || snapshots.is_due(self.config.snapshot_policy, handed);
+        let due = snapshots.is_asked_for(self.now) || snapshots.is_due(self.config.snapshot_policy, handed);
         if snapshots.taking.is_some() || !due {
             return None;
         }
         // One that turned out unusable is replaced even if nothing happened since.
-        if handed <= snapshots.last() && !(snapshots.wanted && handed > LogIndex::ZERO) {
+        if handed <= snapshots.last() && !(snapshots.wanted.is_some() && handed > LogIndex::ZERO) {
             return None;
         }
         let entry_bytes = snapshots.entry_bytes_since(handed);
@@ -170,7 +174,7 @@ impl Shared {
         let snapshots = &mut self.snapshots;
         snapshots.taken += 1;
         snapshots.taking = Some(id);
-        snapshots.wanted = false;
+        snapshots.wanted = None;
         snapshots.entry_bytes = entry_bytes;
         (snapshots.since, snapshots.counted) = (last.index, last.index);
         snapshots.since_bytes = 0;
@@ -210,10 +214,17 @@ impl Shared {
         self.snapshots.old.extend(self.snapshots.latest.replace(meta).map(|old| old.id));
     }
 
-    /// The latest snapshot cannot be read: another is needed before it can be sent.
+    /// The latest snapshot cannot be read: another is needed before it can be sent. The first time at once, then after a
+    /// longer rest each time: that may be so of every one.
     pub(crate) fn snapshot_unusable(&mut self, id: SnapshotId, error: SnapshotError) {
-        if self.snapshots.latest.as_ref().is_some_and(|latest| latest.id == id) {
-            self.snapshots.wanted = true;
+        let snapshots = &mut self.snapshots;
+        if snapshots.latest.as_ref().is_some_and(|latest| latest.id == id) {
+            if snapshots.wanted.is_some() {
+                return;
+            }
+            let rest = self.config.election_timeout_max * snapshots.unusable.min(64);
+            snapshots.wanted = Some(self.now + rest);
+            snapshots.unusable = snapshots.unusable.saturating_add(1);
         }
         self.notify(Notice::SnapshotFailed(error));
     }
@@ -270,7 +281,8 @@ impl Shared {
                 snapshots.old.retain(|old| *old != meta.id);
                 let mut receiving = Box::new(Receiving::new(meta, term, round));
                 receiving.take(offset, data, done, term, round);
-                snapshots.old.extend(other.replace(receiving).map(|before| before.id()));
+                let before = other.replace(receiving).filter(|before| before.has_begun());
+                snapshots.old.extend(before.map(|before| before.id()));
             }
         }
         true
@@ -363,7 +375,8 @@ impl Shared {
     /// What arrives is of no use any more.
     pub(crate) fn abandon_receiving(&mut self) {
         let snapshots = &mut self.snapshots;
-        snapshots.old.extend(snapshots.receiving.take().map(|receiving| receiving.id()));
+        let begun = snapshots.receiving.take().filter(|receiving| receiving.has_begun());
+        snapshots.old.extend(begun.map(|receiving| receiving.id()));
     }
 
     /// A snapshot that was complete when the node started is ahead of the log, or contradicts it (TRAP 41): the log begins

@@ -26,6 +26,7 @@ const READ_INDEX_REPLY: u8 = 11;
 const WANTS: u8 = 0;
 const BUSY: u8 = 1;
 const INSTALLED: u8 = 2;
+const REFUSED: u8 = 3;
 
 /// No message has more bytes than this beside its entries, or its chunk and snapshot.
 const FIXED_BYTES_MAX: usize = 80;
@@ -121,6 +122,7 @@ pub fn encode_message(message: &Message, out: &mut Vec<u8>) {
                     put_u64(out, *offset);
                 }
                 InstallProgress::Busy => out.push(BUSY),
+                InstallProgress::Refused => out.push(REFUSED),
                 InstallProgress::Installed(index) => {
                     out.push(INSTALLED);
                     put_u64(out, index.get());
@@ -178,6 +180,7 @@ pub fn decode_message(bytes: Bytes) -> Result<Message, WireError> {
             let progress = match fields.u8()? {
                 WANTS => InstallProgress::Wants(fields.u64()?),
                 BUSY => InstallProgress::Busy,
+                REFUSED => InstallProgress::Refused,
                 INSTALLED => InstallProgress::Installed(fields.index()?),
                 found => return Err(WireError::Unknown { of: "progress", found }),
             };

@@ -32,7 +32,7 @@
 //! | 5 | AppendEntries | prev: log id; commit: 8; round: 8; entries |
 //! | 6 | AppendEntriesReply | round: 8; conflict: flag; if 0 match: 8, if 1 prev: 8 and hint: log id |
 //! | 7 | InstallSnapshot | offset: 8; done: flag; round: 8; length of the data: 4; data; snapshot |
-//! | 8 | InstallSnapshotReply | snapshot id; round: 8; progress: 1; if 0 wants: 8, if 1 (busy) nothing, if 2 match: 8 |
+//! | 8 | InstallSnapshotReply | snapshot id; round: 8; progress: 1; if 0 wants: 8, if 1 (busy) or 3 (refused) nothing, if 2 match: 8 |
 //! | 9 | TimeoutNow | |
 //! | 10 | ReadIndex | incarnation, seq: 8 each |
 //! | 11 | ReadIndexReply | incarnation, seq: 8 each; answered: flag; if 1 index: 8 |
@@ -114,7 +114,7 @@ pub use record::{Record, RecordReader, encode_record};
 pub use snapshot::{decode_snapshot_meta, encode_snapshot_meta};
 
 /// The version of the messages. Others are refused. Those who talk must have the same.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// The version of the records. Others are refused. Apart from that of the messages, so that what is stored outlives
 /// a change of what is said.

@@ -216,6 +216,7 @@ fn install_effect(said: &[Action]) -> &'static str {
             Body::InstallSnapshotReply { progress, .. } => Some(match progress {
                 InstallProgress::Wants(_) => "wants",
                 InstallProgress::Busy => "busy",
+                InstallProgress::Refused => "refused",
                 InstallProgress::Installed(_) => "installed",
             }),
             _ => None,

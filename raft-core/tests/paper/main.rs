@@ -9,6 +9,7 @@ mod s5_2_elections;
 mod s5_3_replication;
 mod s5_4_safety;
 mod s6_membership;
+mod s7_pace;
 mod s7_snapshots;
 mod s7_transfer;
 mod s8_clients;

@@ -309,7 +309,7 @@ fn damaged_bytes_are_not_installed() {
     assert_eq!((cluster.last(1), cluster.commit(1)), (2, 1));
     cluster.wire.clear();
     cluster.step(1, Event::Receive(message(2, 1, 9, install(&meta, 0, b"", false, 2))));
-    assert_eq!(progress(&mut cluster), [InstallProgress::Wants(0)], "from the beginning");
+    assert_eq!(progress(&mut cluster), [InstallProgress::Refused], "all of it again");
 }
 
 #[test]

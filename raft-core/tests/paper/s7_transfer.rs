@@ -8,17 +8,21 @@ use raft_core::{
 
 use super::support::{Cluster, at, n};
 
-const TEN: [&str; 10] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
+pub(crate) const TEN: [&str; 10] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
 
-fn small_chunks(config: &mut Config) {
+pub(crate) fn small_chunks(config: &mut Config) {
     config.snapshot_policy = SnapshotPolicy::Never;
     config.compaction_margin_entries = 0;
     config.snapshot_chunk_bytes = 10;
 }
 
-/// Server 1 leads `size`; those in `away` have missed what is now only in its snapshot.
-fn behind(size: u64, away: &[u64]) -> Cluster {
-    let mut cluster = Cluster::led_with(size, small_chunks);
+/// Server 1 leads `size`; those in `away` have missed what is now only in its snapshot, which is sent in chunks of so many
+/// bytes.
+pub(crate) fn behind(size: u64, away: &[u64], chunk_bytes: u64) -> Cluster {
+    let mut cluster = Cluster::led_with(size, |config| {
+        small_chunks(config);
+        config.snapshot_chunk_bytes = chunk_bytes;
+    });
     cluster.cut = away.to_vec();
     cluster.commit_each(1, &TEN);
     cluster.take_snapshot(1);
@@ -30,7 +34,7 @@ fn behind(size: u64, away: &[u64]) -> Cluster {
 }
 
 /// The offsets at which a server wrote chunks, in order.
-fn written(cluster: &Cluster, server: u64) -> Vec<u64> {
+pub(crate) fn written(cluster: &Cluster, server: u64) -> Vec<u64> {
     let trace = cluster.trace.as_ref().expect("kept");
     let offsets = trace.iter().filter_map(|(who, action)| match action {
         Action::Snapshot(SnapshotTask::Write { offset, .. }) if *who == server => Some(*offset),
@@ -39,17 +43,17 @@ fn written(cluster: &Cluster, server: u64) -> Vec<u64> {
     offsets.collect()
 }
 
-fn is_chunk(message: &Message) -> bool {
+pub(crate) fn is_chunk(message: &Message) -> bool {
     matches!(&message.body, Body::InstallSnapshot { data, .. } if !data.is_empty())
 }
 
-fn equal(cluster: &Cluster, server: u64) -> bool {
+pub(crate) fn equal(cluster: &Cluster, server: u64) -> bool {
     cluster.servers[&server].applied == cluster.servers[&1].applied && cluster.last(server) == cluster.last(1)
 }
 
 #[test]
 fn a_follower_that_lacks_what_was_compacted_gets_the_snapshot_in_order() {
-    let mut cluster = behind(3, &[3]);
+    let mut cluster = behind(3, &[3], 10);
     cluster.run_ms(2_000);
     assert!(equal(&cluster, 3));
     assert_eq!(cluster.servers[&3].restored.len(), 1);
@@ -64,7 +68,7 @@ fn a_follower_that_lacks_what_was_compacted_gets_the_snapshot_in_order() {
 
 #[test]
 fn while_a_snapshot_is_sent_the_leader_tells_how_far_it_is() {
-    let mut cluster = behind(3, &[3]);
+    let mut cluster = behind(3, &[3], 10);
     cluster.run_until(2_000, |cluster| {
         let sent = cluster.peer(1, 3).and_then(|peer| peer.snapshot_bytes);
         sent.is_some_and(|(sent, size)| sent > 0 && sent < size)
@@ -79,7 +83,7 @@ fn while_a_snapshot_is_sent_the_leader_tells_how_far_it_is() {
 
 #[test]
 fn several_followers_get_a_snapshot_at_once() {
-    let mut cluster = behind(5, &[4, 5]);
+    let mut cluster = behind(5, &[4, 5], 10);
     cluster.run_ms(2_000);
     assert!(equal(&cluster, 4) && equal(&cluster, 5));
 }
@@ -87,7 +91,7 @@ fn several_followers_get_a_snapshot_at_once() {
 #[test]
 fn lost_chunks_and_lost_answers_are_taken_up_where_they_stopped() {
     for answers in [false, true] {
-        let mut cluster = behind(3, &[3]);
+        let mut cluster = behind(3, &[3], 10);
         let mut lost = 0;
         for _ in 0..400 {
             let Some(message) = cluster.wire.pop_front() else {
@@ -112,7 +116,7 @@ fn lost_chunks_and_lost_answers_are_taken_up_where_they_stopped() {
 
 #[test]
 fn a_broken_connection_does_not_start_it_over() {
-    let mut cluster = behind(3, &[3]);
+    let mut cluster = behind(3, &[3], 10);
     cluster.run_until(2_000, |cluster| written(cluster, 3).len() == 3);
     cluster.wire.clear();
     cluster.step(1, raft_core::Event::Unreachable(n(3)));
@@ -123,7 +127,7 @@ fn a_broken_connection_does_not_start_it_over() {
 
 #[test]
 fn chunks_of_two_snapshots_are_never_put_together() {
-    let mut cluster = behind(3, &[3]);
+    let mut cluster = behind(3, &[3], 10);
     cluster.run_until(2_000, |cluster| written(cluster, 3).len() == 3);
     // 2 takes a snapshot of its own through the same entry, and leads; 1 is gone.
     cluster.wire.clear();
@@ -141,7 +145,7 @@ fn chunks_of_two_snapshots_are_never_put_together() {
 
 #[test]
 fn a_transfer_ends_when_the_log_reaches_further() {
-    let mut cluster = behind(3, &[3]);
+    let mut cluster = behind(3, &[3], 10);
     cluster.run_until(2_000, |cluster| written(cluster, 3).len() == 3);
     // 2 still has the whole log, and leads from now on.
     cluster.cut = vec![1];
@@ -175,7 +179,7 @@ fn a_new_server_gets_a_snapshot_when_that_is_less_work_than_the_log() {
 
 #[test]
 fn a_slow_store_holds_up_its_own_snapshot_only() {
-    let mut cluster = behind(3, &[3]);
+    let mut cluster = behind(3, &[3], 10);
     cluster.slow_chunks = vec![3];
     cluster.run_ms(1_000);
     assert_eq!(cluster.servers[&3].chunk_tasks.len(), 1, "one chunk at a time");
@@ -192,7 +196,7 @@ fn a_slow_store_holds_up_its_own_snapshot_only() {
 
 #[test]
 fn a_leader_whose_snapshot_is_unusable_takes_another() {
-    let mut cluster = behind(3, &[3]);
+    let mut cluster = behind(3, &[3], 10);
     cluster.slow_chunks = vec![1];
     cluster.run_until(2_000, |cluster| !cluster.servers[&1].chunk_tasks.is_empty());
     cluster.fail_chunk(1, SnapshotError::Unusable);
@@ -204,7 +208,7 @@ fn a_leader_whose_snapshot_is_unusable_takes_another() {
 
 #[test]
 fn a_follower_whose_store_fails_is_served_again() {
-    let mut cluster = behind(3, &[3]);
+    let mut cluster = behind(3, &[3], 10);
     cluster.slow_chunks = vec![3];
     cluster.run_until(2_000, |cluster| !cluster.servers[&3].chunk_tasks.is_empty());
     cluster.fail_chunk(3, SnapshotError::Failed);
@@ -215,7 +219,7 @@ fn a_follower_whose_store_fails_is_served_again() {
 
 #[test]
 fn a_follower_that_restarts_in_the_middle_begins_anew() {
-    let mut cluster = behind(3, &[3]);
+    let mut cluster = behind(3, &[3], 10);
     cluster.run_until(2_000, |cluster| written(cluster, 3).len() == 3);
     cluster.restart(3);
     cluster.run_ms(3_000);
@@ -224,7 +228,7 @@ fn a_follower_that_restarts_in_the_middle_begins_anew() {
 
 #[test]
 fn a_newer_snapshot_of_the_leader_does_not_starve_the_one_on_its_way() {
-    let mut cluster = behind(3, &[3]);
+    let mut cluster = behind(3, &[3], 10);
     let mut done = false;
     // The leader takes a new one all the time, faster than any is sent.
     for round in 0..300 {

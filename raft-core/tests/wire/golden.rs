@@ -24,7 +24,7 @@ const ENVELOPE: [&str; 3] = ["0100000000000000", "0200000000000000", "0300000000
 fn golden_message(body: Body, kind: &str, golden: &[&str]) {
     let message = Message { from: NodeId::new(1), to: NodeId::new(2), term: Term::new(3), body };
     let bytes = message_bytes(&message);
-    assert_golden(&bytes, &[&["0200", kind], ENVELOPE.as_slice(), golden].concat());
+    assert_golden(&bytes, &[&["0300", kind], ENVELOPE.as_slice(), golden].concat());
     assert_eq!(decode_message(bytes.into()), Ok(message));
 }
 
@@ -127,6 +127,7 @@ fn golden_bytes_of_messages_about_snapshots() {
     let golden = |progress: &[&'static str]| [fixed.as_slice(), progress].concat();
     golden_message(reply(InstallProgress::Wants(0xfffd)), "08", &golden(&["00", "fdff000000000000"]));
     golden_message(reply(InstallProgress::Busy), "08", &golden(&["01"]));
+    golden_message(reply(InstallProgress::Refused), "08", &golden(&["03"]));
     let installed = InstallProgress::Installed(LogIndex::new(9));
     golden_message(reply(installed), "08", &golden(&["02", "0900000000000000"]));
 }

@@ -25,7 +25,7 @@ fn each_refusal_says_why() {
         decode_message(bytes.into()).unwrap_err()
     };
     assert_eq!(refusal(0, &[1]), WireError::Version(1), "from before the first release");
-    assert_eq!(refusal(0, &[3]), WireError::Version(3));
+    assert_eq!(refusal(0, &[4]), WireError::Version(4));
     assert_eq!(refusal(2, &[0]), WireError::Unknown { of: "the kind of message", found: 0 });
     assert_eq!(refusal(2, &[12]), WireError::Unknown { of: "the kind of message", found: 12 });
     assert_eq!(refusal(2, &[1]), WireError::Truncated);
@@ -210,7 +210,8 @@ fn impossible_parts_of_new_kinds_are_refused() {
 
     let installed = InstallProgress::Installed(LogIndex::new(1));
     let reply = Body::InstallSnapshotReply { id: meta().id, progress: installed, round: 1 };
-    assert_eq!(refusal(reply.clone(), 40, &[3]), unknown("progress"));
+    let unknown_progress = WireError::Unknown { of: "progress", found: 4 };
+    assert_eq!(refusal(reply.clone(), 40, &[4]), unknown_progress);
     assert_eq!(refusal(reply.clone(), 40, &[1]), WireError::Trailing { bytes: 8 }, "busy says nothing more");
     assert_eq!(refusal(reply, 41, &limit.to_le_bytes()), WireError::Index(limit));
 

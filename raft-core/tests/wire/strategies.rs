@@ -146,6 +146,7 @@ pub(crate) fn body() -> impl Strategy<Value = Body> {
     let progress = prop_oneof![
         any::<u64>().prop_map(InstallProgress::Wants),
         Just(InstallProgress::Busy),
+        Just(InstallProgress::Refused),
         index().prop_map(InstallProgress::Installed),
     ];
     prop_oneof![

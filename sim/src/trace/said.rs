@@ -247,6 +247,7 @@ impl fmt::Display for Said {
                 match progress {
                     InstallProgress::Wants(offset) => write!(f, "wants={offset}")?,
                     InstallProgress::Busy => f.write_str("busy")?,
+                    InstallProgress::Refused => f.write_str("refused")?,
                     InstallProgress::Installed(index) => write!(f, "match={index}")?,
                 }
                 write!(f, " round={round}")

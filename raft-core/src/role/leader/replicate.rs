@@ -13,7 +13,7 @@ use crate::quorum;
 use crate::snapshot::{SnapshotError, SnapshotId};
 use crate::state::{Reader, Shared};
 use crate::status::ReplicationState;
-use crate::transfer::{Answer, Sending, Step};
+use crate::transfer::{Sending, Step};
 
 impl Leader {
     /// The peers are who the membership in force says (§6). Who left is kept until it is told so.
@@ -97,7 +97,11 @@ impl Leader {
         let (last, current) = (shared.log.last_index(), self.round);
         let absurd = match result {
             Ok(index) => index > last,
-            Err(conflict) => conflict.prev > last || conflict.hint.index > conflict.prev,
+            Err(conflict) => {
+                // What comes before the log agrees everywhere; only an answer to an earlier term says otherwise.
+                let nowhere = conflict.prev == LogIndex::ZERO && round > 0;
+                conflict.prev > last || conflict.hint.index > conflict.prev || nowhere
+            }
         };
         if absurd {
             shared.counters.absurd += 1;
@@ -149,14 +153,15 @@ impl Leader {
                 }
             }
             InstallProgress::Wants(offset) => {
-                let (now, rest) = (shared.now, shared.config.election_timeout_max);
-                let sending = peer.sending().filter(|sending| sending.meta().id == id);
-                let answer =
-                    sending.map(|sending| (sending.wants(offset, round, now, rest), sending.is_suspect()));
-                match answer {
-                    Some((Answer::Progress, _)) => self.progressed(shared, from),
-                    Some((Answer::Refused, true)) => shared.snapshot_unusable(id, SnapshotError::Unusable),
-                    _ => {}
+                let now = shared.now;
+                if peer.sending_of(id).is_some_and(|sending| sending.wants(offset, round, now)) {
+                    self.progressed(shared, from);
+                }
+            }
+            InstallProgress::Refused => {
+                let now = shared.now;
+                if peer.sending_of(id).is_some_and(|sending| sending.refused(round, now)) {
+                    shared.snapshot_unusable(id, SnapshotError::Unusable);
                 }
             }
             InstallProgress::Busy => {}
@@ -249,10 +254,12 @@ impl Leader {
         }
     }
 
-    /// The last entry of the oldest snapshot that is being sent to a peer that is there.
+    /// The last entry of the oldest snapshot that is being sent to a peer that is there and gets further.
     pub(crate) fn oldest_sending(&self, shared: &Shared) -> Option<LogIndex> {
-        let within = shared.config.election_timeout_max;
-        let there = self.peers.iter().filter(|peer| peer.is_in_contact(shared.now, within));
+        let (now, config) = (shared.now, &shared.config);
+        let there = self.peers.iter().filter(|peer| {
+            peer.is_in_contact(now, config.election_timeout_max) && peer.goes_on(now, config.catch_up_timeout)
+        });
         there.filter_map(|peer| Some(peer.snapshot()?.id.last.index)).min()
     }
 
@@ -351,6 +358,6 @@ fn choose_snapshot(peer: &mut Progress, shared: &Shared) {
         }
     };
     if wanted {
-        peer.send_snapshot(Arc::clone(latest));
+        peer.send_snapshot(Arc::clone(latest), shared.config.election_timeout_max, shared.now);
     }
 }

@@ -1,0 +1,117 @@
+//! How many messages of entries may be on their way to a peer: a window of messages and of bytes.
+//!
+//! * After a conflict there is one, and one more for each that is answered with progress, as in the slow start of TCP: a
+//!   message that is answered never causes more than two.
+
+use alloc::collections::VecDeque;
+
+use crate::config::Config;
+use crate::ids::LogIndex;
+
+#[derive(Clone, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+pub(crate) struct Flow {
+    /// The last entry of each message on its way, and the bytes of its entries.
+    inflight: VecDeque<(LogIndex, u64)>,
+    bytes: u64,
+    /// How many there may be. On a network that reorders, or to a receiver that is full, a whole window sent again for each
+    /// conflict would cause as many conflicts again, without end.
+    window: u32,
+}
+
+impl Flow {
+    pub(crate) fn new() -> Self {
+        Self { inflight: VecDeque::new(), bytes: 0, window: u32::MAX }
+    }
+
+    pub(crate) fn has_room(&self, config: &Config) -> bool {
+        self.inflight.len() < config.inflight_appends_max.min(self.window as usize)
+            && self.bytes < config.inflight_bytes_max
+    }
+
+    /// A message leaves whose last entry is this one.
+    pub(crate) fn sent(&mut self, last: LogIndex, bytes: u64) {
+        self.inflight.push_back((last, bytes));
+        self.bytes += bytes;
+    }
+
+    /// The peer has what ends there.
+    pub(crate) fn acknowledged(&mut self, through: LogIndex) {
+        let before = self.inflight.len();
+        // Most often that is all there is.
+        if self.inflight.back().is_some_and(|(last, _)| *last <= through) {
+            self.clear();
+        }
+        while let Some((_, bytes)) = self.inflight.pop_front_if(|(last, _)| *last <= through) {
+            self.bytes -= bytes;
+        }
+        let answered = before - self.inflight.len();
+        self.window = self.window.saturating_add(u32::try_from(answered).unwrap_or(u32::MAX));
+    }
+
+    pub(crate) fn refused(&mut self) {
+        self.window = 1;
+    }
+
+    /// Nothing is on its way any more, or nothing that counts.
+    pub(crate) fn clear(&mut self) {
+        self.inflight.clear();
+        self.bytes = 0;
+    }
+
+    pub(crate) fn messages(&self) -> usize {
+        self.inflight.len()
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::NodeId;
+
+    /// Sends messages of one entry from `next` on, as many as there may be; returns how many.
+    fn fill(flow: &mut Flow, config: &Config, next: &mut LogIndex) -> usize {
+        let before = flow.messages();
+        while flow.has_room(config) {
+            flow.sent(*next, 1);
+            *next = next.next();
+        }
+        flow.messages() - before
+    }
+
+    #[test]
+    fn the_window_is_bounded_and_acknowledgements_free_it() {
+        let mut config = Config::new(NodeId::new(1));
+        config.inflight_appends_max = 2;
+        let (mut flow, mut next) = (Flow::new(), LogIndex::FIRST);
+        assert_eq!(fill(&mut flow, &config, &mut next), 2);
+        flow.acknowledged(LogIndex::new(1));
+        assert_eq!(fill(&mut flow, &config, &mut next), 1);
+        flow.acknowledged(LogIndex::new(3));
+        assert_eq!((flow.messages(), flow.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn after_a_conflict_an_answer_causes_two_messages_for_each_that_it_answers() {
+        let config = Config::new(NodeId::new(1));
+        let (mut flow, mut next) = (Flow::new(), LogIndex::FIRST);
+        assert_eq!(fill(&mut flow, &config, &mut next), config.inflight_appends_max);
+        flow.refused();
+        flow.clear();
+        next = LogIndex::FIRST;
+        assert_eq!(fill(&mut flow, &config, &mut next), 1);
+        for answered in 1..=40 {
+            flow.acknowledged(LogIndex::new(answered));
+            assert_eq!(fill(&mut flow, &config, &mut next), 2, "one in its place, and one more");
+        }
+        flow.acknowledged(LogIndex::new(60));
+        assert_eq!(fill(&mut flow, &config, &mut next), 40, "two for each of twenty");
+        flow.acknowledged(LogIndex::new(70));
+        let more = config.inflight_appends_max - 51;
+        assert_eq!(fill(&mut flow, &config, &mut next), more, "no more than there may be");
+    }
+}

@@ -1,0 +1,227 @@
+//! §7: InstallSnapshot to those who are far away, full or broken: it arrives where it can, and nobody is worn out.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use raft_core::{
+    Action, Body, Conflict, Event, Instant, LogId, MachineTask, Message, SnapshotError, SnapshotPolicy,
+    SnapshotTask,
+};
+
+use super::s7_transfer::{TEN, behind, equal, is_chunk, small_chunks, written};
+use super::support::{Cluster, at, id, message, n, snapshot_meta};
+
+fn count(cluster: &Cluster, counted: impl Fn(&Action) -> bool) -> usize {
+    let trace = cluster.trace.as_ref().expect("kept");
+    trace.iter().filter(|(_, action)| counted(action)).count()
+}
+
+fn chunks_sent(cluster: &Cluster) -> usize {
+    count(cluster, |action| matches!(action, Action::Send(message) if is_chunk(message)))
+}
+
+fn snapshots_taken(cluster: &Cluster) -> usize {
+    count(cluster, |action| matches!(action, Action::Machine(MachineTask::TakeSnapshot(_))))
+}
+
+/// Lets time pass, with `turn` whenever nothing is left to do, until that says to stop or the time is over.
+fn pass(cluster: &mut Cluster, ms: u64, mut turn: impl FnMut(&mut Cluster) -> bool) {
+    let end = cluster.now + Duration::from_millis(ms);
+    while !turn(cluster) {
+        let Some((when, server)) = cluster.next_due().filter(|(when, _)| *when <= end) else { return };
+        cluster.now = cluster.now.max(when);
+        cluster.wake(server);
+    }
+}
+
+/// A transfer whose chunks are under way for so long, while everything else overtakes them. Returns how many were sent.
+fn sent_late(chunk_bytes: u64, delay_ms: u64) -> usize {
+    let mut cluster = behind(3, &[3], chunk_bytes);
+    let delay = Duration::from_millis(delay_ms);
+    let mut under_way: VecDeque<(Instant, Message)> = VecDeque::new();
+    pass(&mut cluster, 100 * delay_ms + 2_000, |cluster| {
+        let late = cluster.settle_but(is_chunk);
+        under_way.extend(late.into_iter().map(|message| (cluster.now + delay, message)));
+        while let Some((_, message)) = under_way.pop_front_if(|(when, _)| *when <= cluster.now) {
+            cluster.deliver(message);
+            let late = cluster.settle_but(is_chunk);
+            under_way.extend(late.into_iter().map(|message| (cluster.now + delay, message)));
+        }
+        equal(cluster, 3)
+    });
+    assert!(equal(&cluster, 3), "late by {delay_ms} ms, it arrives all the same");
+    assert_eq!(snapshots_taken(&cluster), 0, "late by {delay_ms} ms: nothing was wrong with the first one");
+    chunks_sent(&cluster)
+}
+
+#[test]
+fn a_snapshot_of_one_chunk_arrives_however_late_that_is() {
+    for delay_ms in [60, 200, 500, 700, 1_000, 1_500, 2_000, 5_000, 20_000] {
+        let sent = sent_late(1 << 20, delay_ms);
+        assert!(sent <= 8, "late by {delay_ms} ms, it was sent {sent} times");
+    }
+}
+
+#[test]
+fn chunks_that_are_late_are_not_sent_again_each_time() {
+    let chunks = sent_late(10, 0);
+    assert!(chunks > 5);
+    for delay_ms in [60, 700, 2_000] {
+        let sent = sent_late(10, delay_ms);
+        assert!(sent <= chunks + 4, "{chunks} chunks, late by {delay_ms} ms, were sent {sent} times");
+    }
+}
+
+/// The store at 3 fails to write what begins there or later, for ten seconds. Returns how many chunks were sent, and how
+/// many snapshots taken.
+fn refused(chunk_bytes: u64, from: u64) -> (usize, usize) {
+    let mut cluster = behind(3, &[3], chunk_bytes);
+    cluster.slow_chunks = vec![3];
+    let mut failed = 0;
+    pass(&mut cluster, 10_000, |cluster| {
+        cluster.settle();
+        while let Some(task) = cluster.servers[&3].chunk_tasks.front() {
+            match task {
+                SnapshotTask::Write { offset, .. } if *offset >= from => {
+                    failed += 1;
+                    cluster.fail_chunk(3, SnapshotError::Failed);
+                }
+                _ => cluster.perform_chunk(3),
+            }
+            cluster.settle();
+        }
+        false
+    });
+    assert!(failed > 2, "it is tried again");
+    cluster.slow_chunks.clear();
+    cluster.perform_chunks(3);
+    cluster.run_ms(30_000);
+    assert!(equal(&cluster, 3), "once there is room it arrives");
+    (chunks_sent(&cluster), snapshots_taken(&cluster))
+}
+
+#[test]
+fn a_receiver_without_room_is_left_alone_for_longer_each_time() {
+    let all = sent_late(10, 0);
+    for (chunk_bytes, from, tries) in [(10, 0, 8), (10, 10, 16), (1 << 20, 0, 8)] {
+        let (sent, taken) = refused(chunk_bytes, from);
+        assert!(sent <= tries + all, "chunks of {chunk_bytes}, none kept from {from} on: {sent} sent");
+        assert!(taken <= 3, "chunks of {chunk_bytes}, none kept from {from} on: {taken} snapshots taken");
+    }
+}
+
+#[test]
+fn a_leader_that_can_neither_read_its_snapshot_nor_take_one_tries_less_and_less_often() {
+    let mut cluster = behind(3, &[3], 10);
+    (cluster.slow_chunks, cluster.slow_snapshots) = (vec![1], vec![1]);
+    pass(&mut cluster, 10_000, |cluster| {
+        cluster.settle();
+        for _ in 0..100 {
+            if cluster.servers[&1].taking.is_some() {
+                cluster.fail_snapshot(1, SnapshotError::Failed);
+            } else if matches!(cluster.servers[&1].chunk_tasks.front(), Some(SnapshotTask::Read { .. })) {
+                cluster.fail_chunk(1, SnapshotError::Unusable);
+            } else if cluster.servers[&1].chunk_tasks.is_empty() {
+                return false;
+            } else {
+                cluster.perform_chunk(1);
+            }
+            cluster.settle();
+        }
+        unreachable!("one event brings a few tasks")
+    });
+    let (taken, notices) = (snapshots_taken(&cluster), cluster.servers[&1].notices.len());
+    assert!((2..=8).contains(&taken), "{taken} snapshots");
+    assert!(notices <= 30, "{notices} notices");
+}
+
+#[test]
+fn a_receiver_that_stays_busy_does_not_keep_the_leader_from_compacting() {
+    let mut cluster = Cluster::led_with(3, |config| {
+        small_chunks(config);
+        config.snapshot_policy = SnapshotPolicy::LogsSinceLast(10);
+    });
+    cluster.cut = vec![3];
+    (0..3).for_each(|_| cluster.commit_each(1, &TEN));
+    cluster.wire.clear();
+    cluster.cut.clear();
+    // Its store hangs with the first chunk.
+    cluster.slow_chunks = vec![3];
+    cluster.run_ms(500);
+    let begun = cluster.servers[&1].node.status().snapshot;
+    cluster.commit_each(1, &TEN);
+    cluster.run_ms(1_000);
+    let status = cluster.servers[&1].node.status();
+    assert!(
+        status.snapshot > begun && status.base == begun,
+        "for a while the log goes on behind what is sent"
+    );
+    for _ in 0..40 {
+        cluster.commit_each(1, &TEN);
+        cluster.run_ms(1_000);
+    }
+    assert!(cluster.servers[&1].node.status().base > status.snapshot, "not for ever");
+    cluster.perform_chunks(3);
+    cluster.slow_chunks.clear();
+    cluster.run_ms(10_000);
+    assert!(equal(&cluster, 3));
+}
+
+#[test]
+fn a_broken_connection_does_not_start_it_over_with_a_newer_snapshot() {
+    let mut cluster = behind(3, &[3], 10);
+    cluster.run_until(2_000, |cluster| written(cluster, 3).len() == 5);
+    cluster.wire.clear();
+    cluster.cut = vec![3];
+    let before = cluster.servers[&1].node.status().snapshot;
+    cluster.commit_each(1, &["more"]);
+    cluster.take_snapshot(1);
+    assert!(cluster.servers[&1].node.status().snapshot > before);
+    cluster.cut.clear();
+    cluster.wire.clear();
+    cluster.step(1, Event::Unreachable(n(3)));
+    cluster.run_ms(2_000);
+    assert!(equal(&cluster, 3));
+    let offsets = written(&cluster, 3);
+    assert_eq!(offsets.get(5), Some(&50), "{offsets:?}");
+}
+
+#[test]
+fn snapshots_that_are_named_and_never_sent_leave_nothing_to_be_forgotten() {
+    let mut cluster = Cluster::led(3);
+    cluster.run_ms(100);
+    cluster.trace = Some(Vec::new());
+    let term = cluster.term(1);
+    for round in 0..1_000 {
+        let mut meta = snapshot_meta(id(2, 50), 1, 3, b"0123456789");
+        meta.id.seq = round;
+        let round = 100 + round;
+        let meta = Arc::new(meta);
+        let body = Body::InstallSnapshot { meta, offset: 0, data: Bytes::new(), done: false, round };
+        cluster.step(3, Event::Receive(message(1, 3, term, body)));
+    }
+    assert_eq!(count(&cluster, |action| matches!(action, Action::Snapshot(_))), 0);
+}
+
+#[test]
+fn refusals_of_what_comes_before_the_log_are_nonsense() {
+    let mut cluster = Cluster::led(3);
+    cluster.commit_each(1, &TEN);
+    cluster.time_out(1);
+    let rounds = cluster.wire.iter().filter_map(|message| match message.body {
+        Body::AppendEntries { round, .. } => Some(round),
+        _ => None,
+    });
+    let round = rounds.max().expect("a heartbeat is due");
+    cluster.wire.clear();
+    let (term, notices) = (cluster.term(1), cluster.servers[&1].notices.len());
+    for _ in 0..100 {
+        let result = Err(Conflict { prev: at(0), hint: LogId::ZERO });
+        let body = Body::AppendEntriesReply { result, round };
+        cluster.step(1, Event::Receive(message(3, 1, term, body)));
+    }
+    assert_eq!(cluster.servers[&1].node.status().counters.absurd, 100);
+    assert_eq!((cluster.wire.len(), cluster.servers[&1].notices.len()), (0, notices));
+}
