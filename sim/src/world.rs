@@ -330,6 +330,7 @@ impl<'t, W: Workload> World<'t, W> {
             Body::InstallSnapshotReply { id, progress, .. } => match progress {
                 InstallProgress::Wants(offset) => (8, id.last.index.get(), *offset),
                 InstallProgress::Busy => (9, id.last.index.get(), 0),
+                InstallProgress::Refused => (9, id.last.index.get(), 1),
                 InstallProgress::Installed(index) => (10, id.last.index.get(), index.get()),
             },
             Body::TimeoutNow => (11, 0, 0),
