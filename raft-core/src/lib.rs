@@ -132,6 +132,10 @@ mod timers;
 mod transfer;
 pub mod wire;
 
+/// The crate of `Bytes`, in which commands, addresses and parts of snapshots travel: the version that fits.
+#[doc(no_inline)]
+pub use bytes;
+
 pub use action::{
     Action, AdminOutcome, AdminRefusal, HardState, LogTask, MachineTask, Notice, ReadOutcome, Response,
     RoleKind, SnapshotTask, Violation, Write, WriteOutcome, WriteRefusal,
