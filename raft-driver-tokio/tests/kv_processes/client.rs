@@ -3,7 +3,7 @@
 
 use std::process::Output;
 
-use crate::support::{Answer, Cluster, run, until};
+use crate::support::{Answer, Cluster, free_address, run, until};
 
 /// A command, its output, and its exit code.
 fn kv(cluster: &Cluster, arguments: &[&str]) -> (Option<i32>, String, String) {
@@ -113,6 +113,12 @@ fn a_repeated_write_happens_once() {
 fn members_come_and_go_one_by_one() {
     let mut cluster = Cluster::started(3);
     cluster.put("k", "v");
+    // One that does not run is waited for until somebody takes it back.
+    let address = free_address();
+    let (code, _, why) = kv(&cluster, &["member", "add", "9", "--raft", &address, "--limit-s", "3"]);
+    assert_eq!(code, Some(9), "{why}");
+    assert!(why.contains("see that every node") && why.contains("kv member cancel"), "{why}");
+    assert_eq!(done(kv(&cluster, &["member", "cancel"])), "given up\n");
     let fourth = cluster.newcomer(4);
     let body =
         format!("{{\"id\":4,\"raft\":\"{}\",\"http\":\"{}\",\"learner\":true}}", fourth.raft, fourth.http);

@@ -100,18 +100,21 @@ pub(crate) fn print(bytes: &[u8]) -> Result<(), Failure> {
     written.map_err(|error| Failure::other(format!("nothing can be printed: {error}")))
 }
 
-pub(super) fn not_done(failed: Failed) -> Failure {
+fn not_done(failed: Failed) -> Failure {
+    unfinished(failed, "read the key to find out")
+}
+
+/// How a request ended that was not done, and where to look if it may have been.
+pub(super) fn unfinished(failed: Failed, find_out: &str) -> Failure {
     match failed {
         Failed::NotDone(why) => Failure::new(
             Kind::NotDone,
             format!("not done, nothing changed: {why}"),
             "see that a majority of the nodes runs, and that --endpoints names one of them",
         ),
-        Failed::Unknown(why) => Failure::new(
-            Kind::Unknown,
-            format!("it may have happened, or may happen yet: {why}"),
-            "read the key, or look at `kv status`, to find out",
-        ),
+        Failed::Unknown(why) => {
+            Failure::new(Kind::Unknown, format!("it may have happened, or may happen yet: {why}"), find_out)
+        }
     }
 }
 

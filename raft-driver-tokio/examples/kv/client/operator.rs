@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::cli::{MemberCommand, Snapshot, Status, Transfer};
-use crate::client::commands::{not_done, print, refused, with};
+use crate::client::commands::{print, refused, unfinished, with};
 use crate::client::{Ask, Client, Failed, Until, told};
 use crate::failure::{Failure, Kind};
 use crate::http::admin::HALF_DONE;
@@ -205,10 +205,10 @@ async fn change(client: &Client, ask: &Ask, until: Until<'_>) -> Result<(), Fail
                 Failed::Unknown(told(status, &body))
             }
             Ok((status, body)) => return Err(refused(status, &body)),
-            Err(failed) => return Err(not_done(failed)),
+            Err(failed) => return Err(not_changed(failed)),
         };
         if until.over() {
-            return Err(not_done(failed));
+            return Err(not_changed(failed));
         }
         sleep(PAUSE).await;
     }
@@ -220,8 +220,19 @@ fn kind(body: &[u8]) -> String {
     said["error"].as_str().unwrap_or_default().to_owned()
 }
 
+fn not_done(failed: Failed) -> Failure {
+    unfinished(failed, "look at `kv status` to find out")
+}
+
+/// A change waits for new voters until they have caught up.
+fn not_changed(failed: Failed) -> Failure {
+    let advice = "see that every node which is to take part runs, and look at `kv member list`; `kv member cancel` takes the \
+                  change back";
+    unfinished(failed, advice)
+}
+
 fn done(answered: Result<(StatusCode, bytes::Bytes), Failed>) -> Result<(), Failure> {
-    match answered.map_err(not_done)? {
+    match answered.map_err(not_changed)? {
         (StatusCode::OK, _) => Ok(()),
         (status, body) => Err(refused(status, &body)),
     }
