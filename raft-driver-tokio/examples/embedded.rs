@@ -42,6 +42,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     nodes[0].bootstrap((1..=3).map(|id| (NodeId::new(id), "in this process".into())).collect()).await?;
     for (amount, node) in (1..=9).zip(nodes.iter().cycle()) {
+        // A node that knows no leader yet refuses at once.
         node.wait(Duration::from_secs(10)).leader().await?;
         let balance = node.propose(&Deposit("alice".into(), amount)).await?.response;
         println!("node {} deposited {amount}: {balance}", node.id());

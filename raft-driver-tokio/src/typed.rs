@@ -9,7 +9,7 @@ use std::future::Future;
 use raft_core::LogId;
 use raft_core::host::{Application, Codec, CommandError, StateMachine, Typed};
 
-use crate::error::{Applied, Certainty, WriteError};
+use crate::error::{Advice, Applied, Certainty, WriteError};
 use crate::handle::Raft;
 
 /// Why a typed command has no result.
@@ -33,6 +33,15 @@ impl<J> ProposeError<J> {
         match self {
             Self::Rejected(_) | Self::Encode(_) => Certainty::DidNotHappen,
             Self::Write(error) => error.certainty(),
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn advice(&self) -> Advice {
+        match self {
+            Self::Rejected(_) | Self::Encode(_) => Advice::GiveUp,
+            Self::Write(error) => error.advice(),
         }
     }
 }

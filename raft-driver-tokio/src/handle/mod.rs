@@ -117,7 +117,8 @@ impl<S: StateMachine> Raft<S> {
     }
 
     /// A handle on the same node whose writes go to the leader if this node does not lead, once: the leader does not
-    /// pass them on. Works over transports that carry letters, as the shipped ones do.
+    /// pass them on. A node that knows no leader yet refuses at once, whatever the limit: [`wait`](Self::wait) for one
+    /// first. Works over transports that carry letters, as the shipped ones do.
     ///
     /// What is lost on the way is [`WriteError::Unknown`](crate::WriteError::Unknown) when the limit of
     /// [`within`](Self::within) passes, or 10 seconds without one. The response is that of this node's own state

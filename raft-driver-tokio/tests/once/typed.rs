@@ -5,7 +5,7 @@ use raft_core::Commands;
 use raft_core::host::Codec;
 use raft_driver_tokio::storage::{MemoryLog, MemorySnapshots};
 use raft_driver_tokio::transport::Channels;
-use raft_driver_tokio::{Builder, Certainty, Postcard, ProposeError, Raft, WriteError};
+use raft_driver_tokio::{Advice, Builder, Certainty, Postcard, ProposeError, Raft, WriteError};
 
 use crate::common::{BOUND, config, members, node, within};
 use crate::tally::{Nothing, Plain, add};
@@ -26,7 +26,7 @@ async fn what_is_rejected_is_never_in_the_log() {
     let first = within(raft.propose(&add("a", 1))).await.expect("it leads");
     let error = within(raft.propose(&add("a", 0))).await.expect_err("nothing to add");
     assert!(matches!(error, ProposeError::Rejected(Nothing)), "{error}");
-    assert_eq!(error.certainty(), Certainty::DidNotHappen);
+    assert_eq!((error.certainty(), error.advice()), (Certainty::DidNotHappen, Advice::GiveUp));
     let committed = within(raft.propose_committed(&add("a", 2))).await.expect("it leads");
     assert_eq!(committed.index, first.id.index.next(), "nothing came between");
     let last = within(raft.propose(&add("a", 4))).await.expect("it leads");
@@ -34,6 +34,8 @@ async fn what_is_rejected_is_never_in_the_log() {
     within(raft.shutdown()).await;
     let error = within(raft.propose(&add("a", 1))).await.expect_err("it has stopped");
     assert!(matches!(error, ProposeError::Write(WriteError::Stopped { .. })), "{error}");
+    let unknown = ProposeError::<Nothing>::Write(WriteError::Unknown);
+    assert_eq!(unknown.advice(), Advice::OutcomeUnknown, "as the write says");
 }
 
 #[tokio::test]
