@@ -39,7 +39,9 @@ fn arguments_are_checked_before_anything_is_touched() {
     ] {
         changed.refused().says(2, &[part]);
     }
-    Refused::of(&run(&["serve"])).says(2, &["--id", "--raft", "--http", "--data", "--peer"]);
+    let same = node.set("--http", &node.raft).refused();
+    same.says(2, &["--raft and --http are the same address", "a port each"]);
+    Refused::of(&run(&["serve"])).says(2, &["--id", "--raft", "--http", "--data", "--peer", "--join"]);
     assert!(!node.data.exists());
 }
 
@@ -62,7 +64,7 @@ fn a_directory_in_use_is_left_alone() {
     let node = &cluster.nodes[0];
     // Other ports, the same directory.
     let second = node.set("--http", &free_address()).set("--raft", &free_address());
-    second.refused().says(4, &["in use by another process", "stop it, or choose another data directory"]);
+    second.refused().says(4, &["in use, by another process", "stop it, or choose another data directory"]);
     assert_eq!(cluster.get("k").as_deref(), Some("v"));
     cluster.put("k", "w");
 }
@@ -95,6 +97,11 @@ fn a_path_that_is_no_directory_is_refused() {
     fs::write(&node.data, "a letter").unwrap();
     node.refused().says(3, &[node.data.to_str().unwrap(), "check the path"]);
     assert_eq!(fs::read_to_string(&node.data).unwrap(), "a letter");
+    let recordings = node.data.join("recordings");
+    let elsewhere = node.data.with_file_name("elsewhere");
+    let elsewhere = node.set("--data", elsewhere.to_str().unwrap());
+    let refused = elsewhere.with(&["--record", recordings.to_str().unwrap()]).refused();
+    refused.says(2, &["no recordings in", "what to do", "--record DIR"]);
     fs::remove_file(&node.data).unwrap();
     fs::create_dir(&node.data).unwrap();
     fs::write(node.data.join("raft-log"), "a letter of some length, and no log").unwrap();

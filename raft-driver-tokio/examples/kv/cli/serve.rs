@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use clap::Args;
+use clap::{ArgGroup, Args};
 use raft_core::NodeId;
 
 use crate::cli::{is_wildcard, parse_address, parse_cluster, parse_id, parse_reachable};
@@ -56,6 +56,7 @@ Exit codes:
   4  another process has the data directory";
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("members").args(["peers", "join"]).required(true))]
 pub(crate) struct Serve {
     /// This node's number, from 1 on, unique in its cluster for ever. Never give it to another disk.
     #[arg(long, value_name = "N", value_parser = parse_id)]
@@ -82,11 +83,11 @@ pub(crate) struct Serve {
     /// to. Once for each, this node included. The list stays the same for ever on all of these nodes, whoever the
     /// members are later: a node with data goes on from that, and refuses peers that began with another list. HTTP
     /// addresses may change.
-    #[arg(long = "peer", value_name = "N=RAFT[@HTTP]", required_unless_present = "join")]
+    #[arg(long = "peer", value_name = "N=RAFT[@HTTP]")]
     pub(crate) peers: Vec<Peer>,
     /// Instead of a list: wait to be added to a running cluster by `kv member add` or POST /members there. Also at
     /// later starts.
-    #[arg(long, conflicts_with = "peers")]
+    #[arg(long)]
     pub(crate) join: bool,
     /// Names the cluster; nodes of different clusters refuse each other. Decimal, or hexadecimal after 0x.
     /// Choose one at random where two clusters could meet.
@@ -202,6 +203,10 @@ impl Serve {
             let what = format!("--raft {} tells other nodes nothing of where this one is", self.raft);
             return Err(wrong(what, "say where they reach it: --advertise HOST:PORT"));
         }
+        if self.raft == self.http {
+            let what = format!("--raft and --http are the same address, {}", self.raft);
+            return Err(wrong(what, "give nodes and clients a port each"));
+        }
         if self.heartbeat_ms >= self.election_ms {
             let what = "--heartbeat-ms is not shorter than --election-ms".to_owned();
             return Err(wrong(what, "leave time for several heartbeats before an election"));
@@ -262,7 +267,8 @@ mod tests {
         for more in [["--cluster", "0xg"], ["--cluster", "-1"], ["--heartbeat-ms", "0"], ["--threads", "0"]] {
             assert!(serve(&[&own[..], &more].concat()).is_err(), "{more:?}");
         }
-        assert!(serve(&[]).is_err(), "no peers");
+        let neither = serve(&[]).unwrap_err().to_string();
+        assert!(neither.contains("--peer") && neither.contains("--join"), "{neither}");
         assert!(serve(&["--join", "--peer", "1=h:1"]).is_err(), "both");
         assert!(serve(&["--join"]).unwrap().peers().unwrap().members.is_empty());
     }
@@ -298,5 +304,8 @@ mod tests {
             assert_eq!(failure.kind, Kind::Arguments);
             assert!(failure.to_string().contains(part), "{failure}");
         }
+        let mut same = serve(&["--peer", "1=h:1"]).unwrap();
+        same.http = same.raft.clone();
+        assert!(same.peers().unwrap_err().to_string().contains("a port each"));
     }
 }

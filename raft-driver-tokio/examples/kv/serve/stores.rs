@@ -67,6 +67,10 @@ pub(super) fn cannot_start(options: &Serve, error: &StartError) -> Failure {
                 "keep it as it is for inspection, and replace this node by one of a new id with an empty directory",
             )
         }
+        StartError::Recording { .. } => {
+            let advice = "name a directory that this program may write to: --record DIR";
+            Failure::new(Kind::Arguments, chain(error), advice)
+        }
         _ => Failure::other(format!("the node cannot be started: {}", chain(error))),
     }
 }

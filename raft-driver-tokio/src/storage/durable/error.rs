@@ -25,7 +25,7 @@ pub enum OpenError {
         source: io::Error,
     },
     /// Another process, or another node of this one, has the store open.
-    #[error("{} is in use by another process; stop it, or choose another data directory", path.display())]
+    #[error("{} is in use, by another process or by a node of this one that has not ended; stop it, or choose another data directory", path.display())]
     InUse {
         /// The file that is locked.
         path: PathBuf,

@@ -51,7 +51,7 @@ pub enum SnapshotFileError {
         source: io::Error,
     },
     /// Another process, or another node of this one, has the directory open.
-    #[error("{} is in use by another process; stop it, or choose another data directory", path.display())]
+    #[error("{} is in use, by another process or by a node of this one that has not ended; stop it, or choose another data directory", path.display())]
     InUse {
         /// The file that is locked.
         path: PathBuf,
