@@ -370,8 +370,12 @@ impl Node {
             if let Role::Leader(old) = &mut self.role {
                 old.retire(shared);
             }
+            // Asking anew leaves the term as it is: without a majority that is all that happens, again and again.
+            let asks_again = matches!((&self.role, &role), (Role::PreCandidate(_), Role::PreCandidate(_)));
             self.role = role;
-            self.shared.role_changed(self.role.kind());
+            if !asks_again {
+                self.shared.role_changed(self.role.kind());
+            }
             next = then;
         }
     }
