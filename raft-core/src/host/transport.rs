@@ -12,6 +12,9 @@ use crate::message::Message;
 /// `from` of a received one is the peer that it has authenticated.
 pub trait Transport: Send + 'static {
     /// Queues the message for its receiver, or drops it if the queue is full or the peer unknown. Returns at once.
+    ///
+    /// Messages may be lost, come twice, and overtake each other, also two to the same peer: what has no payload may
+    /// travel in a lane of its own, where a question how far a snapshot is overtakes the chunks that were sent before it.
     fn send(&mut self, message: Message);
 
     /// Whom to reach, and where: the members of `membership` with their addresses. Replaces the last call's.
