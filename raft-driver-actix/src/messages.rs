@@ -75,6 +75,9 @@ impl<R> ClientWrite<R> {
     /// Sends it on to the leader if the node does not lead, once: the leader does not pass it on. Works over transports
     /// that carry letters, as the shipped ones do. What is lost on the way is [`WriteError::Unknown`] after `limit`.
     ///
+    /// It takes as long as a write at the leader and, beside that, one round trip to the leader; a second one, if it waits
+    /// for the response: the asked node asks how far the log is committed.
+    ///
     /// The response is that of the asked node's own state machine, so that a read of it afterwards sees the write.
     #[must_use]
     pub fn forwarding(self, limit: Duration) -> Self {

@@ -35,9 +35,21 @@ fn patient(id: u64) -> Config {
     config
 }
 
+/// Nor is there a heartbeat.
+fn silent(id: u64) -> Config {
+    let mut config = patient(id);
+    config.heartbeat_interval = 2 * BOUND;
+    config
+}
+
 /// Three patient nodes that know their leader, which is the first.
 async fn patient_cluster() -> (Cluster, Vec<Raft<Journal>>) {
-    let mut cluster = Cluster { configure: patient, ..Cluster::default() };
+    cluster_of(patient).await
+}
+
+/// The same, of nodes that are patient and perhaps more.
+async fn cluster_of(configure: fn(u64) -> Config) -> (Cluster, Vec<Raft<Journal>>) {
+    let mut cluster = Cluster { configure, ..Cluster::default() };
     for id in 1..=3 {
         cluster.run(id).await;
     }
@@ -113,6 +125,26 @@ async fn forwards(nodes: &[Raft<Journal>]) {
 async fn a_follower_passes_writes_on_and_answers_from_its_own_machine() {
     let (_cluster, nodes) = patient_cluster().await;
     forwards(&nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_passed_on_waits_for_no_heartbeat() {
+    let (_cluster, nodes) = cluster_of(silent).await;
+    let client = nodes[1].forwarding();
+    for number in 0..10 {
+        assert_eq!(persist(&client, text(number)).await.response, number + 1);
+    }
+    // Of two members that ask at once, and of answers that come while a question is under way.
+    let other = nodes[2].forwarding();
+    let ask =
+        |number| begin(if number % 2 == 0 { client.write(text(number)) } else { other.write(text(number)) });
+    let writes: Vec<_> = (10..400).map(ask).collect();
+    let mut responses = Vec::new();
+    for write in writes {
+        responses.push(within(write).await.unwrap().response);
+    }
+    responses.sort_unstable();
+    assert_eq!(responses, (11..=400).collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,7 +3,7 @@
 //! * One wake's commands become one [`Event::Propose`], packed into one buffer; one wake's reads one [`Event::Read`] for
 //!   each run of the same consistency.
 //! * Commands are taken in only as far as the node has room for them; the rest stays queued, and so its callers wait.
-//! * Reads and writes have tickets of their own ranges: an [`Event::Forget`] names no kind.
+//! * Reads and writes have tickets of their own ranges: an [`Event::Forget`] names no kind. No reader gets [`NOBODY`].
 //! * A writer keeps its command until the outcome, so that it can go back if it did not happen.
 //! * How an answer travels is the driver's matter: see [`Writer`], [`Reader`] and [`Operator`].
 
@@ -23,6 +23,9 @@ const BY_REFERENCE_BYTES: usize = 8 * 1024;
 
 /// Tickets of reads begin here, so that they never meet those of writes.
 const READS_FROM: u64 = 1 << 63;
+
+/// Of a read for which nobody waits, and whose outcome nobody is told: a node asks its leader what is committed.
+pub const NOBODY: Tickets = Tickets::one(Ticket::new(u64::MAX - 1));
 
 /// Why a write or a read has no result.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -472,7 +475,7 @@ pub(super) mod tests {
             clients.read(reader, ReadConsistency::Linearizable);
         }
         let Some(Event::Read { tickets, .. }) = clients.reads() else { panic!("three reads wait") };
-        assert_eq!((tickets.count, clients.reads()), (3, None));
+        assert_eq!((tickets.count, clients.reads(), clients.served(NOBODY).len()), (3, None, 0));
         assert!(tickets.first.get() >= READS_FROM);
         let third = Tickets::one(tickets.iter().last().unwrap());
         assert_eq!(clients.abandoned(), [Event::Forget { tickets: third }]);

@@ -10,16 +10,19 @@
 
 mod backlog;
 mod place;
+mod question;
 mod setup;
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 use raft_core::host::recording::RecordedNode;
-use raft_core::host::{Clients, LogSpan, Operator, Read, Rejection, SnapshotStore, StateMachine, Transport};
+use raft_core::host::{
+    Clients, LogSpan, NOBODY, Operator, Read, Rejection, SnapshotStore, StateMachine, Transport,
+};
 use raft_core::{
     Action, AdminOutcome, Event, Instant, MachineTask, Membership, Message, Node, NodeId, ReadConsistency,
-    RoleKind, SnapshotTask,
+    Response, RoleKind, SnapshotTask,
 };
 
 use crate::apply::{LaneTask, Restore};
@@ -35,6 +38,7 @@ use crate::transport::{Incoming, Network, Room};
 
 use backlog::Backlog;
 use place::AnyPlace;
+use question::Question;
 pub use setup::{Ends, Running, Setup, TransportCounters};
 
 /// How many writes one turn proposes at most.
@@ -148,6 +152,7 @@ pub struct Engine<S: StateMachine, W: Caller<Response = S::Response>, A: Operato
     backlog: Backlog<W>,
     forwards: Forwards<W>,
     desk: Desk,
+    question: Question,
     leaving: Option<Leaving>,
 }
 
@@ -201,9 +206,10 @@ impl<S: StateMachine, W: Caller<Response = S::Response>, A: Operator> Engine<S, 
             // The link's room is given back when the message has been taken in.
             Input::Receive(message, _room) => self.step(now, Event::Receive(message)),
             Input::Letter { from, letter, room: _room } => {
-                let Self { forwards, desk, node, machine, backlog, .. } = self;
+                let Self { forwards, desk, question, node, machine, backlog, .. } = self;
                 let served = &mut backlog.served;
                 forward::receive(forwards, desk, from, letter, node.membership(), served, |claim, kept| {
+                    question.told(claim.id.index);
                     machine.perform(LaneTask::Claim(claim, kept));
                 });
                 Ok(())
@@ -352,7 +358,10 @@ impl<S: StateMachine, W: Caller<Response = S::Response>, A: Operator> Engine<S, 
             }
             match self.machine.flush(entries_max)? {
                 Some(applied) => self.step(now, Event::Applied(applied))?,
-                None => return Ok(()),
+                None => match self.question.next(|| self.node.status().commit) {
+                    Some(event) => self.step(now, event)?,
+                    None => return Ok(()),
+                },
             }
         }
     }
@@ -365,6 +374,8 @@ impl<S: StateMachine, W: Caller<Response = S::Response>, A: Operator> Engine<S, 
                 let committed = self.clients.committed();
                 self.machine.perform(LaneTask::Apply { entries, committed });
             }
+            Action::Machine(MachineTask::Serve(NOBODY))
+            | Action::Respond(Response::Read { tickets: NOBODY, .. }) => self.question.ended(),
             Action::Machine(MachineTask::Serve(tickets)) => {
                 self.machine.perform(LaneTask::Serve(self.clients.served(tickets)));
             }

@@ -12,6 +12,7 @@ use tokio_util::sync::DropGuard;
 use tokio_util::task::TaskTracker;
 
 use super::backlog::Backlog;
+use super::question::Question;
 use super::{Engine, Input, PostOf, place};
 use crate::apply::Lane;
 use crate::driver::{self, Assembled, Recovered, SnapshotLane, Timer};
@@ -131,6 +132,7 @@ impl Setup {
             worked: 0,
             forwards: Forwards::new(keep, command_bytes_max, message_bytes_max),
             desk: Desk::default(),
+            question: Question::default(),
             leaving: None,
         };
         let ends = Ends { pool, machine_thread, stop, snapshots: guard };

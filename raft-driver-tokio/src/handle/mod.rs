@@ -120,6 +120,10 @@ impl<S: StateMachine> Raft<S> {
     /// pass them on. A node that knows no leader yet refuses at once, whatever the limit: [`wait`](Self::wait) for one
     /// first. Works over transports that carry letters, as the shipped ones do.
     ///
+    /// Such a write takes as long as one at the leader and, beside that, one round trip to the leader; a second one, if it
+    /// waits for the response: this node asks how far the log is committed, for all writes that were answered meanwhile,
+    /// unless other writes have said it.
+    ///
     /// What is lost on the way is [`WriteError::Unknown`](crate::WriteError::Unknown) when the limit of
     /// [`within`](Self::within) passes, or 10 seconds without one. The response is that of this node's own state
     /// machine, so that a read of it afterwards sees the write; if the machine was far ahead of the answer, it is
