@@ -158,7 +158,8 @@ fn rule(of: &str, field: &str) -> Kind {
         }
         ("Snapshots", "incarnation" | "taken") | ("Questions", "incarnation" | "next_seq") => Kind::Source,
         (
-            "Leader" | "Follower" | "Progress" | "Waiting" | "Asked" | "Farewell" | "Receiving" | "Body",
+            "Leader" | "Follower" | "Progress" | "Waiting" | "Asked" | "Farewell" | "Receiving" | "InFlight"
+            | "Body",
             "round",
         )
         | ("Progress", "added" | "match_round")
@@ -166,9 +167,11 @@ fn rule(of: &str, field: &str) -> Kind {
         | ("Handover", "sent")
         | ("Sending", "answered") => Kind::Round,
         ("Message" | "Handover" | "Receiving", "term") => Kind::RoundsOfTerm,
-        ("Questions", "again") => Kind::Due,
+        ("Questions", "again")
+        | ("Pace", "rest_until")
+        | ("InFlight", "lost_at")
+        | ("Snapshots", "wanted") => Kind::Due,
         ("Follower", "replied") | ("RoundTimes", "rounds") => Kind::Each(&[Kind::Round, Kind::Plain]),
-        ("Sending", "inflight") => Kind::Each(&[Kind::Plain, Kind::Plain, Kind::Round]),
         ("SnapshotId", "seq") => Kind::SnapshotSeq,
         ("QuestionId", "incarnation") => Kind::Incarnation,
         ("QuestionId", "seq") => Kind::QuestionSeq,

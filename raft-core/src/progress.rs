@@ -265,8 +265,8 @@ impl Progress {
     }
 
     /// Entries cannot help it, or would be more work (§7).
-    pub(crate) fn send_snapshot(&mut self, meta: Arc<SnapshotMeta>, rest: Duration, now: Instant) {
-        let sending = Sending::new(meta, rest, now, self.sending.as_deref());
+    pub(crate) fn send_snapshot(&mut self, meta: Arc<SnapshotMeta>, config: &Config, now: Instant) {
+        let sending = Sending::new(meta, config, now, self.sending.as_deref());
         self.probe(self.next_index);
         self.state = ReplicationState::Snapshot;
         self.sending = Some(Box::new(sending));

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use core::time::Duration;
 
 use crate::action::SnapshotTask;
+use crate::config::Config;
 use crate::ids::Term;
 use crate::message::{Body, InstallProgress};
 use crate::snapshot::{SnapshotId, SnapshotMeta};
@@ -35,9 +36,12 @@ pub(crate) struct Sending {
     reading: Option<u64>,
     /// The round of the latest answer.
     answered: u64,
-    /// The least time for a chunk to arrive, and the least rest after a refusal.
+    /// The least and the longest time for a chunk to arrive, and for a rest after a refusal.
     rest: Duration,
+    rest_max: Duration,
     pace: Pace,
+    /// Whether a chunk was sent since the last refusal, or may have been by another leader.
+    tried: bool,
 }
 
 /// The chunk on its way.
@@ -47,8 +51,9 @@ struct InFlight {
     from: u64,
     end: u64,
     round: u64,
-    /// When it was first sent.
+    /// When it was first sent, and last.
     since: Instant,
+    sent_at: Instant,
     /// Before that it is not taken for lost: a question may overtake it.
     lost_at: Instant,
 }
@@ -64,9 +69,6 @@ struct Pace {
     rest_until: Instant,
 }
 
-/// How many rests a wait is at most.
-const RESTS_MAX: u32 = 64;
-
 /// What is to be done for a transfer.
 pub(crate) enum Step {
     Send(Body),
@@ -75,7 +77,8 @@ pub(crate) enum Step {
 
 impl Sending {
     /// Begins to send, perhaps in the place of another snapshot to the same peer.
-    pub(crate) fn new(meta: Arc<SnapshotMeta>, rest: Duration, now: Instant, before: Option<&Self>) -> Self {
+    pub(crate) fn new(meta: Arc<SnapshotMeta>, config: &Config, now: Instant, before: Option<&Self>) -> Self {
+        let rest = config.election_timeout_max;
         let unknown = Pace { patience: rest, refusals: 0, rest_until: now };
         Self {
             meta,
@@ -88,7 +91,10 @@ impl Sending {
             reading: None,
             answered: 0,
             rest,
+            // One loss is not yet what a transfer is given up for.
+            rest_max: rest.max(config.catch_up_timeout / 2),
             pace: before.map_or(unknown, |before| before.pace),
+            tried: true,
         }
     }
 
@@ -124,8 +130,10 @@ impl Sending {
                 let end = offset + data.len() as u64;
                 let since = self.lost.filter(|(from, _)| *from == offset).map_or(now, |(_, since)| since);
                 // Sent again it may take twice as long as it has taken.
-                let patience = self.pace.patience.max(now.since(since)).min(self.rest * RESTS_MAX);
-                self.inflight = Some(InFlight { from: offset, end, round, since, lost_at: now + patience });
+                let patience = self.pace.patience.max(now.since(since)).min(self.rest_max);
+                let lost_at = now + patience;
+                self.tried = true;
+                self.inflight = Some(InFlight { from: offset, end, round, since, sent_at: now, lost_at });
                 let meta = Arc::clone(&self.meta);
                 return Some(Step::Send(Body::InstallSnapshot {
                     meta,
@@ -176,14 +184,19 @@ impl Sending {
             return false;
         }
         let sent = self.settle(offset, round);
-        self.lost = sent.filter(|chunk| chunk.from == offset).map(|chunk| (offset, chunk.since));
+        let lost = sent.map(|chunk| (chunk.from, chunk.since)).or(self.lost);
+        self.lost = lost.filter(|(from, _)| *from == offset);
         if offset <= self.reached {
             return false;
         }
         if let Some(chunk) = sent {
-            // The next may take twice as long.
-            self.pace.patience = (now.since(chunk.since) * 2).clamp(self.rest, self.rest * RESTS_MAX);
+            // The next may take twice as long as this one did, or as the last time it was sent, if that one arrived.
+            let last = now.since(chunk.sent_at) * 2 + self.pace.patience;
+            let patience = if chunk.sent_at > chunk.since { last } else { Duration::MAX };
+            let patience = patience.min(now.since(chunk.since) * 2);
+            self.pace.patience = patience.clamp(self.rest, self.rest_max);
         }
+        self.pace.rest_until = now;
         (self.reached, self.reached_at) = (offset, now);
         true
     }
@@ -192,13 +205,17 @@ impl Sending {
     /// transfer after the other. Returns whether the fault may be on this side: it had all of it more than once, and the
     /// bytes may not be what their digest says.
     pub(crate) fn refused(&mut self, round: u64, now: Instant) -> bool {
-        let known = self.inflight.is_none() && self.offset == Some(0);
-        if known || self.is_stale(0, round, now) {
+        if self.is_stale(0, round, now) {
             return false;
         }
         let sent = self.settle(0, round);
+        self.lost = None;
+        // It says so again until it gets a chunk.
+        if !core::mem::take(&mut self.tried) {
+            return false;
+        }
         self.pace.refusals = self.pace.refusals.saturating_add(1);
-        self.pace.rest_until = now + self.rest * self.pace.refusals.min(RESTS_MAX);
+        self.pace.rest_until = now + self.rest.saturating_mul(self.pace.refusals).min(self.rest_max);
         let complete = sent.is_some_and(|chunk| chunk.end == self.meta.size_bytes);
         // Each time for twice as long: another snapshot costs more than a transfer.
         complete && self.pace.refusals > 1 && self.pace.refusals.is_power_of_two()
@@ -211,7 +228,9 @@ impl Sending {
             let on_its_way = chunk.from == offset && now < chunk.lost_at;
             offset <= chunk.from && (round <= chunk.round || on_its_way)
         };
-        round < self.answered || offset > self.meta.size_bytes || self.inflight.is_some_and(before)
+        let older = self.offset.is_some_and(|known| offset < known) && round == self.answered;
+        let absurd = offset > self.meta.size_bytes;
+        round < self.answered || older || absurd || self.inflight.is_some_and(before)
     }
 
     /// This much the peer has now. Returns what was on its way to it.
@@ -259,8 +278,9 @@ enum Chunk {
 }
 
 impl Receiving {
-    pub(crate) fn new(meta: Arc<SnapshotMeta>, term: Term, round: u64) -> Self {
-        Self { meta, received: 0, chunk: Chunk::Wanted, term, round, begun: false }
+    /// `begun`: the store may hold some of it from before.
+    pub(crate) fn new(meta: Arc<SnapshotMeta>, term: Term, round: u64, begun: bool) -> Self {
+        Self { meta, received: 0, chunk: Chunk::Wanted, term, round, begun }
     }
 
     pub(crate) fn meta(&self) -> &Arc<SnapshotMeta> {
@@ -321,5 +341,128 @@ impl Receiving {
                 (true, true) => (end, Chunk::Complete),
             };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::collections::BTreeMap;
+
+    use super::*;
+    use crate::ids::{LogId, LogIndex, NodeId};
+    use crate::membership::Membership;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// Twenty chunks of one byte; a rest is 400 ms.
+    fn sending() -> Sending {
+        let last = LogId::new(Term::new(1), LogIndex::new(9));
+        let membership = Membership::of_voters(BTreeMap::from([(NodeId::new(1), Bytes::new())]));
+        let meta = SnapshotMeta {
+            id: SnapshotId { last, taken_by: NodeId::new(1), seq: 1 },
+            membership: Arc::new(membership),
+            membership_index: LogIndex::new(1),
+            size_bytes: 20,
+            digest: 0,
+            terms: Arc::new([]),
+        };
+        Sending::new(Arc::new(meta), &Config::new(NodeId::new(1)), Instant::ZERO, None)
+    }
+
+    /// Sends what there is to send without being asked, and reads for it; returns where the chunk begins.
+    fn sent(sending: &mut Sending, round: u64, now: Instant) -> Option<u64> {
+        for _ in 0..4 {
+            match sending.next(false, 1, round, now)? {
+                Step::Send(Body::InstallSnapshot { offset, .. }) => return Some(offset),
+                Step::Read(SnapshotTask::Read { offset, .. }) => {
+                    assert!(sending.read(offset, &Bytes::from_static(b"x")));
+                }
+                _ => unreachable!("nothing else is asked of anybody"),
+            }
+        }
+        None
+    }
+
+    /// Asks each 50 ms until the chunk is sent again; returns when that is.
+    fn lost(sending: &mut Sending, offset: u64, round: &mut u64, mut now: Instant) -> Instant {
+        for _ in 0..1_000 {
+            now = now + 50 * MS;
+            *round += 1;
+            assert!(!sending.wants(offset, *round, now));
+            if sent(sending, *round, now) == Some(offset) {
+                return now;
+            }
+        }
+        panic!("a chunk that is lost is sent again some time");
+    }
+
+    #[test]
+    fn chunks_that_are_lost_once_do_not_slow_the_next_ones_down() {
+        let (mut sending, mut now, mut round) = (sending(), Instant::ZERO, 1);
+        sending.wants(0, round, now);
+        for offset in 0..20 {
+            assert_eq!(sent(&mut sending, round, now), Some(offset));
+            now = lost(&mut sending, offset, &mut round, now);
+            assert!(sending.wants(offset + 1, round, now));
+        }
+        assert!(now.since(Instant::ZERO) <= 20 * 450 * MS, "{now:?}");
+    }
+
+    #[test]
+    fn a_chunk_that_is_late_is_sent_less_and_less_often_however_long_it_takes_to_read() {
+        let (mut sending, mut now, mut round, mut times) = (sending(), Instant::ZERO, 1, 0);
+        sending.wants(0, round, now);
+        let mut reading = None;
+        for _ in 0..200 {
+            match sending.next(false, 1, round, now) {
+                Some(Step::Send(_)) => times += 1,
+                Some(Step::Read(SnapshotTask::Read { offset, .. })) => {
+                    reading = Some((offset, now + 120 * MS))
+                }
+                _ => {}
+            }
+            now = now + 50 * MS;
+            round += 1;
+            sending.wants(0, round, now);
+            if let Some((offset, _)) = reading.take_if(|(_, until)| *until <= now) {
+                sending.read(offset, &Bytes::from_static(b"x"));
+            }
+        }
+        assert!((3..=6).contains(&times), "in ten seconds it was sent {times} times");
+    }
+
+    #[test]
+    fn a_refusal_counts_once_however_often_the_connection_breaks() {
+        let (mut sending, mut now) = (sending(), Instant::ZERO);
+        sending.wants(0, 1, now);
+        let mut tries = 0;
+        for round in 2..200 {
+            if sent(&mut sending, round, now) == Some(0) {
+                tries += 1;
+                now = now + 400 * MS;
+            }
+            now = now + 300 * MS;
+            sending.interrupted();
+            sending.refused(round, now);
+            assert!(sending.pace.refusals <= tries, "{} refusals of {tries} tries", sending.pace.refusals);
+        }
+        assert!(tries > 3, "it is tried again");
+    }
+
+    #[test]
+    fn a_chunk_that_arrives_late_ends_the_rest() {
+        let (mut sending, mut now) = (sending(), Instant::ZERO);
+        sending.wants(0, 1, now);
+        assert_eq!(sent(&mut sending, 1, now), Some(0));
+        // What it says is of the chunk before.
+        now = now + 400 * MS;
+        assert!(!sending.refused(2, now));
+        assert_eq!(sent(&mut sending, 2, now), None);
+        assert!(sending.wants(1, 3, now));
+        assert_eq!(sent(&mut sending, 3, now), Some(1));
+        // An answer of the same round that comes late moves nothing.
+        assert!(sending.wants(2, 4, now));
+        assert!(!sending.wants(0, 4, now) && !sending.refused(4, now));
+        assert_eq!(sent(&mut sending, 4, now), Some(2));
     }
 }

@@ -210,6 +210,7 @@ impl Shared {
             return self.snapshots.old.push(meta.id);
         }
         let SnapshotId { last, taken_by, .. } = meta.id;
+        self.snapshots.wanted = None;
         self.notify(Notice::Snapshot { last, taken_by });
         self.snapshots.old.extend(self.snapshots.latest.replace(meta).map(|old| old.id));
     }
@@ -219,7 +220,7 @@ impl Shared {
     pub(crate) fn snapshot_unusable(&mut self, id: SnapshotId, error: SnapshotError) {
         let snapshots = &mut self.snapshots;
         if snapshots.latest.as_ref().is_some_and(|latest| latest.id == id) {
-            if snapshots.wanted.is_some() {
+            if snapshots.wanted.is_some() || snapshots.taking.is_some() {
                 return;
             }
             let rest = self.config.election_timeout_max * snapshots.unusable.min(64);
@@ -227,6 +228,13 @@ impl Shared {
             snapshots.unusable = snapshots.unusable.saturating_add(1);
         }
         self.notify(Notice::SnapshotFailed(error));
+    }
+
+    /// A peer has it: it can be read.
+    pub(crate) fn snapshot_arrived(&mut self, id: SnapshotId) {
+        if self.snapshots.latest.as_ref().is_some_and(|latest| latest.id == id) {
+            self.snapshots.unusable = 0;
+        }
     }
 
     /// Through where entries may be dropped: a snapshot holds them, except for a margin for slow followers.
@@ -278,8 +286,10 @@ impl Shared {
             Some(receiving) if receiving.is_newer_than(term, round) => return false,
             other => {
                 // It may have been given up before.
+                let kept = snapshots.old.len();
                 snapshots.old.retain(|old| *old != meta.id);
-                let mut receiving = Box::new(Receiving::new(meta, term, round));
+                let begun = snapshots.old.len() < kept;
+                let mut receiving = Box::new(Receiving::new(meta, term, round, begun));
                 receiving.take(offset, data, done, term, round);
                 let before = other.replace(receiving).filter(|before| before.has_begun());
                 snapshots.old.extend(before.map(|before| before.id()));

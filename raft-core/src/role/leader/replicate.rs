@@ -147,6 +147,7 @@ impl Leader {
             InstallProgress::Installed(index) => {
                 let news = peer.acknowledged(index, round, current);
                 peer.installed(id.last.index);
+                shared.snapshot_arrived(id);
                 if news {
                     self.progressed(shared, from);
                     self.advance_commit(shared);
@@ -358,6 +359,6 @@ fn choose_snapshot(peer: &mut Progress, shared: &Shared) {
         }
     };
     if wanted {
-        peer.send_snapshot(Arc::clone(latest), shared.config.election_timeout_max, shared.now);
+        peer.send_snapshot(Arc::clone(latest), &shared.config, shared.now);
     }
 }
