@@ -3,8 +3,10 @@
 use std::fs;
 use std::io::Read;
 use std::net::{Ipv4Addr, TcpListener};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -30,11 +32,17 @@ pub(crate) fn example(name: &str) -> PathBuf {
     binary
 }
 
-/// A port that is free now, below those that systems give to outgoing connections: nobody takes the port of a
-/// node that is down.
+/// Ports below those that systems give to outgoing connections: nobody takes the port of a node that is down. Clusters that
+/// the program starts by itself take theirs from beyond.
+const PORTS: Range<u16> = 20_000..26_000;
+
+/// A port that is free, and that no other test of this program gets.
 pub(crate) fn free_address() -> String {
-    for _ in 0..1000 {
-        let port = fastrand::u16(20_000..32_000);
+    static NEXT: Mutex<Option<u16>> = Mutex::new(None);
+    let mut next = NEXT.lock().unwrap_or_else(PoisonError::into_inner);
+    for _ in PORTS {
+        let port = next.unwrap_or_else(|| fastrand::u16(PORTS));
+        *next = Some(if port + 1 < PORTS.end { port + 1 } else { PORTS.start });
         if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
             return format!("127.0.0.1:{port}");
         }

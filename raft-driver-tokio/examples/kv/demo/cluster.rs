@@ -15,7 +15,7 @@ use crate::failure::Failure;
 
 /// Below the range that systems take the ports of outgoing connections from: the port of a node that is down must
 /// not be taken by somebody who connects, least of all by its own peers.
-const PORTS: std::ops::Range<u16> = 20_000..32_000;
+const PORTS: std::ops::Range<u16> = 26_000..32_000;
 const TAIL_LINES: usize = 12;
 const STOP_LIMIT: Duration = Duration::from_secs(15);
 
