@@ -34,6 +34,8 @@ pub(crate) struct Progress {
     flow: Flow,
     /// The snapshot on its way, in state Snapshot.
     sending: Option<Box<Sending>>,
+    /// After a snapshot, the end of the log then, and when the peer last got further.
+    behind: Option<(LogIndex, Instant)>,
     /// The round in which it was added: what it said before is of an earlier life as a member (TRAP 28).
     added: u64,
     /// How it catches up before it votes.
@@ -101,6 +103,7 @@ impl Progress {
             paused: false,
             flow: Flow::new(),
             sending: None,
+            behind: None,
             added: round,
             catch_up: CatchUp { goal: next_index.prev(), since: now, done: false },
             leaving: false,
@@ -186,12 +189,20 @@ impl Progress {
         self.last_contact = Some(now);
     }
 
-    /// Its log equals the leader's through `index`, durably, it said in `round`; `current_round` is the leader's.
-    /// Returns whether that is news for a commit.
-    pub(crate) fn acknowledged(&mut self, index: LogIndex, round: u64, current_round: u64) -> bool {
+    /// Its log equals the leader's through `index`, durably, it said in `round`; `current_round` is the leader's, whose log
+    /// ends at `end`. Returns whether that is news for a commit.
+    pub(crate) fn acknowledged(
+        &mut self,
+        index: LogIndex,
+        round: u64,
+        current_round: u64,
+        end: LogIndex,
+    ) -> bool {
         let mut news = index > self.match_index;
         if self.sending.as_ref().is_some_and(|sending| sending.meta().id.last.index <= index) {
             self.probe(index.next());
+            // The log that was kept for it meanwhile it shall get: else it would need the next snapshot at once, and so on.
+            self.behind = self.last_contact.map(|now| (end, now));
         }
         if let Some(lost) = self.lost {
             if round <= lost.found {
@@ -216,6 +227,10 @@ impl Progress {
             self.match_round = current_round;
             self.next_index = self.next_index.max(index.next());
             self.flow.acknowledged(index);
+            if let Some((_, since)) = &mut self.behind {
+                *since = self.last_contact.unwrap_or(*since);
+                self.behind.take_if(|(goal, _)| *goal <= index);
+            }
         }
         if self.loaded.first().is_some_and(|first| first.index < self.next_index) {
             self.loaded = Entries::empty();
@@ -269,6 +284,7 @@ impl Progress {
         let sending = Sending::new(meta, config, now, self.sending.as_deref());
         self.probe(self.next_index);
         self.state = ReplicationState::Snapshot;
+        self.behind = None;
         self.sending = Some(Box::new(sending));
     }
 
@@ -280,9 +296,13 @@ impl Progress {
         self.sending().filter(|sending| sending.meta().id == id)
     }
 
-    /// Whether it got further with its snapshot within this time.
-    pub(crate) fn goes_on(&self, now: Instant, within: Duration) -> bool {
-        self.sending.as_ref().is_some_and(|sending| sending.goes_on(now, within))
+    /// Behind which entry it needs the log, or will when it has its snapshot, if it got further within this time.
+    pub(crate) fn needs_behind(&self, now: Instant, within: Duration) -> Option<LogIndex> {
+        match (&self.sending, self.behind) {
+            (Some(sending), _) => sending.goes_on(now, within).then_some(sending.meta().id.last.index),
+            (None, Some((_, since))) => (now.since(since) <= within).then_some(self.match_index),
+            (None, None) => None,
+        }
     }
 
     pub(crate) fn snapshot(&self) -> Option<&Arc<SnapshotMeta>> {
@@ -408,7 +428,7 @@ mod tests {
     #[test]
     fn a_stale_refusal_moves_nothing() {
         let mut peer = Progress::new(NodeId::new(2), index(7), 1, Instant::ZERO);
-        assert!(peer.acknowledged(index(5), 3, 3));
+        assert!(peer.acknowledged(index(5), 3, 3, index(6)));
         assert_eq!(peer.refused(conflict(4, 2, 1), 3, 3, &terms()), ConflictFound::Stale);
         assert_eq!((peer.match_index, peer.next_index()), (index(5), index(7)));
         let mut probing = Progress::new(NodeId::new(2), index(7), 1, Instant::ZERO);
@@ -418,7 +438,7 @@ mod tests {
     #[test]
     fn a_stale_refusal_of_something_later_moves_nothing_either() {
         let mut peer = Progress::new(NodeId::new(2), index(7), 1, Instant::ZERO);
-        assert!(peer.acknowledged(index(5), 3, 3));
+        assert!(peer.acknowledged(index(5), 3, 3, index(6)));
         assert_eq!(peer.refused(conflict(6, 2, 1), 2, 3, &terms()), ConflictFound::Stale);
         assert_eq!((peer.match_index, peer.next_index()), (index(5), index(7)));
     }
@@ -427,13 +447,13 @@ mod tests {
     fn a_peer_that_lost_acknowledged_entries_counts_for_nothing_until_it_has_them_again() {
         let mut peer = Progress::new(NodeId::new(2), index(7), 1, Instant::ZERO);
         peer.heard(3, Instant::ZERO);
-        assert!(peer.acknowledged(index(6), 3, 3));
+        assert!(peer.acknowledged(index(6), 3, 3, index(6)));
         assert_eq!(peer.refused(conflict(6, 0, 0), 4, 4, &terms()), ConflictFound::Lost(index(6)));
         assert_eq!((peer.counted_match(), peer.counted_round(), peer.next_index()), (index(0), 0, index(1)));
-        assert!(!peer.acknowledged(index(6), 4, 4), "a duplicate of the time before");
-        assert!(peer.acknowledged(index(4), 5, 5));
+        assert!(!peer.acknowledged(index(6), 4, 4, index(6)), "a duplicate of the time before");
+        assert!(peer.acknowledged(index(4), 5, 5, index(6)));
         assert_eq!(peer.counted_match(), index(0));
-        assert!(peer.acknowledged(index(6), 5, 5));
+        assert!(peer.acknowledged(index(6), 5, 5, index(6)));
         assert_eq!(peer.counted_match(), index(6));
     }
 }

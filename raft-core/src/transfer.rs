@@ -79,7 +79,14 @@ impl Sending {
     /// Begins to send, perhaps in the place of another snapshot to the same peer.
     pub(crate) fn new(meta: Arc<SnapshotMeta>, config: &Config, now: Instant, before: Option<&Self>) -> Self {
         let rest = config.election_timeout_max;
+        // One loss is not yet what a transfer is given up for.
+        let rest_max = rest.max(config.catch_up_timeout / 2);
         let unknown = Pace { patience: rest, refusals: 0, rest_until: now };
+        let mut pace = before.map_or(unknown, |before| before.pace);
+        if let Some((_, since)) = before.and_then(|before| before.lost) {
+            // It may be on its way all the same.
+            pace.patience = pace.patience.max(now.since(since)).min(rest_max);
+        }
         Self {
             meta,
             offset: None,
@@ -91,9 +98,8 @@ impl Sending {
             reading: None,
             answered: 0,
             rest,
-            // One loss is not yet what a transfer is given up for.
-            rest_max: rest.max(config.catch_up_timeout / 2),
-            pace: before.map_or(unknown, |before| before.pace),
+            rest_max,
+            pace,
             tried: true,
         }
     }
@@ -186,15 +192,15 @@ impl Sending {
         let sent = self.settle(offset, round);
         let lost = sent.map(|chunk| (chunk.from, chunk.since)).or(self.lost);
         self.lost = lost.filter(|(from, _)| *from == offset);
-        if offset <= self.reached {
-            return false;
-        }
-        if let Some(chunk) = sent {
+        if let Some(chunk) = sent.filter(|chunk| chunk.from < offset) {
             // The next may take twice as long as this one did, or as the last time it was sent, if that one arrived.
             let last = now.since(chunk.sent_at) * 2 + self.pace.patience;
             let patience = if chunk.sent_at > chunk.since { last } else { Duration::MAX };
             let patience = patience.min(now.since(chunk.since) * 2);
             self.pace.patience = patience.clamp(self.rest, self.rest_max);
+        }
+        if offset <= self.reached {
+            return false;
         }
         self.pace.rest_until = now;
         (self.reached, self.reached_at) = (offset, now);

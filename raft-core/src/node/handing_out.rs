@@ -112,11 +112,11 @@ impl Node {
             return snapshot;
         }
         let through = shared.may_compact()?;
-        let sending = match &self.role {
-            Role::Leader(role) => role.oldest_sending(shared),
+        let needed = match &self.role {
+            Role::Leader(role) => role.needed_behind(shared),
             _ => None,
         };
-        shared.compact(through.min(sending.unwrap_or(through)))
+        shared.compact(through.min(needed.unwrap_or(through)))
     }
 }
 

@@ -354,6 +354,7 @@ impl Node {
                 Next::Stay => return,
                 Next::Follow(leader) => {
                     shared.set_leader(leader);
+                    shared.withdraw_requests();
                     shared.rearm_election();
                     (Role::Follower(Follower::new(shared.commit_index)), Next::Stay)
                 }

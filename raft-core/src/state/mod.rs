@@ -367,6 +367,12 @@ impl Shared {
         }
     }
 
+    /// Who no longer campaigns asks for no votes (§5.2). By the time its disk is ready, whom it would have asked may have
+    /// left.
+    pub(crate) fn withdraw_requests(&mut self) {
+        self.gated.retain(|message| !matches!(message.body, Body::RequestVote { .. }));
+    }
+
     pub(crate) fn role_changed(&mut self, role: RoleKind) {
         let term = self.term();
         self.notify(Notice::Role { role, term });

@@ -3,7 +3,8 @@
 //!
 //! * A snapshot counts only once the driver reports it complete and durable. Only then is the log compacted, or replaced
 //!   (TRAP 41).
-//! * The log is never compacted past what the machine has applied, nor past a snapshot that is being sent.
+//! * The log is never compacted past what the machine has applied, nor past a snapshot that is being sent, nor past what its
+//!   receiver has of it then, for as long as that gets further.
 //! * A snapshot is installed only if the log neither holds its last entry nor is committed beyond it (TRAP 36), and the
 //!   machine holds everything that is committed: nobody waits for a response that never comes, and no earlier
 //!   snapshot is still to be restored.

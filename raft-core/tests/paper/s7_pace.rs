@@ -170,6 +170,56 @@ fn a_receiver_that_stays_busy_does_not_keep_the_leader_from_compacting() {
 }
 
 #[test]
+fn who_got_a_snapshot_gets_the_log_behind_it_and_not_the_next_snapshot() {
+    let mut cluster = Cluster::led_with(3, |config| {
+        small_chunks(config);
+        config.snapshot_policy = SnapshotPolicy::LogsSinceLast(10);
+        // What is kept cannot be sent at once.
+        (config.inflight_appends_max, config.append_entries_max) = (1, 4);
+    });
+    cluster.cut = vec![3];
+    (0..3).for_each(|_| cluster.commit_each(1, &TEN));
+    cluster.wire.clear();
+    cluster.cut.clear();
+    cluster.slow_chunks = vec![3];
+    // Each chunk takes as long as ten entries, which make another snapshot.
+    for _ in 0..200 {
+        if equal(&cluster, 3) {
+            break;
+        }
+        cluster.propose(1, &TEN);
+        let to_third = cluster.settle_but(|message| message.to == n(3));
+        to_third.into_iter().for_each(|message| cluster.deliver(message));
+        if !cluster.servers[&3].chunk_tasks.is_empty() {
+            cluster.perform_chunk(3);
+        }
+        cluster.settle();
+        cluster.run_ms(60);
+    }
+    assert!(equal(&cluster, 3), "it catches up beside the load");
+    assert_eq!(cluster.servers[&3].restored.len(), 1, "with the first snapshot that it was sent");
+}
+
+#[test]
+fn a_short_silence_does_not_start_it_over_with_a_newer_snapshot() {
+    let mut cluster = behind(3, &[3], 10);
+    cluster.run_until(2_000, |cluster| written(cluster, 3).len() == 5);
+    cluster.wire.clear();
+    cluster.cut = vec![3];
+    cluster.commit_each(1, &["more"]);
+    cluster.take_snapshot(1);
+    // Longer than an election timeout.
+    cluster.run_ms(1_000);
+    cluster.commit_each(1, &["and more"]);
+    cluster.cut.clear();
+    cluster.wire.clear();
+    cluster.run_ms(3_000);
+    assert!(equal(&cluster, 3));
+    let offsets = written(&cluster, 3);
+    assert!(offsets.iter().filter(|offset| **offset == 0).count() == 1, "{offsets:?}");
+}
+
+#[test]
 fn a_broken_connection_does_not_start_it_over_with_a_newer_snapshot() {
     let mut cluster = behind(3, &[3], 10);
     cluster.run_until(2_000, |cluster| written(cluster, 3).len() == 5);

@@ -265,6 +265,25 @@ fn entries_that_contradict_a_compacted_one_are_a_violation_and_no_panic() {
     assert_eq!(cluster.servers[&1].node.status().last, id(5, 7));
 }
 
+#[test]
+fn a_candidate_that_hears_of_a_leader_asks_for_no_votes_when_its_disk_is_ready() {
+    let mut cluster = Cluster::led(3);
+    cluster.run_ms(1_000);
+    cluster.slow_disks = vec![3];
+    let last = cluster.servers[&3].node.status().last;
+    cluster.step(3, Event::Receive(message(1, 3, cluster.term(1), Body::TimeoutNow)));
+    assert_eq!(cluster.role(3), RoleKind::Candidate);
+    // 2 leads this term, and 1 has left.
+    let two = Membership::of_voters(members(2..=3));
+    let entries = Entries::membership(id(3, last.index.get() + 1), std::sync::Arc::new(two));
+    cluster.step(3, Event::Receive(message(2, 3, cluster.term(3), append(last, entries, 0, 1))));
+    assert_eq!(cluster.role(3), RoleKind::Follower);
+    cluster.wire.clear();
+    cluster.sync(3);
+    let asks = |message: &&raft_core::Message| matches!(message.body, Body::RequestVote { .. });
+    assert_eq!(cluster.wire.iter().find(asks), None);
+}
+
 /// On a network that reorders each message that comes early is refused, and each refusal sent a whole window again.
 #[test]
 fn messages_out_of_order_do_not_multiply() {

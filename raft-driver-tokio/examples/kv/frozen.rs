@@ -6,7 +6,7 @@
 //! | 16 | digest of the state |
 //! | 4 | how many HTTP addresses; for each: node in 8, length in 2, address |
 //! | 8 | how many pairs |
-//! | … | for each, in any order: key's length in 2, value's length in 4, key, value |
+//! | … | for each, in an order of each node's own: key's length in 2, value's length in 4, key, value |
 
 use std::convert::Infallible;
 use std::sync::Arc;

@@ -110,7 +110,7 @@ impl Leader {
         let Some(peer) = self.answering(shared, from, round) else { return };
         match result {
             Ok(index) => {
-                if peer.acknowledged(index, round, current) {
+                if peer.acknowledged(index, round, current, last) {
                     self.progressed(shared, from);
                     self.advance_commit(shared);
                 }
@@ -145,7 +145,7 @@ impl Leader {
         let Some(peer) = self.answering(shared, from, round) else { return };
         match progress {
             InstallProgress::Installed(index) => {
-                let news = peer.acknowledged(index, round, current);
+                let news = peer.acknowledged(index, round, current, last);
                 peer.installed(id.last.index);
                 shared.snapshot_arrived(id);
                 if news {
@@ -255,13 +255,10 @@ impl Leader {
         }
     }
 
-    /// The last entry of the oldest snapshot that is being sent to a peer that is there and gets further.
-    pub(crate) fn oldest_sending(&self, shared: &Shared) -> Option<LogIndex> {
-        let (now, config) = (shared.now, &shared.config);
-        let there = self.peers.iter().filter(|peer| {
-            peer.is_in_contact(now, config.election_timeout_max) && peer.goes_on(now, config.catch_up_timeout)
-        });
-        there.filter_map(|peer| Some(peer.snapshot()?.id.last.index)).min()
+    /// Behind which entry the log is still needed by peers that get or got a snapshot, and get further.
+    pub(crate) fn needed_behind(&self, shared: &Shared) -> Option<LogIndex> {
+        let (now, within) = (shared.now, shared.config.catch_up_timeout);
+        self.peers.iter().filter_map(|peer| peer.needs_behind(now, within)).min()
     }
 
     pub(crate) fn is_sending(&self, id: SnapshotId) -> bool {
