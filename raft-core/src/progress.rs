@@ -34,8 +34,8 @@ pub(crate) struct Progress {
     flow: Flow,
     /// The snapshot on its way, in state Snapshot.
     sending: Option<Box<Sending>>,
-    /// After a snapshot, the end of the log then, and when the peer last got further.
-    behind: Option<(LogIndex, Instant)>,
+    /// After a snapshot: the log that was kept for it meanwhile.
+    behind: Option<Behind>,
     /// The round in which it was added: what it said before is of an earlier life as a member (TRAP 28).
     added: u64,
     /// How it catches up before it votes.
@@ -89,6 +89,28 @@ pub(crate) enum ConflictFound {
     MovedBack,
     /// The peer no longer holds what it had acknowledged.
     Lost(LogIndex),
+}
+
+/// A round of catching up (as in thesis §4.2.1) behind a snapshot.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+struct Behind {
+    /// What the peer had when it began, and where the log ended then.
+    from: LogIndex,
+    goal: LogIndex,
+    /// When it last got further.
+    since: Instant,
+}
+
+impl Behind {
+    /// It has the log through `index`, which ends at `end`. Another round follows as long as they get shorter.
+    fn reached(self, index: LogIndex, end: LogIndex, now: Instant) -> Option<Self> {
+        if index < self.goal {
+            return Some(Self { since: now, ..self });
+        }
+        let next = Self { from: index, goal: end, since: now };
+        (end > index && end.since(index) < self.goal.since(self.from)).then_some(next)
+    }
 }
 
 impl Progress {
@@ -202,7 +224,7 @@ impl Progress {
         if self.sending.as_ref().is_some_and(|sending| sending.meta().id.last.index <= index) {
             self.probe(index.next());
             // The log that was kept for it meanwhile it shall get: else it would need the next snapshot at once, and so on.
-            self.behind = self.last_contact.map(|now| (end, now));
+            self.behind = self.last_contact.map(|since| Behind { from: index, goal: end, since });
         }
         if let Some(lost) = self.lost {
             if round <= lost.found {
@@ -227,9 +249,8 @@ impl Progress {
             self.match_round = current_round;
             self.next_index = self.next_index.max(index.next());
             self.flow.acknowledged(index);
-            if let Some((_, since)) = &mut self.behind {
-                *since = self.last_contact.unwrap_or(*since);
-                self.behind.take_if(|(goal, _)| *goal <= index);
+            if let (Some(behind), Some(now)) = (self.behind, self.last_contact) {
+                self.behind = behind.reached(index, end, now);
             }
         }
         if self.loaded.first().is_some_and(|first| first.index < self.next_index) {
@@ -296,11 +317,15 @@ impl Progress {
         self.sending().filter(|sending| sending.meta().id == id)
     }
 
-    /// Behind which entry it needs the log, or will when it has its snapshot, if it got further within this time.
-    pub(crate) fn needs_behind(&self, now: Instant, within: Duration) -> Option<LogIndex> {
+    /// Behind which entry it needs the log that ends at `end`, or will when it has its snapshot, if it got further within
+    /// this time. For a log that grows faster than the peer takes it in, it is not kept.
+    pub(crate) fn needs_behind(&self, end: LogIndex, now: Instant, within: Duration) -> Option<LogIndex> {
         match (&self.sending, self.behind) {
             (Some(sending), _) => sending.goes_on(now, within).then_some(sending.meta().id.last.index),
-            (None, Some((_, since))) => (now.since(since) <= within).then_some(self.match_index),
+            (None, Some(Behind { from, goal, since })) => {
+                let keeps_up = end.since(goal) <= goal.since(from) && now.since(since) <= within;
+                keeps_up.then_some(from)
+            }
             (None, None) => None,
         }
     }

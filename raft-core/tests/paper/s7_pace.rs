@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use raft_core::{
-    Action, Body, Conflict, Event, Instant, LogId, MachineTask, Message, SnapshotError, SnapshotPolicy,
-    SnapshotTask,
+    Action, Body, Conflict, Event, Instant, LogId, MachineTask, Message, ReplicationState, SnapshotError,
+    SnapshotPolicy, SnapshotTask,
 };
 
 use super::s7_transfer::{TEN, behind, equal, is_chunk, small_chunks, written};
@@ -198,6 +198,55 @@ fn who_got_a_snapshot_gets_the_log_behind_it_and_not_the_next_snapshot() {
     }
     assert!(equal(&cluster, 3), "it catches up beside the load");
     assert_eq!(cluster.servers[&3].restored.len(), 1, "with the first snapshot that it was sent");
+}
+
+/// A follower that takes in `taken` entries while ten are proposed. Returns whether it is there in the end, and how many
+/// entries the leader's log had at most between its first snapshot and the next.
+fn catching_up_beside_load(taken: usize) -> (bool, u64) {
+    let mut cluster = Cluster::led_with(3, |config| {
+        small_chunks(config);
+        config.snapshot_policy = SnapshotPolicy::LogsSinceLast(10);
+        config.compaction_margin_entries = 40;
+        (config.inflight_appends_max, config.append_entries_max) = (1, 1);
+    });
+    cluster.cut = vec![3];
+    (0..3).for_each(|_| cluster.commit_each(1, &TEN));
+    cluster.wire.clear();
+    cluster.cut.clear();
+    cluster.slow_chunks = vec![3];
+    let mut longest = 0;
+    for _ in 0..300 {
+        cluster.propose(1, &TEN);
+        let mut kept: Vec<_> = cluster.settle_but(|message| message.to == n(3));
+        for _ in 0..taken {
+            kept.drain(..).for_each(|message| cluster.deliver(message));
+            if cluster.servers[&3].restored.is_empty() && !cluster.servers[&3].chunk_tasks.is_empty() {
+                cluster.perform_chunk(3);
+                kept.extend(cluster.settle_but(|message| message.to == n(3)));
+                break;
+            }
+            kept.extend(cluster.settle_but(|message| message.to == n(3)));
+        }
+        cluster.now = cluster.now + Duration::from_millis(60);
+        cluster.wake(1);
+        kept.extend(cluster.settle_but(|message| message.to == n(3)));
+        kept.into_iter().for_each(|message| cluster.deliver(message));
+        let status = cluster.servers[&1].node.status();
+        let sending = cluster.peer_state(1, 3) == Some(ReplicationState::Snapshot);
+        if !cluster.servers[&3].restored.is_empty() && !sending {
+            longest = longest.max(status.last.index.since(status.base.index));
+        }
+    }
+    let behind = cluster.last(1) - cluster.last(3);
+    (behind <= 40 && cluster.servers[&3].restored.len() == 1, longest)
+}
+
+#[test]
+fn the_log_is_kept_for_who_catches_up_and_not_for_who_never_will() {
+    let (there, _) = catching_up_beside_load(30);
+    assert!(there, "it takes in more than is written");
+    let (there, longest) = catching_up_beside_load(2);
+    assert!(!there && longest < 1_000, "it takes in less; {longest} entries were kept");
 }
 
 #[test]

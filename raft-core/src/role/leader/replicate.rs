@@ -257,8 +257,8 @@ impl Leader {
 
     /// Behind which entry the log is still needed by peers that get or got a snapshot, and get further.
     pub(crate) fn needed_behind(&self, shared: &Shared) -> Option<LogIndex> {
-        let (now, within) = (shared.now, shared.config.catch_up_timeout);
-        self.peers.iter().filter_map(|peer| peer.needs_behind(now, within)).min()
+        let (end, now, within) = (shared.log.last_index(), shared.now, shared.config.catch_up_timeout);
+        self.peers.iter().filter_map(|peer| peer.needs_behind(end, now, within)).min()
     }
 
     pub(crate) fn is_sending(&self, id: SnapshotId) -> bool {
