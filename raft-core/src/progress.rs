@@ -481,4 +481,15 @@ mod tests {
         assert!(peer.acknowledged(index(6), 5, 5, index(6)));
         assert_eq!(peer.counted_match(), index(6));
     }
+
+    #[test]
+    fn one_probe_is_on_its_way_at_a_time() {
+        let config = Config::new(NodeId::new(1));
+        let mut peer = Progress::new(NodeId::new(2), index(1), 1, Instant::ZERO);
+        assert!(peer.has_room(&config));
+        peer.sent(&Entries::empty());
+        assert!(!peer.has_room(&config));
+        peer.acknowledged(LogIndex::ZERO, 1, 1, index(6));
+        assert!(peer.has_room(&config));
+    }
 }

@@ -464,6 +464,7 @@ mod tests {
         now = now + 400 * MS;
         assert!(!sending.refused(2, now));
         assert_eq!(sent(&mut sending, 2, now), None);
+        assert!(sending.next(true, 1, 2, now).is_some(), "it is asked how far it is all the same");
         assert!(sending.wants(1, 3, now));
         assert_eq!(sent(&mut sending, 3, now), Some(1));
         // An answer of the same round that comes late moves nothing.

@@ -65,6 +65,7 @@ mod conformance {
         let check = MachineCheck::new(command)
             .bad_commands(|random| [&[9, 1, 0, b'k'][..], b"\x01\x05\x00key", b""][random as usize % 3])
             .view(|machine: &Machine| format!("{:?}", machine.glance().get()))
+            .equal_snapshots()
             .notices_damage();
         println!("{}", check.run(Machine::default).unwrap());
     }

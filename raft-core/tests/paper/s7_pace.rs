@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use raft_core::{
-    Action, Body, Conflict, Event, Instant, LogId, MachineTask, Message, ReplicationState, SnapshotError,
-    SnapshotPolicy, SnapshotTask,
+    Action, Body, Config, Conflict, Event, Instant, LogId, MachineTask, Message, ReplicationState,
+    SnapshotError, SnapshotPolicy, SnapshotTask,
 };
 
 use super::s7_transfer::{TEN, behind, equal, is_chunk, small_chunks, written};
@@ -137,18 +137,26 @@ fn a_leader_that_can_neither_read_its_snapshot_nor_take_one_tries_less_and_less_
     assert!(notices <= 30, "{notices} notices");
 }
 
-#[test]
-fn a_receiver_that_stays_busy_does_not_keep_the_leader_from_compacting() {
+/// Server 3 has missed what is now only in snapshots, of which there is one for each ten entries; its store takes no chunk by
+/// itself.
+fn lagging(configure: impl Fn(&mut Config)) -> Cluster {
     let mut cluster = Cluster::led_with(3, |config| {
         small_chunks(config);
         config.snapshot_policy = SnapshotPolicy::LogsSinceLast(10);
+        configure(config);
     });
     cluster.cut = vec![3];
     (0..3).for_each(|_| cluster.commit_each(1, &TEN));
     cluster.wire.clear();
     cluster.cut.clear();
-    // Its store hangs with the first chunk.
     cluster.slow_chunks = vec![3];
+    cluster
+}
+
+#[test]
+fn a_receiver_that_stays_busy_does_not_keep_the_leader_from_compacting() {
+    // Its store hangs with the first chunk.
+    let mut cluster = lagging(|_| ());
     cluster.run_ms(500);
     let begun = cluster.servers[&1].node.status().snapshot;
     cluster.commit_each(1, &TEN);
@@ -171,17 +179,10 @@ fn a_receiver_that_stays_busy_does_not_keep_the_leader_from_compacting() {
 
 #[test]
 fn who_got_a_snapshot_gets_the_log_behind_it_and_not_the_next_snapshot() {
-    let mut cluster = Cluster::led_with(3, |config| {
-        small_chunks(config);
-        config.snapshot_policy = SnapshotPolicy::LogsSinceLast(10);
+    let mut cluster = lagging(|config| {
         // What is kept cannot be sent at once.
         (config.inflight_appends_max, config.append_entries_max) = (1, 4);
     });
-    cluster.cut = vec![3];
-    (0..3).for_each(|_| cluster.commit_each(1, &TEN));
-    cluster.wire.clear();
-    cluster.cut.clear();
-    cluster.slow_chunks = vec![3];
     // Each chunk takes as long as ten entries, which make another snapshot.
     for _ in 0..200 {
         if equal(&cluster, 3) {
@@ -203,17 +204,10 @@ fn who_got_a_snapshot_gets_the_log_behind_it_and_not_the_next_snapshot() {
 /// A follower that takes in `taken` entries while ten are proposed. Returns whether it is there in the end, and how many
 /// entries the leader's log had at most between its first snapshot and the next.
 fn catching_up_beside_load(taken: usize) -> (bool, u64) {
-    let mut cluster = Cluster::led_with(3, |config| {
-        small_chunks(config);
-        config.snapshot_policy = SnapshotPolicy::LogsSinceLast(10);
+    let mut cluster = lagging(|config| {
         config.compaction_margin_entries = 40;
         (config.inflight_appends_max, config.append_entries_max) = (1, 1);
     });
-    cluster.cut = vec![3];
-    (0..3).for_each(|_| cluster.commit_each(1, &TEN));
-    cluster.wire.clear();
-    cluster.cut.clear();
-    cluster.slow_chunks = vec![3];
     let mut longest = 0;
     for _ in 0..300 {
         cluster.propose(1, &TEN);

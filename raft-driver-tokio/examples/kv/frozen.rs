@@ -6,14 +6,13 @@
 //! | 16 | digest of the state |
 //! | 4 | how many HTTP addresses; for each: node in 8, length in 2, address |
 //! | 8 | how many pairs |
-//! | … | for each, in an order of each node's own: key's length in 2, value's length in 4, key, value |
+//! | … | for each, in the order of keys: key's length in 2, value's length in 4, key, value |
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::vec;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use imbl::hashmap::ConsumingIter;
-use imbl::shared_ptr::DefaultSharedPtr;
 use raft_core::NodeId;
 use raft_core::host::{FrozenState, RestoreError, SnapshotSource};
 
@@ -26,7 +25,9 @@ const NODES_MAX: u32 = 1 << 16;
 
 /// The state at one point. Holds what the map shared with it then, and lets go of it pair by pair.
 pub(crate) struct Frozen {
-    pairs: ConsumingIter<(Arc<[u8]>, Arc<Stored>), DefaultSharedPtr>,
+    /// All of them, until the first is asked for: to put them in order takes its time.
+    whole: Option<Pairs>,
+    pairs: vec::IntoIter<(Arc<[u8]>, Arc<Stored>)>,
     next: BytesMut,
 }
 
@@ -42,7 +43,7 @@ impl Frozen {
             next.put_slice(address.as_bytes());
         }
         next.put_u64_le(pairs.len() as u64);
-        Self { pairs: pairs.into_iter(), next }
+        Self { whole: Some(pairs), pairs: Vec::new().into_iter(), next }
     }
 }
 
@@ -50,6 +51,12 @@ impl FrozenState for Frozen {
     type Error = Infallible;
 
     fn next_chunk(&mut self) -> Result<Option<Bytes>, Infallible> {
+        if let Some(whole) = self.whole.take() {
+            // Equal states give equal snapshots, though each node's map has an order of its own.
+            let mut pairs: Vec<_> = whole.into_iter().collect();
+            pairs.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+            self.pairs = pairs.into_iter();
+        }
         while self.next.len() < CHUNK_BYTES {
             let Some((key, stored)) = self.pairs.next() else { break };
             let value = &stored.value;
