@@ -100,9 +100,9 @@ impl Snapshots {
         }
     }
 
-    /// What an entry has been in bytes, on average, since the last one was taken.
+    /// What an entry has been in bytes, on average, since the last one was taken; before that, if there was none since.
     fn entry_bytes_since(&self, handed: LogIndex) -> u64 {
-        self.since_bytes.checked_div(handed.since(self.counted)).unwrap_or(0)
+        self.since_bytes.checked_div(handed.since(self.counted)).unwrap_or(self.entry_bytes)
     }
 
     fn last(&self) -> LogIndex {
@@ -116,8 +116,12 @@ impl Shared {
         self.snapshots.latest.as_ref()
     }
 
-    /// Whether the snapshot is less work for a peer that lacks everything from `next` on than the log is.
+    /// Whether the snapshot is less work for a peer that lacks everything from `next` on than the log is. After one that
+    /// could not be used the log is relied on where it is there.
     pub(crate) fn is_less_work(&self, meta: &SnapshotMeta, next: LogIndex) -> bool {
+        if self.snapshots.unusable > 0 {
+            return false;
+        }
         let replaced = meta.id.last.index.next().since(next);
         // Not for what one message brings: an installation also costs the peer its log and its state.
         let cost = meta.size_bytes.saturating_add(self.config.append_bytes_max);

@@ -10,7 +10,7 @@ use raft_core::{
     SnapshotError, SnapshotPolicy, SnapshotTask,
 };
 
-use super::s7_transfer::{TEN, behind, equal, is_chunk, small_chunks, written};
+use super::s7_transfer::{TEN, behind, equal, is_chunk, joining, small_chunks, written};
 use super::support::{Cluster, at, id, message, n, snapshot_meta};
 
 fn count(cluster: &Cluster, counted: impl Fn(&Action) -> bool) -> usize {
@@ -135,6 +135,26 @@ fn a_leader_that_can_neither_read_its_snapshot_nor_take_one_tries_less_and_less_
     let (taken, notices) = (snapshots_taken(&cluster), cluster.servers[&1].notices.len());
     assert!((2..=8).contains(&taken), "{taken} snapshots");
     assert!(notices <= 30, "{notices} notices");
+}
+
+#[test]
+fn a_snapshot_that_is_only_less_work_and_cannot_be_read_makes_way_for_the_log() {
+    let mut cluster = joining(500);
+    (cluster.slow_chunks, cluster.slow_snapshots) = (vec![1], vec![1]);
+    let mut failed = 0;
+    pass(&mut cluster, 10_000, |cluster| {
+        cluster.settle();
+        if cluster.servers[&1].taking.is_some() {
+            cluster.fail_snapshot(1, SnapshotError::Failed);
+        }
+        if !cluster.servers[&1].chunk_tasks.is_empty() {
+            cluster.fail_chunk(1, SnapshotError::Unusable);
+            failed += 1;
+        }
+        equal(cluster, 2)
+    });
+    assert!(failed > 0, "a snapshot is what it was to get");
+    assert!(equal(&cluster, 2) && cluster.servers[&2].restored.is_empty());
 }
 
 /// Server 3 has missed what is now only in snapshots, of which there is one for each ten entries; its store takes no chunk by

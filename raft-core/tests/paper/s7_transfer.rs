@@ -157,20 +157,26 @@ fn a_transfer_ends_when_the_log_reaches_further() {
     assert!(cluster.servers[&3].disk.incoming.is_none(), "what had come of the snapshot is forgotten");
 }
 
+/// A server joins a leader whose log is all there beside a snapshot.
+pub(crate) fn joining(append_bytes_max: u64) -> Cluster {
+    let mut cluster = Cluster::led_with(1, |config| {
+        config.snapshot_policy = SnapshotPolicy::Never;
+        config.append_bytes_max = append_bytes_max;
+    });
+    for _ in 0..10 {
+        cluster.commit_each(1, &TEN);
+    }
+    cluster.take_snapshot(1);
+    assert_eq!(cluster.servers[&1].node.status().base.index, at(0), "the log is all there");
+    cluster.join(2);
+    cluster.set_members(1, &[1], &[2]);
+    cluster
+}
+
 #[test]
 fn a_new_server_gets_a_snapshot_when_that_is_less_work_than_the_log() {
     for (append_bytes_max, restored) in [(500, 1), (1 << 20, 0)] {
-        let mut cluster = Cluster::led_with(1, |config| {
-            config.snapshot_policy = SnapshotPolicy::Never;
-            config.append_bytes_max = append_bytes_max;
-        });
-        for _ in 0..10 {
-            cluster.commit_each(1, &TEN);
-        }
-        cluster.take_snapshot(1);
-        assert_eq!(cluster.servers[&1].node.status().base.index, at(0), "the log is all there");
-        cluster.join(2);
-        cluster.set_members(1, &[1], &[2]);
+        let mut cluster = joining(append_bytes_max);
         cluster.run_ms(2_000);
         assert_eq!(cluster.servers[&2].restored.len(), restored);
         assert_eq!(cluster.last(2), cluster.last(1));
