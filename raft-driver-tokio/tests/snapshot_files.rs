@@ -97,6 +97,21 @@ fn what_was_written_is_read_back_from_anywhere() {
 }
 
 #[test]
+fn a_snapshot_leaves_as_much_of_the_disk_as_was_said() {
+    let dir = Dir::new();
+    let kept = write(&dir.open(), id(1, 5), &content(100));
+    let disk_bytes = fs4::total_space(dir.path()).unwrap();
+    let store = SnapshotFiles::open_leaving(dir.path(), IDENTITY, disk_bytes + 1).unwrap();
+    assert_eq!(store.recover(LogId::ZERO).unwrap().as_deref(), Some(&kept));
+    let error = store.begin(name(id(1, 9))).unwrap_err();
+    let said =
+        matches!(&error, SnapshotFileError::NoRoom { left_bytes, .. } if *left_bytes == disk_bytes + 1);
+    assert!(said && error.to_string().contains("make room"), "{error}");
+    assert_eq!(dir.files().len(), 1, "nothing is left of it");
+    assert_eq!(store.read(kept.id, 0, 100).unwrap(), content(100));
+}
+
+#[test]
 fn the_newest_is_found_and_everything_else_is_removed() {
     let dir = Dir::new();
     let store = dir.open();

@@ -187,11 +187,25 @@ fn on_a_full_disk(dir: &Path) {
         LogStore::write(&mut log, &[write(None, next)]).unwrap();
     }
 
-    // The same for a snapshot, which is given up, and for what is remembered of peers.
-    let snapshots = SnapshotFiles::open(data.join("snapshots"), IDENTITY).unwrap();
+    // A snapshot is given up before the log has no room.
+    let snapshots_in = data.join("snapshots");
     let name = SnapshotId { last: id(1, 9), taken_by: NodeId::new(3), seq: 1 };
-    let mut writer = snapshots.begin(name).unwrap();
-    let failed = (0..).find_map(|_| writer.write(&[7; 1 << 20]).err()).unwrap();
+    let until_refused = |snapshots: &SnapshotFiles| {
+        let mut writer = snapshots.begin(name).unwrap();
+        let failed = (0..48).find_map(|_| writer.write(&[7; 1 << 20]).err()).unwrap();
+        (writer, failed)
+    };
+    let (writer, failed) = until_refused(&SnapshotFiles::open(&snapshots_in, IDENTITY).unwrap());
+    assert!(
+        matches!(failed, SnapshotFileError::NoRoom { left_bytes, .. } if left_bytes > 2 << 20),
+        "{failed}"
+    );
+    let mut log = store.log(GroupId::new(2)).unwrap();
+    LogStore::write(&mut log, &[write(vote(1, 1), commands(id(1, 1), 1000, 1000))]).unwrap();
+    drop((writer, log));
+
+    // Where it may take everything it is given up all the same. What is remembered of peers has no room then.
+    let (writer, failed) = until_refused(&SnapshotFiles::open_leaving(&snapshots_in, IDENTITY, 0).unwrap());
     let is_full = matches!(&failed, SnapshotFileError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull);
     assert!(is_full, "{failed}");
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -199,7 +213,7 @@ fn on_a_full_disk(dir: &Path) {
     let refused = runtime.block_on(peers.admit(NodeId::new(9), Some(DirectoryId::new(1)))).unwrap_err();
     assert!(matches!(refused, PeerRefused::Failed { .. }), "{refused}");
     drop(writer);
-    let left = fs::read_dir(data.join("snapshots")).unwrap().count();
+    let left = fs::read_dir(&snapshots_in).unwrap().count();
     assert_eq!(left, 1, "what was given up is removed");
 }
 

@@ -43,7 +43,8 @@ impl Disk {
         }
         let (all, snapshot_bytes) = (bytes_in(&self.data, 0), bytes_in(&self.snapshots, 0));
         let log_bytes = all.saturating_sub(snapshot_bytes);
-        let figures = Figures { log_bytes, snapshot_bytes, free_bytes: free_bytes(&self.data) };
+        let figures =
+            Figures { log_bytes, snapshot_bytes, free_bytes: fs4::available_space(&self.data).ok() };
         *last = Some((Instant::now(), figures));
         figures
     }
@@ -60,17 +61,6 @@ fn bytes_in(directory: &Path, depth: u32) -> u64 {
     entries.flatten().map(size).sum()
 }
 
-#[cfg(unix)]
-fn free_bytes(directory: &Path) -> Option<u64> {
-    let found = rustix::fs::statvfs(directory).ok()?;
-    found.f_bavail.checked_mul(found.f_frsize)
-}
-
-#[cfg(not(unix))]
-fn free_bytes(_: &Path) -> Option<u64> {
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,7 +74,7 @@ mod tests {
         fs::write(snapshots.join("one"), [0; 70]).unwrap();
         let figures = Disk::new(directory.path().into(), snapshots).figures();
         assert_eq!((figures.log_bytes, figures.snapshot_bytes), (300, 70));
-        assert!(cfg!(not(unix)) || figures.free_bytes > Some(0));
+        assert!(figures.free_bytes > Some(0));
         let nowhere = directory.path().join("nowhere");
         let gone = Disk::new(nowhere.clone(), nowhere.join("snapshots")).figures();
         assert_eq!((gone.log_bytes, gone.snapshot_bytes), (0, 0));

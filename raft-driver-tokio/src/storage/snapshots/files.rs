@@ -11,6 +11,7 @@
 //!   crash comes. What is there and not whole was damaged later.
 //! * A directory whose names could not be synced is not synced again: the store takes no snapshot any more, as one that
 //!   nobody can vouch for. The node goes on without, and a start finds out what is there.
+//! * No snapshot takes the last room of the disk, which the log may need.
 //! * Everything that is read is compared with a checksum first; a start reads the newest snapshot as a whole.
 //! * A damaged snapshot is passed over only if it is not needed, see
 //!   [`recover`](raft_core::host::SnapshotStore::recover); it is then removed, with a warning.
@@ -26,6 +27,7 @@ use raft_core::host::{SnapshotFault, SnapshotStore, SnapshotWriter, Written};
 use raft_core::{LogId, LogIndex, NodeId, SnapshotId, SnapshotMeta, Term};
 
 use super::file::{self, BlockWriter, HEAD_BYTES, Unread};
+use super::room::{LOOK_BYTES, Room};
 use crate::GroupId;
 use crate::storage::durable::{
     IDENTITY_BYTES, Identity, OpenError, SYNC_DIRECTORY, create_directory, sync_ancestors, sync_directory,
@@ -64,6 +66,16 @@ pub enum SnapshotFileError {
     Failed {
         /// The directory.
         path: PathBuf,
+    },
+    /// No snapshot is kept when so little is free: the log may need it.
+    #[error("the disk of {} has {free_bytes} bytes free, and snapshots leave {left_bytes} to the log; make room on it", path.display())]
+    NoRoom {
+        /// The directory of the snapshots.
+        path: PathBuf,
+        /// What is free.
+        free_bytes: u64,
+        /// What is left free: see [`SnapshotFiles::open`].
+        left_bytes: u64,
     },
     /// There is no snapshot to be exported.
     #[error("there is no snapshot to be written to {}: take one first", path.display())]
@@ -137,18 +149,35 @@ pub(super) struct Shared {
 #[derive(Debug)]
 struct Held {
     _lock: File,
+    room: Room,
     /// The directory whose names could not be made durable, if there is one.
     failed: OnceLock<PathBuf>,
 }
 
 impl SnapshotFiles {
     /// Opens the directory; creates it if it was never there. It may lie within that of a
-    /// [`DurableLog`](crate::storage::DurableLog).
+    /// [`DurableLog`](crate::storage::DurableLog): a snapshot is given up, with [`SnapshotFileError::NoRoom`], where it
+    /// would leave less than a twentieth of the disk free, or than 128 MiB if that is less.
     ///
     /// # Errors
     /// If it cannot be used, or another process has it open.
     pub fn open(dir: impl AsRef<Path>, identity: Identity) -> Result<Self, SnapshotFileError> {
-        let dir = dir.as_ref();
+        Self::open_with(dir.as_ref(), identity, Room::default())
+    }
+
+    /// The same, with so much of the disk left free as is said here: nothing, on a disk of their own.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_leaving(
+        dir: impl AsRef<Path>,
+        identity: Identity,
+        left_bytes: u64,
+    ) -> Result<Self, SnapshotFileError> {
+        Self::open_with(dir.as_ref(), identity, Room { left_bytes: Some(left_bytes) })
+    }
+
+    fn open_with(dir: &Path, identity: Identity, room: Room) -> Result<Self, SnapshotFileError> {
         create_directory(dir)?;
         let path = dir.join(LOCK_FILE);
         let lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
@@ -159,7 +188,7 @@ impl SnapshotFiles {
             Err(TryLockError::Error(error)) => return Err(SnapshotFileError::io("lock", &path)(error)),
         }
         let (group, complete) = (GroupId::default(), Mutex::default());
-        let held = Arc::new(Held { _lock: lock, failed: OnceLock::new() });
+        let held = Arc::new(Held { _lock: lock, room, failed: OnceLock::new() });
         let shared = Shared { dir: dir.to_owned(), identity, group, above: None, complete, held };
         if shared.names()?.is_empty() {
             // Whoever created the directory may have been killed before its name was durable.
@@ -362,11 +391,12 @@ impl SnapshotStore for SnapshotFiles {
             create_directory(&shared.dir)?;
             shared.sync(above)?;
         }
+        shared.held.room.check(&shared.dir)?;
         let path = shared.path(id, PARTIAL);
         let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path);
         let file = file.map_err(SnapshotFileError::io("create", &path))?;
         // From here on dropping it removes the file.
-        let mut writer = FileWriter { shared: Arc::clone(&self.0), id, path, blocks: None };
+        let mut writer = FileWriter { shared: Arc::clone(&self.0), id, path, blocks: None, unseen_bytes: 0 };
         let blocks = BlockWriter::begin(file, &self.0.head());
         writer.blocks = Some(blocks.map_err(SnapshotFileError::io("write", &writer.path))?);
         Ok(writer)
@@ -418,6 +448,8 @@ pub struct FileWriter {
     path: PathBuf,
     /// `None` at the end.
     blocks: Option<BlockWriter>,
+    /// Written since the disk was looked at.
+    unseen_bytes: u64,
 }
 
 impl std::fmt::Debug for FileWriter {
@@ -448,6 +480,11 @@ impl SnapshotWriter for FileWriter {
     type Error = SnapshotFileError;
 
     fn write(&mut self, data: &[u8]) -> Result<(), SnapshotFileError> {
+        self.unseen_bytes += data.len() as u64;
+        if self.unseen_bytes >= LOOK_BYTES {
+            self.shared.held.room.check(&self.shared.dir)?;
+            self.unseen_bytes = 0;
+        }
         let failed = SnapshotFileError::io("write", &self.path);
         self.blocks()?.write(data).map_err(failed)
     }

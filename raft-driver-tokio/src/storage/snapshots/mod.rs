@@ -6,6 +6,7 @@ mod backup;
 mod file;
 mod files;
 mod memory;
+mod room;
 
 pub use backup::BackupFile;
 pub use files::{FileWriter, SnapshotFileError, SnapshotFiles};
