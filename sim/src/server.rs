@@ -96,6 +96,8 @@ pub(crate) struct Server<M> {
     applying: VecDeque<(LogIndex, u64)>,
     /// The newest snapshot installed in this life: where the terms that came with it begin.
     installed_terms: Option<LogIndex>,
+    /// Through where the last snapshot went that could not be kept, in this life: the next one is tried later.
+    lost_snapshot: LogIndex,
     waiters: Waiters<Waiter>,
     /// When somebody last waited, by its own clock, in this life.
     waited: Option<Instant>,
@@ -151,6 +153,7 @@ impl<M: StateMachine> Server<M> {
             lane: VecDeque::new(),
             applying: VecDeque::new(),
             installed_terms: None,
+            lost_snapshot: LogIndex::ZERO,
             waiters: Waiters::default(),
             waited: None,
             peers: BTreeSet::new(),
@@ -229,6 +232,11 @@ impl<M: StateMachine> Server<M> {
     /// What the node said of itself after its last step.
     pub(crate) fn status(&self) -> &Status {
         &self.status
+    }
+
+    /// Through where the last snapshot went that it could not keep.
+    pub(crate) fn lost_snapshot(&self) -> LogIndex {
+        self.lost_snapshot
     }
 
     /// The configuration in force on the node.
@@ -419,6 +427,7 @@ impl<W: Workload> World<'_, W> {
         server.applying.clear();
         server.unreported.clear();
         (server.chunks_under_way, server.installed_terms) = (0, None);
+        server.lost_snapshot = LogIndex::ZERO;
         server.peers.clear();
         server.waited = None;
         server.node = None;

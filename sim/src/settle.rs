@@ -69,7 +69,6 @@ impl<W: Workload> World<'_, W> {
         let heartbeat = self.scenario.configs.iter().map(|config| nanos(config.heartbeat_interval)).min();
         let (election_min, heartbeat) = (election_min.unwrap_or(SECOND), heartbeat.unwrap_or(SECOND));
         let (disk, driver) = (&mut self.scenario.disk, &mut self.scenario.driver);
-        self.settle.rest.snapshots_failed = disk.snapshot_fails > 0;
         (disk.stall, disk.snapshot_fails) = (0, 0);
         disk.sync_min = disk.sync_min.min(election_min / 24);
         disk.sync_more = disk.sync_more.min(election_min / 24);

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use raft_core::{SnapshotId, SnapshotMeta};
+use raft_core::{LogId, SnapshotId, SnapshotMeta};
 use twox_hash::XxHash3_64;
 
 /// A snapshot that is complete.
@@ -64,9 +64,9 @@ impl SnapshotStore {
         self.taking = Some(stored);
     }
 
-    /// The snapshot that was being taken has failed.
-    pub(crate) fn drop_taking(&mut self) {
-        self.taking = None;
+    /// The snapshot that was being taken has failed. Returns what it would have replaced.
+    pub(crate) fn drop_taking(&mut self) -> Option<LogId> {
+        self.taking.take().map(|lost| lost.meta.id.last)
     }
 
     /// The snapshot that was being taken is durable.

@@ -155,7 +155,8 @@ impl<W: Workload> World<'_, W> {
     pub(super) fn snapshot_taken(&mut self, at: usize, fails: bool) -> Check {
         let server = &mut self.servers[at];
         if fails {
-            server.snapshots.drop_taking();
+            let lost = server.snapshots.drop_taking();
+            server.lost_snapshot = lost.map_or(LogIndex::ZERO, |last| last.index);
             note!(self, at, What::LostSnapshot);
             return self.step(at, Event::SnapshotTaken(Err(SnapshotError::Failed)));
         }

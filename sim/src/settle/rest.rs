@@ -27,8 +27,6 @@ pub(super) struct Rest {
     /// The last change of the membership, with the errand under way for it. `None`: done, or none wanted.
     change: Option<(Order, Option<ErrandId>)>,
     transfer: Transfer,
-    /// Snapshots could not always be taken in this run.
-    pub(super) snapshots_failed: bool,
 }
 
 /// The leadership is handed over once more.
@@ -194,11 +192,10 @@ impl<W: Workload> World<'_, W> {
                 status.id, status.base
             ));
         }
-        let since = status.applied.since(status.snapshot.index);
+        // After one that could not be kept the next is due as if it had been.
+        let since = status.applied.since(status.snapshot.index.max(server.lost_snapshot()));
         match config.snapshot_policy {
-            SnapshotPolicy::LogsSinceLast(entries)
-                if !self.settle.rest.snapshots_failed && since >= 2 * entries =>
-            {
+            SnapshotPolicy::LogsSinceLast(entries) if since >= 2 * entries => {
                 Some(format!("n{} has taken no snapshot since {}", status.id, status.snapshot))
             }
             _ => None,
