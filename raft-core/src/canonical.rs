@@ -170,6 +170,7 @@ fn rule(of: &str, field: &str) -> Kind {
         ("Questions", "again")
         | ("Pace", "rest_until")
         | ("InFlight", "lost_at")
+        | ("Lacking", "until")
         | ("Snapshots", "wanted") => Kind::Due,
         ("Follower", "replied") | ("RoundTimes", "rounds") => Kind::Each(&[Kind::Round, Kind::Plain]),
         ("SnapshotId", "seq") => Kind::SnapshotSeq,

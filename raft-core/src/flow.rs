@@ -2,11 +2,15 @@
 //!
 //! * After a conflict there is one, and one more for each that is answered with progress, as in the slow start of TCP: a
 //!   message that is answered never causes more than two.
+//! * A message without entries may overtake those with, and then finds that they are lacking. The first time they are sent
+//!   again at once, then only after a time that follows how long they take: a slow link is not filled with copies.
 
 use alloc::collections::VecDeque;
+use core::time::Duration;
 
 use crate::config::Config;
 use crate::ids::LogIndex;
+use crate::time::Instant;
 
 #[derive(Clone, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
@@ -17,11 +21,25 @@ pub(crate) struct Flow {
     /// How many there may be. On a network that reorders, or to a receiver that is full, a whole window sent again for each
     /// conflict would cause as many conflicts again, without end.
     window: u32,
+    lacking: Option<Lacking>,
+    /// How long what was lacking took to arrive, the last time.
+    late: Duration,
+}
+
+/// What the peer was found to lack though it was sent.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+struct Lacking {
+    /// What comes behind this entry.
+    behind: LogIndex,
+    since: Instant,
+    /// Until when it may be on its way.
+    until: Instant,
 }
 
 impl Flow {
     pub(crate) fn new() -> Self {
-        Self { inflight: VecDeque::new(), bytes: 0, window: u32::MAX }
+        Self { inflight: VecDeque::new(), bytes: 0, window: u32::MAX, lacking: None, late: Duration::ZERO }
     }
 
     pub(crate) fn has_room(&self, config: &Config) -> bool {
@@ -36,7 +54,10 @@ impl Flow {
     }
 
     /// The peer has what ends there.
-    pub(crate) fn acknowledged(&mut self, through: LogIndex) {
+    pub(crate) fn acknowledged(&mut self, through: LogIndex, now: Instant) {
+        if let Some(lacking) = self.lacking.take_if(|lacking| lacking.behind < through) {
+            self.late = now.since(lacking.since);
+        }
         let before = self.inflight.len();
         // Most often that is all there is.
         if self.inflight.back().is_some_and(|(last, _)| *last <= through) {
@@ -49,8 +70,18 @@ impl Flow {
         self.window = self.window.saturating_add(u32::try_from(answered).unwrap_or(u32::MAX));
     }
 
-    pub(crate) fn refused(&mut self) {
+    /// The peer lacks what comes behind this entry. Returns whether it is to be sent again: else it may be on its way, for
+    /// `late_max` at most.
+    pub(crate) fn refused(&mut self, behind: LogIndex, now: Instant, late_max: Duration) -> bool {
+        let again = self.lacking.filter(|lacking| lacking.behind == behind);
+        if again.is_some_and(|lacking| now < lacking.until) {
+            return false;
+        }
+        let since = again.map_or(now, |lacking| lacking.since);
+        let until = now + self.late.max(now.since(since)).min(late_max);
+        self.lacking = Some(Lacking { behind, since, until });
         self.window = 1;
+        true
     }
 
     /// Nothing is on its way any more, or nothing that counts.
@@ -89,9 +120,9 @@ mod tests {
         config.inflight_appends_max = 2;
         let (mut flow, mut next) = (Flow::new(), LogIndex::FIRST);
         assert_eq!(fill(&mut flow, &config, &mut next), 2);
-        flow.acknowledged(LogIndex::new(1));
+        flow.acknowledged(LogIndex::new(1), Instant::ZERO);
         assert_eq!(fill(&mut flow, &config, &mut next), 1);
-        flow.acknowledged(LogIndex::new(3));
+        flow.acknowledged(LogIndex::new(3), Instant::ZERO);
         assert_eq!((flow.messages(), flow.bytes()), (0, 0));
     }
 
@@ -100,18 +131,38 @@ mod tests {
         let config = Config::new(NodeId::new(1));
         let (mut flow, mut next) = (Flow::new(), LogIndex::FIRST);
         assert_eq!(fill(&mut flow, &config, &mut next), config.inflight_appends_max);
-        flow.refused();
+        assert!(flow.refused(LogIndex::ZERO, Instant::ZERO, Duration::ZERO));
         flow.clear();
         next = LogIndex::FIRST;
         assert_eq!(fill(&mut flow, &config, &mut next), 1);
         for answered in 1..=40 {
-            flow.acknowledged(LogIndex::new(answered));
+            flow.acknowledged(LogIndex::new(answered), Instant::ZERO);
             assert_eq!(fill(&mut flow, &config, &mut next), 2, "one in its place, and one more");
         }
-        flow.acknowledged(LogIndex::new(60));
+        flow.acknowledged(LogIndex::new(60), Instant::ZERO);
         assert_eq!(fill(&mut flow, &config, &mut next), 40, "two for each of twenty");
-        flow.acknowledged(LogIndex::new(70));
+        flow.acknowledged(LogIndex::new(70), Instant::ZERO);
         let more = config.inflight_appends_max - 51;
         assert_eq!(fill(&mut flow, &config, &mut next), more, "no more than there may be");
+    }
+
+    #[test]
+    fn what_is_lacking_again_and_again_is_sent_less_and_less_often() {
+        let (ms, late_max) = (Duration::from_millis(1), Duration::from_secs(5));
+        let (mut flow, behind, mut now) = (Flow::new(), LogIndex::new(7), Instant::ZERO);
+        // Each heartbeat finds it lacking.
+        let mut sent = |flow: &mut Flow, behind, beats| {
+            let refused = (0..beats).filter(|_| {
+                now = now + 50 * ms;
+                flow.refused(behind, now, late_max)
+            });
+            let times = refused.count();
+            flow.acknowledged(behind.next(), now);
+            times
+        };
+        assert_eq!(sent(&mut flow, behind, 100), 8, "within five seconds");
+        assert_eq!(sent(&mut flow, behind.next(), 90), 1, "what takes as long the next time is sent once");
+        assert_eq!(sent(&mut flow, behind, 2), 1);
+        assert_eq!(sent(&mut flow, behind, 1_200), 19, "each five seconds in the end");
     }
 }

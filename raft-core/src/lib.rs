@@ -123,6 +123,7 @@ mod reads;
 mod recovery;
 mod rng;
 mod role;
+mod rounds;
 mod snapshot;
 mod state;
 mod status;

@@ -16,6 +16,7 @@ use crate::entry::Entries;
 use crate::flow::Flow;
 use crate::ids::{LogId, LogIndex, NodeId, ReadId};
 use crate::message::Conflict;
+use crate::rounds::{Behind, CatchUp};
 use crate::snapshot::{SnapshotId, SnapshotMeta};
 use crate::status::{PeerStatus, ReplicationState};
 use crate::terms::TermIndex;
@@ -70,16 +71,6 @@ struct Lost {
     found: u64,
 }
 
-/// Rounds of replication by which it is seen that a server keeps up (thesis §4.2.1): each round ends at what the log
-/// was when it began, and one that was shorter than an election timeout is good enough.
-#[derive(Clone, Copy, Debug)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-struct CatchUp {
-    goal: LogIndex,
-    since: Instant,
-    done: bool,
-}
-
 /// What a conflict meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ConflictFound {
@@ -89,28 +80,6 @@ pub(crate) enum ConflictFound {
     MovedBack,
     /// The peer no longer holds what it had acknowledged.
     Lost(LogIndex),
-}
-
-/// A round of catching up (as in thesis §4.2.1) behind a snapshot.
-#[derive(Clone, Copy, Debug)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-struct Behind {
-    /// What the peer had when it began, and where the log ended then.
-    from: LogIndex,
-    goal: LogIndex,
-    /// When it last got further.
-    since: Instant,
-}
-
-impl Behind {
-    /// It has the log through `index`, which ends at `end`. Another round follows as long as they get shorter.
-    fn reached(self, index: LogIndex, end: LogIndex, now: Instant) -> Option<Self> {
-        if index < self.goal {
-            return Some(Self { since: now, ..self });
-        }
-        let next = Self { from: index, goal: end, since: now };
-        (end > index && end.since(index) < self.goal.since(self.from)).then_some(next)
-    }
 }
 
 impl Progress {
@@ -127,7 +96,7 @@ impl Progress {
             sending: None,
             behind: None,
             added: round,
-            catch_up: CatchUp { goal: next_index.prev(), since: now, done: false },
+            catch_up: CatchUp::new(next_index.prev(), now),
             leaving: false,
             votes: false,
             round: 0,
@@ -184,20 +153,13 @@ impl Progress {
 
     /// Whether it keeps up with a log that ends at `last` (thesis §4.2.1).
     pub(crate) fn catches_up(&mut self, last: LogIndex, now: Instant, within: Duration) -> bool {
-        let round = &mut self.catch_up;
-        let quick = now.since(round.since) <= within;
-        let reached = if self.lost.is_some() { LogIndex::ZERO } else { self.match_index };
-        if self.last_contact.is_some() && reached >= round.goal {
-            *round = CatchUp { goal: last, since: now, done: quick };
-        } else if !quick {
-            round.done = false;
-        }
-        round.done
+        let reached = self.last_contact.map(|_| self.counted_match());
+        self.catch_up.advance(reached, last, now, within)
     }
 
     /// Whether it kept up when that was last looked at.
     pub(crate) fn is_caught_up(&self) -> bool {
-        self.catch_up.done
+        self.catch_up.is_done()
     }
 
     /// Whether it was heard from within this time.
@@ -224,7 +186,7 @@ impl Progress {
         if self.sending.as_ref().is_some_and(|sending| sending.meta().id.last.index <= index) {
             self.probe(index.next());
             // The log that was kept for it meanwhile it shall get: else it would need the next snapshot at once, and so on.
-            self.behind = self.last_contact.map(|since| Behind { from: index, goal: end, since });
+            self.behind = self.last_contact.map(|now| Behind::new(index, end, now));
         }
         if let Some(lost) = self.lost {
             if round <= lost.found {
@@ -248,9 +210,9 @@ impl Progress {
             self.match_index = index;
             self.match_round = current_round;
             self.next_index = self.next_index.max(index.next());
-            self.flow.acknowledged(index);
-            if let (Some(behind), Some(now)) = (self.behind, self.last_contact) {
-                self.behind = behind.reached(index, end, now);
+            if let Some(now) = self.last_contact {
+                self.flow.acknowledged(index, now);
+                self.behind = self.behind.and_then(|behind| behind.reached(index, end, now));
             }
         }
         if self.loaded.first().is_some_and(|first| first.index < self.next_index) {
@@ -259,13 +221,15 @@ impl Progress {
         news
     }
 
-    /// It refused `conflict.prev` in `round`; `current_round` and `terms` are the leader's.
+    /// It refused `conflict.prev` in `round`; `current_round` and `terms` are the leader's. What it lacks may be on its way
+    /// for as long as `late_max`.
     pub(crate) fn refused(
         &mut self,
         conflict: Conflict,
         round: u64,
         current_round: u64,
         terms: &TermIndex,
+        late_max: Duration,
     ) -> ConflictFound {
         let mut found = ConflictFound::MovedBack;
         if conflict.prev <= self.match_index || conflict.hint.index < self.match_index {
@@ -284,18 +248,21 @@ impl Progress {
         if self.state == ReplicationState::Snapshot {
             return found;
         }
-        if self.state == ReplicationState::Replicate {
-            self.flow.refused();
+        let shorter = conflict.hint.index.min(conflict.prev.prev());
+        if let (ReplicationState::Replicate, Some(now)) = (self.state, self.last_contact)
+            && !self.flow.refused(shorter, now, late_max)
+            && found == ConflictFound::MovedBack
+        {
+            return ConflictFound::Stale;
         }
         let base = terms.base().index;
-        let shorter = conflict.hint.index.min(conflict.prev.prev());
         if shorter < base {
             // Nothing in the log can match: the snapshot will (§7).
             self.probe(shorter.max(self.match_index).next());
             return found;
         }
         // The last entry of ours that can still equal one of its own (§5.3).
-        let common = terms.last_at_most(conflict.hint.index.min(conflict.prev.prev()), conflict.hint.term);
+        let common = terms.last_at_most(shorter, conflict.hint.term);
         self.probe(common.index.max(self.match_index).next());
         found
     }
@@ -318,14 +285,20 @@ impl Progress {
     }
 
     /// Behind which entry it needs the log that ends at `end`, or will when it has its snapshot, if it got further within
-    /// this time. For a log that grows faster than the peer takes it in, it is not kept.
-    pub(crate) fn needs_behind(&self, end: LogIndex, now: Instant, within: Duration) -> Option<LogIndex> {
+    /// this time. A log that grows faster than the peer takes it in is not kept, nor one that `outweighs` the snapshot.
+    pub(crate) fn needs_behind(
+        &self,
+        end: LogIndex,
+        now: Instant,
+        within: Duration,
+        outweighs: impl Fn(&SnapshotMeta) -> bool,
+    ) -> Option<LogIndex> {
         match (&self.sending, self.behind) {
-            (Some(sending), _) => sending.goes_on(now, within).then_some(sending.meta().id.last.index),
-            (None, Some(Behind { from, goal, since })) => {
-                let keeps_up = end.since(goal) <= goal.since(from) && now.since(since) <= within;
-                keeps_up.then_some(from)
+            (Some(sending), _) => {
+                let kept = sending.goes_on(now, within) && !outweighs(sending.meta());
+                kept.then_some(sending.meta().id.last.index)
             }
+            (None, Some(behind)) => behind.needed(end, now, within),
             (None, None) => None,
         }
     }
@@ -426,6 +399,8 @@ mod tests {
     use crate::ids::Term;
     use alloc::vec::Vec;
 
+    const LATE_MAX: Duration = Duration::from_secs(15);
+
     fn index(at: u64) -> LogIndex {
         LogIndex::new(at)
     }
@@ -446,7 +421,7 @@ mod tests {
     fn back_off_skips_a_term_at_a_time() {
         let mut peer = Progress::new(NodeId::new(2), index(7), 1, Instant::ZERO);
         // Its entries 4 to 6 are of term 2: none of ours of term 4 can match.
-        assert_eq!(peer.refused(conflict(6, 6, 2), 1, 1, &terms()), ConflictFound::MovedBack);
+        assert_eq!(peer.refused(conflict(6, 6, 2), 1, 1, &terms(), LATE_MAX), ConflictFound::MovedBack);
         assert_eq!(peer.next_index(), index(4));
     }
 
@@ -454,17 +429,17 @@ mod tests {
     fn a_stale_refusal_moves_nothing() {
         let mut peer = Progress::new(NodeId::new(2), index(7), 1, Instant::ZERO);
         assert!(peer.acknowledged(index(5), 3, 3, index(6)));
-        assert_eq!(peer.refused(conflict(4, 2, 1), 3, 3, &terms()), ConflictFound::Stale);
+        assert_eq!(peer.refused(conflict(4, 2, 1), 3, 3, &terms(), LATE_MAX), ConflictFound::Stale);
         assert_eq!((peer.match_index, peer.next_index()), (index(5), index(7)));
         let mut probing = Progress::new(NodeId::new(2), index(7), 1, Instant::ZERO);
-        assert_eq!(probing.refused(conflict(2, 1, 1), 1, 1, &terms()), ConflictFound::Stale);
+        assert_eq!(probing.refused(conflict(2, 1, 1), 1, 1, &terms(), LATE_MAX), ConflictFound::Stale);
     }
 
     #[test]
     fn a_stale_refusal_of_something_later_moves_nothing_either() {
         let mut peer = Progress::new(NodeId::new(2), index(7), 1, Instant::ZERO);
         assert!(peer.acknowledged(index(5), 3, 3, index(6)));
-        assert_eq!(peer.refused(conflict(6, 2, 1), 2, 3, &terms()), ConflictFound::Stale);
+        assert_eq!(peer.refused(conflict(6, 2, 1), 2, 3, &terms(), LATE_MAX), ConflictFound::Stale);
         assert_eq!((peer.match_index, peer.next_index()), (index(5), index(7)));
     }
 
@@ -473,7 +448,7 @@ mod tests {
         let mut peer = Progress::new(NodeId::new(2), index(7), 1, Instant::ZERO);
         peer.heard(3, Instant::ZERO);
         assert!(peer.acknowledged(index(6), 3, 3, index(6)));
-        assert_eq!(peer.refused(conflict(6, 0, 0), 4, 4, &terms()), ConflictFound::Lost(index(6)));
+        assert_eq!(peer.refused(conflict(6, 0, 0), 4, 4, &terms(), LATE_MAX), ConflictFound::Lost(index(6)));
         assert_eq!((peer.counted_match(), peer.counted_round(), peer.next_index()), (index(0), 0, index(1)));
         assert!(!peer.acknowledged(index(6), 4, 4, index(6)), "a duplicate of the time before");
         assert!(peer.acknowledged(index(4), 5, 5, index(6)));

@@ -122,6 +122,13 @@ impl Sending {
         now.since(self.reached_at) <= within
     }
 
+    /// The peer is busy. With the last chunk that may take long: all of it is there, and what comes behind it is needed.
+    pub(crate) fn busy(&mut self, now: Instant) {
+        if self.inflight.is_some_and(|chunk| chunk.end == self.meta.size_bytes) {
+            self.reached_at = now;
+        }
+    }
+
     /// The next chunk, question, or read of the snapshot. `asked`: a message is due in any case.
     pub(crate) fn next(&mut self, asked: bool, chunk_bytes: u64, round: u64, now: Instant) -> Option<Step> {
         let size = self.meta.size_bytes;
@@ -160,7 +167,7 @@ impl Sending {
             None => self.offset?,
         };
         let there = self.loaded.as_ref().is_some_and(|(at, _)| *at == wanted);
-        if wanted < size && !there && !rests && self.reading != Some(wanted) {
+        if wanted < size && !there && !rests && self.reading.is_none() {
             self.reading = Some(wanted);
             let bytes_max = chunk_bytes.min(size - wanted);
             return Some(Step::Read(SnapshotTask::Read { id: self.meta.id, offset: wanted, bytes_max }));

@@ -11,7 +11,7 @@ const ROOMS: &[&[&str]] = &[
     &["message", "event", "action", "error", "status"],
     &["config", "recovery", "wire"],
     &["terms", "log", "durability", "timers"],
-    &["progress", "proposals", "reads", "questions", "lease", "change", "flow", "transfer"],
+    &["progress", "rounds", "proposals", "reads", "questions", "lease", "change", "flow", "transfer"],
     &["state"],
     &["role"],
     &["node"],

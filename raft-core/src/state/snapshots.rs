@@ -4,7 +4,7 @@
 //! * A snapshot counts only once the driver reports it complete and durable. Only then is the log compacted, or replaced
 //!   (TRAP 41).
 //! * The log is never compacted past what the machine has applied, nor past a snapshot that is being sent, nor past what its
-//!   receiver has of it then, for as long as that gets further.
+//!   receiver has of it then, for as long as that gets further, and what is kept does not outweigh the snapshot.
 //! * A snapshot is installed only if the log neither holds its last entry nor is committed beyond it (TRAP 36), and the
 //!   machine holds everything that is committed: nobody waits for a response that never comes, and no earlier
 //!   snapshot is still to be restored.
@@ -126,6 +126,14 @@ impl Shared {
         // Not for what one message brings: an installation also costs the peer its log and its state.
         let cost = meta.size_bytes.saturating_add(self.config.append_bytes_max);
         replaced.saturating_mul(self.snapshots.entry_bytes) > cost
+    }
+
+    /// Whether the log behind a snapshot that is being sent has become more than is kept for its receiver: twice as much as
+    /// the snapshot, and more than the tail. Who takes that long for a snapshot cannot keep up with the log.
+    pub(crate) fn log_outweighs(&self, meta: &SnapshotMeta) -> bool {
+        let entries = self.log.last_index().since(meta.id.last.index);
+        let kept_bytes = meta.size_bytes.saturating_mul(2).max(self.config.tail_bytes_max);
+        entries.saturating_mul(self.snapshots.entry_bytes) > kept_bytes
     }
 
     /// Whether there may be something to do about snapshots and for the log's length.

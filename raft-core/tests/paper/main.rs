@@ -7,6 +7,7 @@ mod formation;
 mod s5_1_terms;
 mod s5_2_elections;
 mod s5_3_replication;
+mod s5_3_slow_link;
 mod s5_4_safety;
 mod s6_membership;
 mod s7_pace;

@@ -10,7 +10,7 @@ use crate::ids::{LogIndex, NodeId};
 use crate::message::{Body, Conflict, InstallProgress};
 use crate::progress::{ConflictFound, Progress};
 use crate::quorum;
-use crate::snapshot::{SnapshotError, SnapshotId};
+use crate::snapshot::{SnapshotError, SnapshotId, SnapshotMeta};
 use crate::state::{Reader, Shared};
 use crate::status::ReplicationState;
 use crate::transfer::{Sending, Step};
@@ -107,6 +107,7 @@ impl Leader {
             shared.counters.absurd += 1;
             return;
         }
+        let late_max = shared.config.catch_up_timeout / 2;
         let Some(peer) = self.answering(shared, from, round) else { return };
         match result {
             Ok(index) => {
@@ -115,7 +116,7 @@ impl Leader {
                     self.advance_commit(shared);
                 }
             }
-            Err(conflict) => match peer.refused(conflict, round, current, &shared.log.terms) {
+            Err(conflict) => match peer.refused(conflict, round, current, &shared.log.terms, late_max) {
                 ConflictFound::MovedBack => {}
                 ConflictFound::Stale => shared.counters.stale += 1,
                 ConflictFound::Lost(index) => {
@@ -165,7 +166,12 @@ impl Leader {
                     shared.snapshot_unusable(id, SnapshotError::Unusable);
                 }
             }
-            InstallProgress::Busy => {}
+            InstallProgress::Busy => {
+                let now = shared.now;
+                if let Some(sending) = peer.sending_of(id) {
+                    sending.busy(now);
+                }
+            }
         }
         self.confirm_reads(shared);
     }
@@ -258,7 +264,8 @@ impl Leader {
     /// Behind which entry the log is still needed by peers that get or got a snapshot, and get further.
     pub(crate) fn needed_behind(&self, shared: &Shared) -> Option<LogIndex> {
         let (end, now, within) = (shared.log.last_index(), shared.now, shared.config.catch_up_timeout);
-        self.peers.iter().filter_map(|peer| peer.needs_behind(end, now, within)).min()
+        let outweighs = |meta: &SnapshotMeta| shared.log_outweighs(meta);
+        self.peers.iter().filter_map(|peer| peer.needs_behind(end, now, within, outweighs)).min()
     }
 
     pub(crate) fn is_sending(&self, id: SnapshotId) -> bool {
@@ -336,8 +343,8 @@ fn next_for(peer: &mut Progress, shared: &mut Shared, round: u64) -> Option<Acti
     Some(Action::Send(shared.message(peer.id, body)))
 }
 
-/// A peer that lacks compacted entries gets a snapshot, and so does one for which that is less work (§7). One that is
-/// overtaken, since the log no longer goes on behind it, or that has not begun, makes place for the latest.
+/// A peer that lacks compacted entries gets a snapshot, and so does one for which that is less work (§7). One that has not
+/// begun makes place for the latest, and so does one that stands still and behind which the log no longer goes on.
 fn choose_snapshot(peer: &mut Progress, shared: &Shared) {
     let base = shared.log.terms.base().index;
     let next = peer.next_index();
@@ -348,7 +355,9 @@ fn choose_snapshot(peer: &mut Progress, shared: &Shared) {
     };
     let wanted = match peer.sending() {
         Some(sending) => {
-            sending.meta().id.last.index < base || (sending.is_idle() && sending.meta().id != latest.id)
+            let stands = !sending.goes_on(shared.now, shared.config.catch_up_timeout);
+            let overtaken = sending.meta().id.last.index < base && stands;
+            overtaken || (sending.is_idle() && sending.meta().id != latest.id)
         }
         None => {
             let searching = peer.state() == ReplicationState::Probe && peer.was_heard();

@@ -1,0 +1,89 @@
+//! §5.3: AppendEntries over a link that takes its time for entries, while what carries none overtakes them.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use raft_core::{Body, Instant, Message, SnapshotPolicy};
+
+use super::support::{Cluster, n};
+
+const ENTRY_BYTES: u64 = 10_000;
+const ENTRIES: u64 = 200;
+
+fn payload_bytes(message: &Message) -> u64 {
+    match &message.body {
+        Body::AppendEntries { entries, .. } => entries.len() * ENTRY_BYTES,
+        _ => 0,
+    }
+}
+
+/// Server 3 lacks two megabytes of entries, behind a link of so many bytes a second, before which so many bytes wait at most:
+/// what is more is lost. Returns how long it took in milliseconds, if not for ever, and the bytes that were sent.
+fn catch_up(bytes_s: u64, waiting_bytes_max: u64, overtaking: bool) -> (Option<u64>, u64) {
+    let mut cluster = Cluster::led_with(3, |config| config.snapshot_policy = SnapshotPolicy::Never);
+    cluster.cut = vec![3];
+    let command = "x".repeat(usize::try_from(ENTRY_BYTES).expect("a small number"));
+    for _ in 0..ENTRIES {
+        cluster.propose(1, &[&command]);
+        cluster.settle();
+    }
+    cluster.wire.clear();
+    cluster.cut.clear();
+    let (begun, mut free, mut sent_bytes) = (cluster.now, cluster.now, 0);
+    let mut link: VecDeque<(Instant, Message)> = VecDeque::new();
+    for tick in 0..12_000 {
+        cluster.now = begun + Duration::from_millis(10 * tick);
+        while let Some((_, server)) = cluster.next_due().filter(|(when, _)| *when <= cluster.now) {
+            cluster.wake(server);
+        }
+        loop {
+            let is_slow =
+                |message: &Message| message.to == n(3) && (!overtaking || payload_bytes(message) > 0);
+            for message in cluster.settle_but(is_slow) {
+                let bytes = payload_bytes(&message);
+                let waiting = free.since(cluster.now).as_millis() as u64 * bytes_s / 1_000;
+                if bytes > 0 && waiting > waiting_bytes_max {
+                    continue;
+                }
+                sent_bytes += bytes;
+                free = free.max(cluster.now) + Duration::from_millis(bytes * 1_000 / bytes_s);
+                link.push_back((free, message));
+            }
+            let Some((_, message)) = link.pop_front_if(|(when, _)| *when <= cluster.now) else { break };
+            cluster.deliver(message);
+        }
+        if cluster.last(3) == cluster.last(1) {
+            return (Some(10 * tick), sent_bytes);
+        }
+    }
+    (None, sent_bytes)
+}
+
+#[test]
+fn entries_that_are_under_way_are_not_sent_again_and_again() {
+    for bytes_s in [100_000, 500_000, 2_000_000] {
+        let in_order = catch_up(bytes_s, u64::MAX, false).0.expect("it arrives in order");
+        for waiting_bytes_max in [u64::MAX, 4 << 20, 1 << 20] {
+            let (took, sent) = catch_up(bytes_s, waiting_bytes_max, true);
+            let took = took.unwrap_or_else(|| panic!("{bytes_s} bytes/s: never there, {sent} bytes sent"));
+            assert!(
+                took <= 6 * in_order && sent <= 12 * ENTRIES * ENTRY_BYTES,
+                "{bytes_s} bytes/s, {waiting_bytes_max} wait: {took} ms instead of {in_order}, {sent} bytes"
+            );
+        }
+    }
+}
+
+#[test]
+fn entries_that_are_lost_are_sent_again_with_the_next_heartbeat() {
+    let mut cluster = Cluster::led(3);
+    cluster.commit_each(1, &["a"]);
+    cluster.beat(1, 2);
+    for round in 0..20 {
+        // Everything on its way to 3 is lost.
+        cluster.propose(1, &["lost"]);
+        drop(cluster.settle_but(|message| message.to == n(3)));
+        cluster.beat(1, 1);
+        assert_eq!(cluster.last(3), cluster.last(1), "round {round}");
+    }
+}
