@@ -128,12 +128,18 @@ impl Shared {
         replaced.saturating_mul(self.snapshots.entry_bytes) > cost
     }
 
-    /// Whether the log behind a snapshot that is being sent has become more than is kept for its receiver: twice as much as
-    /// the snapshot, and more than the tail. Who takes that long for a snapshot cannot keep up with the log.
+    /// Whether the log behind a snapshot that is being sent has become more than is kept for its receiver: twice the
+    /// snapshot, the log of four snapshots, or the tail, whichever is most. Who takes that long cannot keep up with the log.
     pub(crate) fn log_outweighs(&self, meta: &SnapshotMeta) -> bool {
-        let entries = self.log.last_index().since(meta.id.last.index);
-        let kept_bytes = meta.size_bytes.saturating_mul(2).max(self.config.tail_bytes_max);
-        entries.saturating_mul(self.snapshots.entry_bytes) > kept_bytes
+        let entry_bytes = self.snapshots.entry_bytes;
+        let snapshot_log_bytes = match self.config.snapshot_policy {
+            SnapshotPolicy::Never => 0,
+            SnapshotPolicy::LogsSinceLast(entries) => entry_bytes.saturating_mul(entries),
+            SnapshotPolicy::LogBytes(bytes) => bytes,
+        };
+        let kept_bytes = meta.size_bytes.saturating_mul(2).max(snapshot_log_bytes.saturating_mul(4));
+        let behind = self.log.last_index().since(meta.id.last.index).saturating_mul(entry_bytes);
+        behind > kept_bytes.max(self.config.tail_bytes_max)
     }
 
     /// Whether there may be something to do about snapshots and for the log's length.
