@@ -66,8 +66,8 @@ impl Builder {
     }
 
     /// Gives the state machine a thread of its own. By default it applies in the actor's turns, which costs least, and
-    /// does what takes longer in a task on the node's arbiter; a machine that waits for a device, or that takes more than some
-    /// 10 µs an entry, needs the thread.
+    /// does what takes longer in a task on the node's arbiter, up to 1,024 entries and reads at a time; a machine that waits for
+    /// a device, or that takes more than some 10 µs an entry, needs the thread.
     #[must_use]
     pub const fn machine_on_thread(mut self) -> Self {
         self.setup.machine_thread = true;

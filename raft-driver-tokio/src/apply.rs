@@ -62,6 +62,27 @@ impl<S, W: Writer> LaneTask<S, W> {
             Self::Serve(_) | Self::TakeSnapshot(_) | Self::Restore(_) => None,
         }
     }
+
+    /// Leaves at most `left` entries or reads in it, and takes them from there; what is neither takes all of that. Returns
+    /// the rest.
+    fn cut(&mut self, left: &mut u64) -> Option<Self> {
+        let max = std::mem::take(left);
+        match self {
+            Self::Apply { entries, .. } => {
+                let (first, last) = (entries.first()?.index, entries.last()?.index);
+                let rest = entries.slice(first.plus(max), last);
+                *entries = entries.slice(first, first.plus(max).prev());
+                // Who waits for one of them comes with the first part, and is found by the index.
+                (!rest.is_empty()).then(|| Self::Apply { entries: rest, committed: Vec::new() })
+            }
+            Self::Serve(reads) => {
+                let rest = reads.split_off(reads.len().min(usize::try_from(max).unwrap_or(usize::MAX)));
+                *left = max - reads.len() as u64;
+                (!rest.is_empty()).then(|| Self::Serve(rest))
+            }
+            Self::Claim(..) | Self::Forget | Self::TakeSnapshot(_) | Self::Restore(_) => None,
+        }
+    }
 }
 
 /// A snapshot that takes the state's place, and those whose entries it may skip.
@@ -152,9 +173,10 @@ impl<S: StateMachine, P: SnapshotStore, W: Writer<Response = S::Response>> Lane<
         &mut self.tasks
     }
 
-    /// Performs tasks, and reports what was applied.
-    pub(crate) fn run(&mut self) -> Next<W> {
-        let (applied, next) = self.perform(None);
+    /// Performs tasks, up to so many entries and reads or the first that takes its time for something else, and reports what
+    /// was applied. [`Next::Long`]: there is more.
+    pub(crate) fn run(&mut self, mut entries_max: u64) -> Next<W> {
+        let (applied, next) = self.perform(&mut entries_max, true);
         if let Some(index) = applied {
             self.report(index);
         }
@@ -164,26 +186,30 @@ impl<S: StateMachine, P: SnapshotStore, W: Writer<Response = S::Response>> Lane<
     /// Performs tasks as long as none takes its time: users' closures do, and what does more than apply, and an apply of
     /// more than `entries_max`, from which those that are applied are taken. Says what was applied, if anything.
     pub(crate) fn run_short(&mut self, entries_max: &mut u64) -> (Option<LogIndex>, Next<W>) {
-        self.perform(Some(entries_max))
+        self.perform(entries_max, false)
     }
 
     /// Whatever of users' panics, the lane has failed.
-    fn perform(&mut self, entries_max: Option<&mut u64>) -> (Option<LogIndex>, Next<W>) {
-        guard(STATE_MACHINE, || self.perform_unguarded(entries_max))
+    fn perform(&mut self, left: &mut u64, long: bool) -> (Option<LogIndex>, Next<W>) {
+        guard(STATE_MACHINE, || self.perform_unguarded(left, long))
             .unwrap_or_else(|panicked| (None, Next::End(panicked.into())))
     }
 
-    fn perform_unguarded(&mut self, mut entries_max: Option<&mut u64>) -> (Option<LogIndex>, Next<W>) {
+    /// What takes its time, and what is more than `left`, only if `long`: as much of it as that.
+    fn perform_unguarded(&mut self, left: &mut u64, long: bool) -> (Option<LogIndex>, Next<W>) {
         let mut applied = None;
         let next = loop {
-            let Some(task) = self.tasks.pop_front() else { break Next::Wait };
-            if let Some(left) = &mut entries_max {
-                match task.entries().and_then(|entries| left.checked_sub(entries)) {
-                    Some(rest) => **left = rest,
-                    None => {
-                        self.tasks.push_front(task);
-                        break Next::Long;
+            let Some(mut task) = self.tasks.pop_front() else { break Next::Wait };
+            match task.entries().and_then(|entries| left.checked_sub(entries)) {
+                Some(rest) => *left = rest,
+                None if long && *left > 0 => {
+                    if let Some(rest) = task.cut(left) {
+                        self.tasks.push_front(rest);
                     }
+                }
+                None => {
+                    self.tasks.push_front(task);
+                    break Next::Long;
                 }
             }
             let result = match task {

@@ -88,8 +88,9 @@ impl Builder {
     }
 
     /// Gives the state machine a thread of its own. By default it applies in the node's own turns, which costs least: up to
-    /// 1,024 entries a turn, and what is more beside the node in a task, like snapshots and readers' closures. A machine that
-    /// waits for a device, or that takes more than some 10 µs an entry, needs the thread: heartbeats wait for a turn.
+    /// 1,024 entries a turn, and what is more beside the node in a task, like snapshots and readers' closures, as many at a
+    /// time. A machine that waits for a device, or that takes more than some 10 µs an entry, needs the thread: heartbeats
+    /// wait for a turn.
     #[must_use]
     pub const fn machine_on_thread(mut self) -> Self {
         self.setup.machine_thread = true;

@@ -47,7 +47,7 @@ const TURN_WRITES_MAX: usize = 1024;
 /// How many writes and entries make a turn a long one.
 const LONG_TURN: u64 = 256;
 
-/// How many entries one turn applies at most; more of them are applied beside the node.
+/// How many entries one turn applies at most; more of them are applied beside the node, as many at a time.
 const TURN_APPLIES_MAX: u64 = 1024;
 
 /// What reaches a node beside clients' requests. Its queue may be unbounded, and is bounded all the same: completions

@@ -3,7 +3,8 @@
 //! * A machine that may block, or was given one, has a thread.
 //! * Any other runs in the node's own turns: no task is woken to apply, nor to hear of it. What takes its time runs
 //!   beside the node, in a task that gives the lane back when it has no more to do: users' closures, snapshots, and more
-//!   entries than one turn may apply. A restore, which may block, moves to the blocking pool for as long.
+//!   entries than one turn may apply. Others, the node first of all, run after each turn's worth of entries and reads, and
+//!   after a snapshot. A restore, which may block, moves to the blocking pool for as long.
 //! * A lane that is dropped still does what was handed to it, then drops the machine.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -69,7 +70,7 @@ where
     while queue.blocking_recv_many(&mut batch, BATCH_MAX) > 0 {
         lane.tasks().extend(batch.drain(..));
         loop {
-            match lane.run() {
+            match lane.run(u64::MAX) {
                 Next::Wait => break,
                 Next::Long => {}
                 Next::Restore(restore) => lane.restore(restore)?,
@@ -217,7 +218,7 @@ where
     }
 }
 
-/// Does all there is to do, then gives the lane back.
+/// Does all there is to do, a turn's worth at a time, then gives the lane back. Perhaps the node has no other thread.
 async fn beside<S, P, W>(mut lane: Box<Lane<S, P, W>>, away: Arc<Mutex<Away<S, P, W>>>)
 where
     S: StateMachine,
@@ -225,7 +226,7 @@ where
     W: Writer<Response = S::Response> + Send + 'static,
 {
     loop {
-        let failed = match lane.run() {
+        let failed = match lane.run(super::TURN_APPLIES_MAX) {
             Next::Wait => {
                 let mut away = lock(&away);
                 if away.queue.is_empty() {
@@ -268,7 +269,7 @@ where
 #[cfg(test)]
 mod tests {
     use std::convert::Infallible;
-    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use bytes::Bytes;
     use raft_core::host::{Committed, Read, Rejection, RestoreError, SnapshotSource, WholeState};
@@ -336,6 +337,13 @@ mod tests {
 
     type Waiting = oneshot::Receiver<Answer<crate::Applied<u64>>>;
 
+    /// To serve so many reads, and what they see.
+    fn serve(count: u64) -> (LaneTask<Count, PendingWrite<u64>>, Vec<oneshot::Receiver<u64>>) {
+        let (senders, seen): (Vec<_>, Vec<_>) = (0..count).map(|_| oneshot::channel()).unzip();
+        let reads = senders.into_iter().map(|sender| Box::new(Look(sender)) as Box<dyn Read<Count>>);
+        (LaneTask::Serve(reads.collect()), seen)
+    }
+
     /// To apply so many entries behind `after`; the last one's writer waits.
     fn apply(after: u64, count: u64) -> (LaneTask<Count, PendingWrite<u64>>, Waiting) {
         let id = |index| LogId::new(Term::new(1), LogIndex::new(index));
@@ -355,9 +363,9 @@ mod tests {
         let (mut inline, mut beside) = (0, 0);
         for round in 0..2_000_u64 {
             if round % 7 == 3 {
-                let (sender, seen) = oneshot::channel();
-                place.perform(LaneTask::Serve(vec![Box::new(Look(sender))]));
-                looks.push((last, seen));
+                let (task, seen) = serve(1);
+                place.perform(task);
+                looks.extend(seen.into_iter().map(|seen| (last, seen)));
             }
             let count = 1 + round * 37 % 40;
             let (task, answer) = apply(last, count);
@@ -391,14 +399,61 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn on_the_node_s_own_thread_others_run_meanwhile() {
+        const MANY: u64 = 200_000;
+        let tasks = TaskTracker::new();
+        let turns = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&turns);
+        let other = tokio::spawn(async move {
+            loop {
+                counted.fetch_add(1, Ordering::Relaxed);
+                tokio::task::yield_now().await;
+            }
+        });
+        // Of many entries, of many reads, and of many tasks with one read each.
+        for (entries, reads, tasks_max) in [(MANY, 0, 1), (1, MANY, 1), (1, 1, MANY)] {
+            let (mut place, mut reports) = place(0, &tasks);
+            let (task, answer) = apply(0, entries);
+            place.perform(task);
+            let mut looks = Vec::new();
+            for _ in 0..tasks_max {
+                let (task, seen) = serve(reads);
+                place.perform(task);
+                looks.extend(seen);
+            }
+            let (task, behind) = apply(entries, 1);
+            place.perform(task);
+            let before = turns.load(Ordering::Relaxed);
+            let inline = place.flush(&mut 1).expect("no failure").map_or(0, LogIndex::get);
+            assert_eq!(inline, if entries == 1 { 1 } else { 0 });
+            assert_eq!(answer.await.expect("answered").expect("applied").response, entries);
+            assert_eq!(behind.await.expect("answered").expect("applied").response, entries + 1);
+            let others = turns.load(Ordering::Relaxed) - before;
+            let parts = usize::try_from(MANY / crate::engine::TURN_APPLIES_MAX).expect("small");
+            // Nor does each read cost a turn.
+            assert!((parts..2 * parts).contains(&others), "{others} turns of others: {entries}, {reads}");
+            for seen in looks {
+                assert_eq!(seen.await, Ok(entries), "served where it stands");
+            }
+            let mut reported = inline;
+            while reported <= entries {
+                let Some(Ok(Event::Applied(index))) = reports.recv().await else { panic!("no failure") };
+                assert!(index.get() > reported && index.get() - reported <= crate::engine::TURN_APPLIES_MAX);
+                reported = index.get();
+            }
+        }
+        other.abort();
+    }
+
+    #[tokio::test]
     async fn who_waits_behind_a_failure_is_told_that_the_response_is_lost() {
-        // In the turn, and beside it.
-        for entries_max in [100, 1] {
+        // In the turn, and beside it, there also in a part of what was handed over.
+        for (entries_max, count, panics_at) in [(100, 4, 5), (1, 4, 5), (1, 2_000, 3_500)] {
             let tasks = TaskTracker::new();
-            let (mut place, mut reports) = place(5, &tasks);
+            let (mut place, mut reports) = place(panics_at, &tasks);
             let mut answers = Vec::new();
-            for after in [0, 4, 8] {
-                let (task, answer) = apply(after, 4);
+            for after in [0, count, 2 * count] {
+                let (task, answer) = apply(after, count);
                 place.perform(task);
                 answers.push(answer);
             }
@@ -410,7 +465,7 @@ mod tests {
                 while !matches!(reports.recv().await, Some(Err(StopReason::Panicked { .. }))) {}
                 tokio::task::yield_now().await;
             }
-            let (task, answer) = apply(12, 4);
+            let (task, answer) = apply(3 * count, count);
             place.perform(task);
             answers.push(answer);
             let mut told = Vec::new();
@@ -421,7 +476,7 @@ mod tests {
                 });
             }
             let lost = |index| Err(Rejection::ResponseLost(LogId::new(Term::new(1), LogIndex::new(index))));
-            assert_eq!(told, [Ok(4), lost(8), lost(12), lost(16)]);
+            assert_eq!(told, [Ok(count), lost(2 * count), lost(3 * count), lost(4 * count)]);
             drop(place);
             tasks.close();
             tasks.wait().await;
