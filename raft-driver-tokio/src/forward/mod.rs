@@ -262,7 +262,8 @@ impl Desk {
         let deadline = Instant::now() + writes.limit;
         self.rooms.retain(|member, _| membership.nodes.contains_key(member));
         let room = self.rooms.entry(from).or_insert_with(|| Arc::new(Semaphore::new(MEMBER_BYTES_MAX)));
-        for (id, command) in (writes.first..).zip(writes.commands) {
+        // In this order: the range is not asked for the number behind the last.
+        for (command, id) in writes.commands.into_iter().zip(writes.first..) {
             let share = command.len().clamp(COMMAND_BYTES_MIN, MEMBER_BYTES_MAX);
             let share = u32::try_from(share).unwrap_or(u32::MAX);
             let share = Arc::clone(room).try_acquire_many_owned(share).ok();

@@ -134,3 +134,23 @@ fn strangers_are_told_nothing_and_members_that_send_too_much_are_told_so() {
     receive(&mut asking, &mut desk, NodeId::new(2), letter, &members(), &mut queue, |_, _| {});
     assert_eq!(queue.len(), 2);
 }
+
+#[test]
+fn ids_at_the_end_of_their_range_are_ids() {
+    // So many commands from there on: taken as far as there are numbers for all of them and one more.
+    for (first, count, taken) in [(0, 0, 0), (1, 0, 0), (1, 1, 1), (1, 2, 0), (3, 3, 3), (3, 4, 0)] {
+        let (mut asking, mut queue, mut desk) = (forwards(), Queue::new(), Desk::default());
+        let (first, commands) = (u64::MAX - first, vec![Bytes::from_static(b"command"); count]);
+        let letter = letter::writes(1, first, FORWARD_LIMIT, commands.iter());
+        receive(&mut asking, &mut desk, NodeId::new(2), letter, &members(), &mut queue, |_, _| {});
+        assert_eq!((queue.len(), desk.refused()), (taken, u64::from(taken < count)), "{count} from {first}");
+        queue.clear();
+        let mut ids = Vec::new();
+        desk.send(|_, letter| {
+            let Some(Letter::Answers(answers)) = letter::read(letter, |_| true) else { panic!("answers") };
+            ids.extend(answers.outcomes.into_iter().map(|(id, _)| id));
+            true
+        });
+        assert!(ids.into_iter().eq((0..taken as u64).map(|at| first + at)), "{count} from {first}");
+    }
+}
