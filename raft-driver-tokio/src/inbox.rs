@@ -97,6 +97,12 @@ impl<S: StateMachine> Inbox<S> {
         Ok(())
     }
 
+    /// As whoever already has a place finds it when the node closes it.
+    #[cfg(test)]
+    pub(crate) fn close_behind_places(&self) {
+        self.lock().closed = true;
+    }
+
     /// Whoever had a handle is gone.
     pub(crate) fn handles_dropped(&self) {
         let mut waiting = self.lock();

@@ -83,7 +83,7 @@ impl<S: StateMachine> Raft<S> {
         }
     }
 
-    /// Hands a write over if there is room for it now; else it comes back.
+    /// Hands a write over if there is room for it now; else it comes back, without any.
     fn hand_over_now(&self, mut write: PendingWrite<S::Response>) -> Result<(), PendingWrite<S::Response>> {
         let room = Arc::clone(&self.shared.room);
         // Whoever waits comes first: what is given back is theirs.
@@ -92,7 +92,8 @@ impl<S: StateMachine> Raft<S> {
         };
         let Some(Ok(place)) = self.shared.inbox.try_write_place() else { return Err(write) };
         write.room = Some(room);
-        place.put([write]).map_err(|[write]| write)
+        // The room goes back first: who waits for room must not wait for its own.
+        place.put([write]).map_err(|[write]| PendingWrite { room: None, ..write })
     }
 
     /// Hands a write over once there is room for it.
@@ -178,4 +179,56 @@ fn told<T>(answer: Answer<T>) -> Result<T, WriteError> {
         let (rejection, command) = *rejected;
         WriteError::new(rejection, command)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use raft_core::host::{RestoreError, SnapshotSource, WholeState};
+    use raft_core::{Config, Entries, NodeId};
+
+    use super::*;
+    use crate::Builder;
+    use crate::storage::{MemoryLog, MemorySnapshots};
+    use crate::transport::Channels;
+
+    struct Deaf;
+
+    impl StateMachine for Deaf {
+        type Response = ();
+        type Snapshot = WholeState;
+        type Error = Infallible;
+
+        fn apply(&mut self, _: &Entries, _: &mut Vec<()>) -> Result<(), Infallible> {
+            Ok(())
+        }
+        fn snapshot(&mut self) -> Result<WholeState, Infallible> {
+            Ok(WholeState::new(""))
+        }
+        fn restore(&mut self, _: &mut SnapshotSource<'_>) -> Result<(), RestoreError<Infallible>> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_write_that_meets_the_end_does_not_wait_for_its_own_room() {
+        const ROOM: usize = 1000;
+        let (log, snapshots, network) =
+            (MemoryLog::default(), MemorySnapshots::default(), Channels::default());
+        let builder = Builder::new(Config::new(NodeId::new(1))).queue_bytes_max(ROOM);
+        let raft = builder.start(log, snapshots, Deaf, network.endpoint()).await.unwrap();
+        raft.shared.inbox.close_behind_places();
+        let mut context = Context::from_waker(Waker::noop());
+        // There is room for one of them at a time.
+        let command = Bytes::from(vec![7; ROOM / 2 + 1]);
+        let one = pin!(raft.write(command.clone())).poll(&mut context);
+        let stopped = Err(WriteError::Stopped { command: command.clone() });
+        assert_eq!(one, Poll::Ready(stopped.clone()));
+        let many = pin!(raft.write_all([command].into_iter().collect())).poll(&mut context);
+        assert_eq!(many, Poll::Ready(vec![stopped]));
+        assert_eq!(raft.shared.room.available_permits(), ROOM);
+    }
 }
