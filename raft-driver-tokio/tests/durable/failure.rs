@@ -80,6 +80,31 @@ fn a_failed_write_or_sync_is_final() {
 }
 
 #[test]
+fn nothing_is_written_or_synced_after_a_failure() {
+    // Of small entries: the journal's sync. Of large ones: redb's own.
+    for bytes in [20, 20_000] {
+        for on in [On::Write, On::Sync] {
+            let (disk, mut log, model) = filled_with(40);
+            let next = write(vote(2, 1), commands(id(2, 601), 10, bytes));
+            disk.fail(on, 0, io::ErrorKind::Other);
+            log.write(std::slice::from_ref(&next)).unwrap_err();
+            disk.heal();
+            let before = disk.ops_len();
+            drop(log);
+            assert_eq!(disk.ops_len(), before, "{on:?}, entries of {bytes} bytes: the close went on");
+
+            // The next store on the same file knows nothing of that.
+            let mut log = DurableLog::open_on(disk.layer(), IDENTITY).unwrap();
+            let mut unreported = model.clone();
+            unreported.apply(&next);
+            let found = Model::read(&mut log).unwrap();
+            assert!(found == model || found == unreported, "{on:?}, entries of {bytes} bytes");
+            log.write(&[write(vote(3, 1), Entries::empty())]).unwrap();
+        }
+    }
+}
+
+#[test]
 fn a_start_that_fails_while_the_journal_is_emptied_loses_nothing() {
     let (disk, log, model) = filled_with(40);
     let image = disk.image();

@@ -30,6 +30,7 @@ use redb::backends::FileBackend;
 
 use super::error::OpenError;
 use super::journal::Journal;
+use super::until_failure::UntilFailure;
 use crate::{ClusterId, DirectoryId};
 
 /// The version of the files' format. Others are refused.
@@ -163,7 +164,8 @@ impl Head {
 }
 
 /// The file under a [`DurableLog`](super::DurableLog). Implement it to inject faults, or to encrypt; bytes are
-/// counted from the beginning of the file.
+/// counted from the beginning of the file. Once one of `write`, `set_len` and `sync` has failed, a store calls none of them
+/// again.
 pub trait FileLayer: std::fmt::Debug + Send + Sync + 'static {
     /// The file's length.
     ///
@@ -192,7 +194,7 @@ pub trait FileLayer: std::fmt::Debug + Send + Sync + 'static {
     /// Returns when everything written before, and the length, survives a loss of power.
     ///
     /// # Errors
-    /// If that cannot be vouched for. It is not called again after that.
+    /// If that cannot be vouched for.
     fn sync(&self) -> io::Result<()>;
 }
 
@@ -236,6 +238,7 @@ pub(super) struct FirstPage {
 impl FirstPage {
     /// Writes the page into an empty file, which is to have a journal of `journal_bytes`, whole pages, or none.
     pub(super) fn create(file: Arc<dyn FileLayer>, head: Head, journal_bytes: u64) -> io::Result<Self> {
+        let file = UntilFailure::of(file);
         let mut page = vec![0; PAGE_BYTES as usize];
         if journal_bytes == 0 {
             page[..HEAD_BYTES].copy_from_slice(&head.encode(LOG_MAGIC));
@@ -254,6 +257,7 @@ impl FirstPage {
     pub(super) fn open(file: Arc<dyn FileLayer>, identity: Identity, path: &Path) -> Result<Self, OpenError> {
         let io = |op| move |source| OpenError::Io { op, path: path.to_owned(), source };
         let damaged = |what: &str| OpenError::Damaged { path: path.to_owned(), what: what.into() };
+        let file = UntilFailure::of(file);
         let len = file.len_bytes().map_err(io("read the length of"))?;
         let mut first = vec![0; len.min(JOURNAL_HEAD_BYTES as u64) as usize];
         file.read(0, &mut first).map_err(io("read"))?;

@@ -11,8 +11,9 @@
 //!   768 KiB at most, and what the buffers hold that the entries came in.
 //! * Compaction drops whole blocks, a bounded number at once, so that it stops no write for long.
 //! * What is read is compared with its checksum first, at start and in every read.
-//! * After the first failure nothing is tried again: every later call of store and readers fails. What a group's log
-//!   does not allow is the failure of that group alone.
+//! * After the first failure nothing is tried again: every later call of store and readers fails. If the file failed, it is
+//!   not written or synced any more, not even when it is closed. What a group's log does not allow is the failure of that
+//!   group alone.
 //! * One process at a time: a second opener is refused.
 //!
 //! # Why redb
@@ -85,6 +86,7 @@ mod peers;
 mod pending;
 mod read;
 mod store;
+mod until_failure;
 mod write;
 
 pub(super) use directory::{SYNC_DIRECTORY, create_directory, sync_ancestors, sync_directory};
