@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use indicatif::ProgressBar;
-use raft_core::NodeId;
 use raft_core::host::{LogStore, SnapshotStore};
+use raft_core::{LogIndex, NodeId};
 use raft_driver_tokio::ClusterId;
 use raft_driver_tokio::restore::{Evidence, Held, Progress, RestoreError, Stores, answering, import, rescue};
 use raft_driver_tokio::storage::{
@@ -87,10 +87,23 @@ fn inspect(dir: &DataDir) -> Result<(), Failure> {
 
 fn backup(options: &Backup) -> Result<(), Failure> {
     let mut stores = open_existing(&options.from)?;
-    let base = stores.log.recover().map_err(|error| Failure::new(Kind::Data, chain(&error), ""))?.base;
-    stores.snapshots.recover(base).map_err(|error| in_data(&error))?;
+    let log = stores.log.recover().map_err(|error| Failure::new(Kind::Data, chain(&error), ""))?;
+    let newest = stores.snapshots.recover(log.base).map_err(|error| in_data(&error))?;
+    // Entries: which of them are writes, and which were acknowledged, nobody knows while the node is stopped.
+    let lacking = log.last.index.since(newest.map_or(LogIndex::ZERO, |newest| newest.id.last.index));
+    if lacking > 0 && !options.snapshot_only {
+        return Err(Failure::new(
+            Kind::Refused,
+            format!("{lacking} entries of the log, through {}, are in no snapshot", log.last),
+            "start the node and run `kv backup FILE`, which has all that was acknowledged; or do without them: \
+             --snapshot-only",
+        ));
+    }
     let meta = stores.snapshots.export(&options.to).map_err(|error| in_data(&error))?;
     line("backup", format!("{} bytes of state through {}", meta.size_bytes, meta.id.last));
+    if lacking > 0 {
+        line("not in it", format!("{lacking} entries of the log, through {}", log.last));
+    }
     Ok(())
 }
 

@@ -10,7 +10,8 @@ use crate::cli::{parse_cluster, parse_id, parse_reachable};
 pub(super) const HELP: &str = "\
 Look first:
   kv offline inspect --id 1 --cluster 1 --data /tmp/kv-1
-A backup of a cluster that runs is `kv backup FILE`. Of a node that is stopped (its newest snapshot):
+A backup of a cluster that runs is `kv backup FILE`: it has all that was acknowledged. Of a node
+that is stopped there is its newest snapshot; --snapshot-only if its log goes on behind that:
   kv offline backup --id 1 --cluster 1 --data /tmp/kv-1 --to /tmp/kv.backup
 A new cluster from it, here of one node; of three, with the same --peer list on each of them:
   kv offline import /tmp/kv.backup --id 1 --cluster 2 --data /tmp/kv-new --peer 1=127.0.0.1:7101
@@ -28,6 +29,9 @@ pub(crate) enum OfflineCommand {
     /// Show what a data directory holds.
     Inspect(DataDir),
     /// Copy the newest snapshot to a file of its own.
+    ///
+    /// What the log holds behind the snapshot, acknowledged writes too, is not in it: refuses while there is any. `kv
+    /// backup` of a running node has everything.
     Backup(Backup),
     /// Fill an empty data directory from a backup: the beginning of a new cluster.
     Import(Import),
@@ -66,6 +70,9 @@ pub(crate) struct Backup {
     /// The file; it must not exist.
     #[arg(long, value_name = "FILE")]
     pub(crate) to: PathBuf,
+    /// Do without what the log holds behind the snapshot: says how many entries that are.
+    #[arg(long)]
+    pub(crate) snapshot_only: bool,
 }
 
 #[derive(Debug, Args)]
