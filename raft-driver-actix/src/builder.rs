@@ -148,7 +148,8 @@ impl Builder {
     /// It does not return after a failure of its log store ([`StopReason::Log`](crate::StopReason::Log), or a panic of the
     /// store), also if something else had failed first: after a failed write or fsync, what the operating system
     /// shows may not be on the disk. Nor if the log store, opened again, has [forgotten](crate::Forgotten) what it knew.
-    /// Then it stays stopped and says so, as a node that is not supervised: look at the disk, and start the process anew.
+    /// Then it stays stopped and says so, as a node that is not supervised: look at the disk, and reboot or mount its file
+    /// system anew, before the process is started again.
     ///
     /// `open` is called for each life of the node, and must open the same stores each time. A panic in it, or in what it
     /// returns, is a start that failed. Snapshots must last as long as the log: one that was compacted behind a snapshot

@@ -66,12 +66,17 @@ pub(crate) struct Chain<'a>(pub(crate) &'a dyn Error);
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
+        let mut text = self.0.to_string();
         let mut cause = self.0.source();
         while let Some(error) = cause {
-            write!(f, ": {error}")?;
+            let next = error.to_string();
+            // Some errors repeat their cause in their own words.
+            if !text.contains(&next) {
+                text.push_str(": ");
+                text.push_str(&next);
+            }
             cause = error.source();
         }
-        Ok(())
+        f.write_str(&text)
     }
 }

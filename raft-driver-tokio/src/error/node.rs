@@ -46,7 +46,8 @@ pub enum StopReason {
     Requested,
     /// Nobody holds a handle any more.
     HandlesDropped,
-    /// The log store failed. Nothing was retried: start the process anew when the cause is gone.
+    /// The log store failed. Nothing was retried: see to its disk before the process is started anew. After a failed write or
+    /// fsync that means a reboot, or to mount the file system anew: until then the system may show what the disk does not hold.
     Log(Arc<dyn Error + Send + Sync>),
     /// The state machine failed.
     Machine(Arc<dyn Error + Send + Sync>),

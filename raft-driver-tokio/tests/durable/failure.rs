@@ -56,6 +56,11 @@ fn a_failed_write_or_sync_is_final() {
             };
             assert_eq!(matches!(error, DurableError::Full), is_full, "{on:?}: {error}");
             assert_eq!(matches!(error, DurableError::Io(_)), !is_full, "{on:?}: {error}");
+            assert_eq!(
+                error.to_string().contains("reboot"),
+                !is_full,
+                "what to do before the next start: {error}"
+            );
             // Also when the disk works again.
             disk.heal();
             let reader = log.reader();

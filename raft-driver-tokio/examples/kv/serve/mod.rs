@@ -261,10 +261,11 @@ async fn bootstrap(node: &Handle, peers: &Peers) -> Result<(), Failure> {
 }
 
 fn stopped(reason: &StopReason) -> Failure {
+    let first = if reason.is_log_store() { "see to the disk before you" } else { "remove the cause, then" };
     Failure::new(
         Kind::Stopped,
         format!("the node stopped: {reason}"),
-        "remove the cause, then start it again; what was acknowledged is safe on a majority",
+        format!("{first} start it again; what was acknowledged is safe on a majority"),
     )
 }
 
@@ -274,4 +275,28 @@ fn no_address(flag: &str, address: &str, error: &std::io::Error) -> Failure {
         _ => "name an address of this host",
     };
     Failure::new(Kind::Address, format!("cannot listen on {flag} {address}: {error}"), advice)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Arc;
+
+    use raft_driver_tokio::storage::DurableError;
+
+    use super::*;
+
+    #[test]
+    fn a_disk_that_failed_is_seen_to_before_the_next_start() {
+        let failed =
+            |error: io::Error| stopped(&StopReason::Log(Arc::new(DurableError::from(error)))).to_string();
+        let text = failed(io::Error::other("EIO"));
+        assert!(text.contains("reboot or mount its file system anew"), "{text}");
+        assert!(text.contains("see to the disk before you start it again"), "{text}");
+        assert_eq!(text.matches("EIO").count(), 1, "{text}");
+        let text = failed(io::ErrorKind::StorageFull.into());
+        assert!(text.contains("free some space") && !text.contains("reboot"), "{text}");
+        let text = stopped(&StopReason::Machine(Arc::new(io::Error::other("x")))).to_string();
+        assert!(text.contains("remove the cause") && !text.contains("disk"), "{text}");
+    }
 }

@@ -168,12 +168,15 @@ pub enum GroupError {
 }
 
 /// Why an open store cannot go on. It refuses everything after the first of these; start the node anew when the
-/// cause is gone.
+/// cause is gone. When that is, after a failed disk, says [`Io`](Self::Io).
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum DurableError {
     /// The disk failed. Whether the last write is durable is unknown, and it is not tried again: after a failed
-    /// fsync a second one may succeed without having written anything.
-    #[error("the disk failed: {0}")]
+    /// fsync a second one may succeed without having written anything. Nor is a new process enough: until a reboot, or until
+    /// the file system is mounted anew, it may read from memory what the disk does not hold.
+    #[error(
+        "the disk failed: {0}; check it, and reboot or mount its file system anew before the next start, so that nothing is read that the disk does not hold; if in doubt, replace this node by one of a new id"
+    )]
     Io(#[source] Arc<io::Error>),
     /// The disk is full. Nothing that was reported durable is lost.
     #[error("the disk is full: free some space, then start the node again")]

@@ -65,8 +65,9 @@
 //!   earlier, it is noticed: see [`OpenError::RolledBack`]. If that commit was the one that emptied the journal, and the next one
 //!   had already begun to write over it, what was in the journal then is gone with it.
 //! * A start needs room on the disk for what is in the journal.
-//! * After a failed fsync the operating system may show data that is not on the disk. Do not go on using a disk that
-//!   failed.
+//! * After a failed fsync the operating system may show data that is not on the disk, to a process that is started anew too.
+//!   Check the disk, and reboot or mount its file system anew before the next start; if in doubt, replace the node by one of a
+//!   new id.
 //! * The file does not shrink; the space of what was compacted or truncated is reused.
 //! * A panic inside redb (it asserts on some damage in debug builds) is caught and counts as damage; not so with
 //!   `panic = "abort"`.

@@ -62,7 +62,7 @@ pub enum SnapshotFileError {
     #[error(transparent)]
     Open(#[from] OpenError),
     /// Names could not be made durable before. To try again would prove nothing: the system may have dropped them.
-    #[error("the names in {} could not be made durable before, and what the disk holds of them is unknown; mend the disk, then start the node again", path.display())]
+    #[error("the names in {} could not be made durable before, and what its disk holds of them is unknown; check that, and reboot or mount its file system anew before the next start", path.display())]
     Failed {
         /// The directory.
         path: PathBuf,
