@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use raft_core::NodeId;
-use raft_driver_tokio::storage::{DurableLog, Identity, OpenError, SnapshotFileError, SnapshotFiles};
+use raft_driver_tokio::storage::{
+    DurableError, DurableLog, Identity, OpenError, SnapshotFileError, SnapshotFiles,
+};
 use raft_driver_tokio::{ClusterId, StartError};
 
 use crate::cli::Serve;
@@ -58,19 +60,76 @@ pub(super) fn same_members(
     ))
 }
 
+/// Whether the data is damaged, and nothing brings it back.
+fn is_lost(error: &StartError) -> bool {
+    match error {
+        StartError::Log(error) => matches!(error.downcast_ref(), Some(DurableError::Damaged(_))),
+        StartError::Snapshots(error) => matches!(
+            error.downcast_ref(),
+            Some(SnapshotFileError::Needed { .. } | SnapshotFileError::Damaged { .. })
+        ),
+        StartError::Node(error) => !matches!(error, raft_core::StartError::Config(_)),
+        _ => false,
+    }
+}
+
 pub(super) fn cannot_start(options: &Serve, error: &StartError) -> Failure {
     match error {
         StartError::Log(_) | StartError::Snapshots(_) | StartError::Machine(_) | StartError::Node(_) => {
-            Failure::new(
-                Kind::Data,
-                format!("{} cannot be used: {}", options.data.display(), chain(error)),
-                "keep it as it is for inspection, and replace this node by one of a new id with an empty directory",
-            )
+            let what = format!("{} cannot be used: {}", options.data.display(), chain(error));
+            let advice = "keep it as it is for inspection, and replace this node by one of a new id with an empty directory";
+            // What to do of anything else is in the error's own words.
+            Failure::new(Kind::Data, what, if is_lost(error) { advice } else { "" })
         }
         StartError::Recording { .. } => {
             let advice = "name a directory that this program may write to: --record DIR";
             Failure::new(Kind::Arguments, chain(error), advice)
         }
         _ => Failure::other(format!("the node cannot be started: {}", chain(error))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use clap::Parser;
+    use raft_core::LogId;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    #[test]
+    fn only_what_cannot_be_mended_costs_the_node() {
+        let fixed = ["kv", "serve", "--id", "1", "--raft", "h:1", "--http", "h:2", "--data", "d", "--join"];
+        let Command::Serve(options) = Cli::try_parse_from(fixed).unwrap().command else { unreachable!() };
+        let path = || PathBuf::from("d/snapshots/x");
+        let snapshots = |error| StartError::Snapshots(Box::new(error));
+        let says = |error| cannot_start(&options, &error).to_string();
+        for lost in [
+            snapshots(SnapshotFileError::Needed { path: path(), what: "a block is" }),
+            snapshots(SnapshotFileError::Damaged { path: path(), what: "a block is" }),
+            StartError::Log(Box::new(DurableError::Damaged("a block is".into()))),
+            StartError::Node(raft_core::StartError::MissingSnapshot(LogId::ZERO)),
+        ] {
+            let text = says(lost);
+            assert!(text.contains("replace this node by one of a new id"), "{text}");
+        }
+        for (mendable, part) in [
+            (
+                snapshots(SnapshotFileError::Io {
+                    op: "remove",
+                    path: path(),
+                    source: io::ErrorKind::PermissionDenied.into(),
+                }),
+                "check the path, its permissions",
+            ),
+            (snapshots(SnapshotFileError::InUse { path: path() }), "stop it"),
+            (StartError::Log(Box::new(DurableError::Full)), "free some space"),
+            (StartError::Log(Box::new(DurableError::from(io::Error::other("x")))), "the disk failed"),
+        ] {
+            let text = says(mendable);
+            assert!(text.contains(part) && !text.contains("with an empty directory"), "{text}");
+        }
     }
 }
