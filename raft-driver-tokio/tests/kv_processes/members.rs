@@ -143,6 +143,9 @@ fn an_operator_takes_a_snapshot_and_moves_the_leadership() {
     assert!(status["snapshot_index"].as_u64() > Some(0), "{status}");
     let again = Answer::to("POST", &http, "/snapshot", b"").unwrap();
     assert_eq!(again.status, 409, "{}", again.text());
+    let refused: serde_json::Value = serde_json::from_str(&again.text()).unwrap();
+    let next = refused["next"].as_str().unwrap();
+    assert!(next.contains("snapshot_index") && next.contains("is being taken"), "either may be: {next}");
     let snapshots = cluster.nodes[old].data.join("snapshots");
     assert!(fs::read_dir(&snapshots).unwrap().count() > 1, "a file beside the lock");
 

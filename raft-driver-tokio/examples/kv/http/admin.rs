@@ -290,7 +290,9 @@ impl<N: Node> Front<N> {
             AdminRefusal::NoVoters => "leave at least one voter",
             AdminRefusal::TimedOut => "see that the nodes it names run and can be reached, then ask again",
             AdminRefusal::UnknownNode(_) => "name one of the members in GET /status",
-            AdminRefusal::NoSnapshotNeeded => "nothing: the last snapshot is as new as the data",
+            AdminRefusal::NoSnapshotNeeded => {
+                "nothing, if GET /status has \"snapshot_index\" as high as \"last_applied\"; else one is being taken: ask again when that is done"
+            }
             _ => "look at GET /status",
         };
         let kind = match &refusal {
