@@ -14,8 +14,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 use raft_core::SnapshotMeta;
 
+use super::error::SnapshotFileError;
 use super::file::{self, BlockWriter, Sink, Stream, Unread};
-use super::files::{COMPLETE, MAGIC, SnapshotFileError, SnapshotFiles, group_of, remove};
+use super::files::{COMPLETE, MAGIC, SnapshotFiles, group_of, remove};
 use crate::GroupId;
 use crate::storage::durable::{Identity, sync_directory};
 

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use super::files::SnapshotFileError;
+use super::error::SnapshotFileError;
 
 /// Of the whole disk one part in so many is left, but not more than so much.
 const PART: u64 = 20;
