@@ -212,7 +212,9 @@ impl Progress {
             self.next_index = self.next_index.max(index.next());
             if let Some(now) = self.last_contact {
                 self.flow.acknowledged(index, now);
-                self.behind = self.behind.and_then(|behind| behind.reached(index, end, now));
+                if let Some(behind) = self.behind {
+                    self.behind = behind.reached(index, end, now);
+                }
             }
         }
         if self.loaded.first().is_some_and(|first| first.index < self.next_index) {
@@ -221,15 +223,14 @@ impl Progress {
         news
     }
 
-    /// It refused `conflict.prev` in `round`; `current_round` and `terms` are the leader's. What it lacks may be on its way
-    /// for as long as `late_max`.
+    /// It refused `conflict.prev` in `round`; `current_round`, `terms` and `config` are the leader's.
     pub(crate) fn refused(
         &mut self,
         conflict: Conflict,
         round: u64,
         current_round: u64,
         terms: &TermIndex,
-        late_max: Duration,
+        config: &Config,
     ) -> ConflictFound {
         let mut found = ConflictFound::MovedBack;
         if conflict.prev <= self.match_index || conflict.hint.index < self.match_index {
@@ -250,7 +251,7 @@ impl Progress {
         }
         let shorter = conflict.hint.index.min(conflict.prev.prev());
         if let (ReplicationState::Replicate, Some(now)) = (self.state, self.last_contact)
-            && !self.flow.refused(shorter, now, late_max)
+            && !self.flow.refused(shorter, now, config.catch_up_timeout / 2)
             && found == ConflictFound::MovedBack
         {
             return ConflictFound::Stale;
@@ -399,7 +400,7 @@ mod tests {
     use crate::ids::Term;
     use alloc::vec::Vec;
 
-    const LATE_MAX: Duration = Duration::from_secs(15);
+    const CONFIG: Config = Config::new(NodeId::new(1));
 
     fn index(at: u64) -> LogIndex {
         LogIndex::new(at)
@@ -421,7 +422,7 @@ mod tests {
     fn back_off_skips_a_term_at_a_time() {
         let mut peer = Progress::new(NodeId::new(2), index(7), 1, Instant::ZERO);
         // Its entries 4 to 6 are of term 2: none of ours of term 4 can match.
-        assert_eq!(peer.refused(conflict(6, 6, 2), 1, 1, &terms(), LATE_MAX), ConflictFound::MovedBack);
+        assert_eq!(peer.refused(conflict(6, 6, 2), 1, 1, &terms(), &CONFIG), ConflictFound::MovedBack);
         assert_eq!(peer.next_index(), index(4));
     }
 
@@ -429,17 +430,17 @@ mod tests {
     fn a_stale_refusal_moves_nothing() {
         let mut peer = Progress::new(NodeId::new(2), index(7), 1, Instant::ZERO);
         assert!(peer.acknowledged(index(5), 3, 3, index(6)));
-        assert_eq!(peer.refused(conflict(4, 2, 1), 3, 3, &terms(), LATE_MAX), ConflictFound::Stale);
+        assert_eq!(peer.refused(conflict(4, 2, 1), 3, 3, &terms(), &CONFIG), ConflictFound::Stale);
         assert_eq!((peer.match_index, peer.next_index()), (index(5), index(7)));
         let mut probing = Progress::new(NodeId::new(2), index(7), 1, Instant::ZERO);
-        assert_eq!(probing.refused(conflict(2, 1, 1), 1, 1, &terms(), LATE_MAX), ConflictFound::Stale);
+        assert_eq!(probing.refused(conflict(2, 1, 1), 1, 1, &terms(), &CONFIG), ConflictFound::Stale);
     }
 
     #[test]
     fn a_stale_refusal_of_something_later_moves_nothing_either() {
         let mut peer = Progress::new(NodeId::new(2), index(7), 1, Instant::ZERO);
         assert!(peer.acknowledged(index(5), 3, 3, index(6)));
-        assert_eq!(peer.refused(conflict(6, 2, 1), 2, 3, &terms(), LATE_MAX), ConflictFound::Stale);
+        assert_eq!(peer.refused(conflict(6, 2, 1), 2, 3, &terms(), &CONFIG), ConflictFound::Stale);
         assert_eq!((peer.match_index, peer.next_index()), (index(5), index(7)));
     }
 
@@ -448,7 +449,7 @@ mod tests {
         let mut peer = Progress::new(NodeId::new(2), index(7), 1, Instant::ZERO);
         peer.heard(3, Instant::ZERO);
         assert!(peer.acknowledged(index(6), 3, 3, index(6)));
-        assert_eq!(peer.refused(conflict(6, 0, 0), 4, 4, &terms(), LATE_MAX), ConflictFound::Lost(index(6)));
+        assert_eq!(peer.refused(conflict(6, 0, 0), 4, 4, &terms(), &CONFIG), ConflictFound::Lost(index(6)));
         assert_eq!((peer.counted_match(), peer.counted_round(), peer.next_index()), (index(0), 0, index(1)));
         assert!(!peer.acknowledged(index(6), 4, 4, index(6)), "a duplicate of the time before");
         assert!(peer.acknowledged(index(4), 5, 5, index(6)));

@@ -107,7 +107,6 @@ impl Leader {
             shared.counters.absurd += 1;
             return;
         }
-        let late_max = shared.config.catch_up_timeout / 2;
         let Some(peer) = self.answering(shared, from, round) else { return };
         match result {
             Ok(index) => {
@@ -116,15 +115,17 @@ impl Leader {
                     self.advance_commit(shared);
                 }
             }
-            Err(conflict) => match peer.refused(conflict, round, current, &shared.log.terms, late_max) {
-                ConflictFound::MovedBack => {}
-                ConflictFound::Stale => shared.counters.stale += 1,
-                ConflictFound::Lost(index) => {
-                    shared.violation(from, Violation::AcknowledgedEntryLost(index));
-                    // Only answers to what is sent from now on say what it holds.
-                    self.new_round();
+            Err(conflict) => {
+                match peer.refused(conflict, round, current, &shared.log.terms, &shared.config) {
+                    ConflictFound::MovedBack => {}
+                    ConflictFound::Stale => shared.counters.stale += 1,
+                    ConflictFound::Lost(index) => {
+                        shared.violation(from, Violation::AcknowledgedEntryLost(index));
+                        // Only answers to what is sent from now on say what it holds.
+                        self.new_round();
+                    }
                 }
-            },
+            }
         }
         self.confirm_reads(shared);
     }
