@@ -55,8 +55,15 @@ impl Flow {
 
     /// The peer has what ends there.
     pub(crate) fn acknowledged(&mut self, through: LogIndex, now: Instant) {
-        if let Some(lacking) = self.lacking.take_if(|lacking| lacking.behind < through) {
-            self.late = now.since(lacking.since);
+        match &mut self.lacking {
+            Some(lacking) if lacking.behind < through => {
+                self.late = now.since(lacking.since);
+                self.lacking = None;
+            }
+            // It came so far only now: what came with it then found it full.
+            Some(lacking) if lacking.behind == through => lacking.until = now,
+            Some(_) => {}
+            None => self.late /= 2,
         }
         let before = self.inflight.len();
         // Most often that is all there is.
@@ -82,6 +89,11 @@ impl Flow {
         self.lacking = Some(Lacking { behind, since, until });
         self.window = 1;
         true
+    }
+
+    /// What was on its way is lost, and what was learned with it.
+    pub(crate) fn interrupted(&mut self) {
+        (self.lacking, self.late) = (None, Duration::ZERO);
     }
 
     /// Nothing is on its way any more, or nothing that counts.

@@ -76,10 +76,17 @@ struct Lost {
 pub(crate) enum ConflictFound {
     /// An earlier question: ignored.
     Stale,
+    /// What the peer lacks may be on its way: not sent again yet.
+    Late,
     /// `next_index` moved back.
     MovedBack,
     /// The peer no longer holds what it had acknowledged.
     Lost(LogIndex),
+}
+
+/// Entries that are not there after so long were lost, and so were all that are sent later.
+fn late_max(config: &Config) -> Duration {
+    (config.election_timeout_max * 32).min(config.catch_up_timeout / 2)
 }
 
 impl Progress {
@@ -251,10 +258,10 @@ impl Progress {
         }
         let shorter = conflict.hint.index.min(conflict.prev.prev());
         if let (ReplicationState::Replicate, Some(now)) = (self.state, self.last_contact)
-            && !self.flow.refused(shorter, now, config.catch_up_timeout / 2)
+            && !self.flow.refused(shorter, now, late_max(config))
             && found == ConflictFound::MovedBack
         {
-            return ConflictFound::Stale;
+            return ConflictFound::Late;
         }
         let base = terms.base().index;
         if shorter < base {
@@ -324,6 +331,7 @@ impl Progress {
 
     /// What was on its way may be lost.
     pub(crate) fn unreachable(&mut self) {
+        self.flow.interrupted();
         if let Some(sending) = &mut self.sending {
             sending.interrupted();
         }

@@ -42,6 +42,8 @@ pub(crate) struct Sending {
     pace: Pace,
     /// Whether a chunk was sent since the last refusal, or may have been by another leader.
     tried: bool,
+    /// The last chunk was sent, and the peer wants no other since.
+    complete: bool,
 }
 
 /// The chunk on its way.
@@ -101,6 +103,7 @@ impl Sending {
             rest_max,
             pace,
             tried: true,
+            complete: false,
         }
     }
 
@@ -114,7 +117,7 @@ impl Sending {
 
     /// Whether nothing of it has arrived or is on its way.
     pub(crate) fn is_idle(&self) -> bool {
-        self.offset.unwrap_or(self.reached) == 0 && self.inflight.is_none()
+        !self.complete && self.offset.unwrap_or(self.reached) == 0 && self.inflight.is_none()
     }
 
     /// Whether the peer got further within this time.
@@ -124,9 +127,14 @@ impl Sending {
 
     /// The peer is busy. With the last chunk that may take long: all of it is there, and what comes behind it is needed.
     pub(crate) fn busy(&mut self, now: Instant) {
-        if self.inflight.is_some_and(|chunk| chunk.end == self.meta.size_bytes) {
+        self.complete |= self.is_last_inflight();
+        if self.complete {
             self.reached_at = now;
         }
+    }
+
+    fn is_last_inflight(&self) -> bool {
+        self.inflight.is_some_and(|chunk| chunk.end == self.meta.size_bytes)
     }
 
     /// The next chunk, question, or read of the snapshot. `asked`: a message is due in any case.
@@ -249,6 +257,7 @@ impl Sending {
     /// This much the peer has now. Returns what was on its way to it.
     fn settle(&mut self, offset: u64, round: u64) -> Option<InFlight> {
         self.answered = round;
+        self.complete = false;
         self.offset = Some(offset);
         self.loaded.take_if(|(at, _)| *at != offset);
         self.inflight.take()
@@ -256,6 +265,7 @@ impl Sending {
 
     /// What was on its way may be lost: the next heartbeat asks.
     pub(crate) fn interrupted(&mut self) {
+        self.complete |= self.is_last_inflight();
         (self.offset, self.inflight, self.lost) = (None, None, None);
     }
 }

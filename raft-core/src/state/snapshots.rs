@@ -129,7 +129,8 @@ impl Shared {
     }
 
     /// Whether the log behind a snapshot that is being sent has become more than is kept for its receiver: twice the
-    /// snapshot, the log of four snapshots, or the tail, whichever is most. Who takes that long cannot keep up with the log.
+    /// snapshot, the log of eight snapshots, or the tail, whichever is most. It has to be more than one or two: a small
+    /// state may take long to be restored, by who keeps up with the log easily.
     pub(crate) fn log_outweighs(&self, meta: &SnapshotMeta) -> bool {
         let entry_bytes = self.snapshots.entry_bytes;
         let snapshot_log_bytes = match self.config.snapshot_policy {
@@ -137,7 +138,7 @@ impl Shared {
             SnapshotPolicy::LogsSinceLast(entries) => entry_bytes.saturating_mul(entries),
             SnapshotPolicy::LogBytes(bytes) => bytes,
         };
-        let kept_bytes = meta.size_bytes.saturating_mul(2).max(snapshot_log_bytes.saturating_mul(4));
+        let kept_bytes = meta.size_bytes.saturating_mul(2).max(snapshot_log_bytes.saturating_mul(8));
         let behind = self.log.last_index().since(meta.id.last.index).saturating_mul(entry_bytes);
         behind > kept_bytes.max(self.config.tail_bytes_max)
     }

@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use raft_core::{Body, Instant, Message, SnapshotPolicy};
+use raft_core::{Body, Event, Instant, Message, SnapshotPolicy};
 
+use super::s7_transfer::{TEN, equal};
 use super::support::{Cluster, n};
 
 const ENTRY_BYTES: u64 = 10_000;
@@ -86,4 +87,67 @@ fn entries_that_are_lost_are_sent_again_with_the_next_heartbeat() {
         cluster.beat(1, 1);
         assert_eq!(cluster.last(3), cluster.last(1), "round {round}");
     }
+}
+
+/// Entries to 3, which is needed, are lost twice. Returns how long their commit takes then, in milliseconds.
+fn lost_twice(outage_s: u64) -> u64 {
+    let is_lost = |message: &Message| message.to == n(3) && payload_bytes(message) > 0;
+    let mut cluster = Cluster::led(3);
+    cluster.commit_each(1, &TEN);
+    cluster.beat(1, 2);
+    // Before that messages are lost, and with them the connection, for a while.
+    cluster.propose(1, &["lost"]);
+    drop(cluster.settle_but(is_lost));
+    cluster.time_out(1);
+    drop(cluster.settle_but(is_lost));
+    cluster.cut_links = vec![(1, 3), (3, 1)];
+    (0..outage_s * 20).for_each(|_| cluster.beat(1, 1));
+    cluster.cut_links.clear();
+    cluster.step(1, Event::Unreachable(n(3)));
+    cluster.beat(1, 6);
+    cluster.commit_each(1, &TEN);
+    cluster.beat(1, 1);
+    assert!(equal(&cluster, 3));
+    cluster.cut = vec![2];
+    let (begun, before) = (cluster.now, cluster.commit(1));
+    cluster.propose(1, &["needed"]);
+    let mut lost = 0;
+    for _ in 0..1_000 {
+        if cluster.commit(1) > before {
+            break;
+        }
+        match lost {
+            0 | 1 => lost += cluster.settle_but(is_lost).len(),
+            _ => cluster.settle(),
+        }
+        cluster.time_out(1);
+    }
+    u64::try_from(cluster.now.since(begun).as_millis()).expect("a moment")
+}
+
+#[test]
+fn an_outage_does_not_make_later_losses_dear() {
+    assert!(lost_twice(60) <= lost_twice(0) + 100, "{} ms instead of {}", lost_twice(60), lost_twice(0));
+}
+
+#[test]
+fn a_receiver_that_was_full_gets_the_rest_as_soon_as_it_has_room() {
+    let mut cluster = Cluster::led_with(3, |config| {
+        (config.unpersisted_bytes_max, config.append_bytes_max) = (1_000, 500);
+        config.snapshot_policy = SnapshotPolicy::Never;
+    });
+    cluster.beat(1, 2);
+    cluster.slow_disks = vec![3];
+    let command = "x".repeat(100);
+    for _ in 0..60 {
+        cluster.propose(1, &[&command]);
+        cluster.settle();
+    }
+    cluster.beat(1, 200);
+    assert!(cluster.servers[&3].node.status().counters.overflowed > 0, "it was full for ten seconds");
+    cluster.sync(3);
+    cluster.slow_disks.clear();
+    cluster.settle();
+    cluster.beat(1, 10);
+    assert!(equal(&cluster, 3));
 }

@@ -75,6 +75,8 @@ pub struct Server {
     pub responses: Vec<Response>,
     pub notices: Vec<Notice>,
     pub incarnation: u64,
+    /// How many of the commands its state machine remembers: the latest.
+    pub remembers: usize,
 }
 
 impl Server {
@@ -106,6 +108,7 @@ impl Server {
             responses: Vec::new(),
             notices: Vec::new(),
             incarnation: 1,
+            remembers: usize::MAX,
         }
     }
 
@@ -186,6 +189,8 @@ impl Server {
                         self.applied.push((id, command.to_vec()));
                     }
                 }
+                let forgotten = self.applied.len().saturating_sub(self.remembers);
+                self.applied.drain(..forgotten);
                 if pace.machine {
                     self.unreported.push_back(entries);
                     return None;

@@ -72,6 +72,7 @@ impl Dialer {
         let mut pause = shared.config.backoff_min;
         // Changes are told once; a peer that stays away is not news.
         let mut reached = true;
+        let mut paused = false;
         let mut attempts = 0;
         while let Some((address, stale)) = peer.address(attempts) {
             let peer_id = peer.id;
@@ -80,6 +81,10 @@ impl Dialer {
                 Some(Ok((mut stream, Agreed { protocol, wire }))) => {
                     counts.connects.one();
                     reached = true;
+                    if std::mem::take(&mut paused) {
+                        // What was dropped meanwhile need not be waited for: it can be sent now.
+                        shared.registry.unreachable(peer_id);
+                    }
                     tracing::info!(%id, peer = %peer_id, ?lane, protocol, wire, "raft.tcp.connected");
                     let since = Instant::now();
                     let pumping = stale.run_until_cancelled(pump(shared, peer, *lane, &mut stream));
@@ -119,6 +124,7 @@ impl Dialer {
             let jittered = pause.mul_f64(0.5 + fastrand::f64() / 2.0);
             pause = (pause * 2).min(shared.config.backoff_max);
             self.pause(jittered).await;
+            paused = true;
         }
     }
 

@@ -90,7 +90,8 @@ pub enum Incoming {
         /// Its share of the link's budget.
         room: Room,
     },
-    /// The connection to this peer was lost, and with it perhaps what was on the way.
+    /// The connection to this peer was lost, and with it perhaps what was on the way; or it is there again, and what was sent
+    /// meanwhile was dropped.
     Unreachable(NodeId),
 }
 

@@ -192,7 +192,8 @@ fn on_a_full_disk(dir: &Path) {
     let name = SnapshotId { last: id(1, 9), taken_by: NodeId::new(3), seq: 1 };
     let until_refused = |snapshots: &SnapshotFiles| {
         let mut writer = snapshots.begin(name).unwrap();
-        let failed = (0..48).find_map(|_| writer.write(&[7; 1 << 20]).err()).unwrap();
+        // In one piece.
+        let failed = writer.write(&vec![7; 48 << 20]).unwrap_err();
         (writer, failed)
     };
     let (writer, failed) = until_refused(&SnapshotFiles::open(&snapshots_in, IDENTITY).unwrap());

@@ -117,7 +117,7 @@ impl Leader {
             }
             Err(conflict) => {
                 match peer.refused(conflict, round, current, &shared.log.terms, &shared.config) {
-                    ConflictFound::MovedBack => {}
+                    ConflictFound::MovedBack | ConflictFound::Late => {}
                     ConflictFound::Stale => shared.counters.stale += 1,
                     ConflictFound::Lost(index) => {
                         shared.violation(from, Violation::AcknowledgedEntryLost(index));

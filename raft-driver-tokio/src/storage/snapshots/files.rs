@@ -81,8 +81,8 @@ struct Held {
 
 impl SnapshotFiles {
     /// Opens the directory; creates it if it was never there. It may lie within that of a
-    /// [`DurableLog`](crate::storage::DurableLog): a snapshot is given up, with [`SnapshotFileError::NoRoom`], where it
-    /// would leave less than a twentieth of the disk free, or than 128 MiB if that is less.
+    /// [`DurableLog`](crate::storage::DurableLog): a snapshot is given up, with [`SnapshotFileError::NoRoom`], once less than
+    /// a twentieth of the disk is free, or than 128 MiB if that is less, and it has taken more than is left.
     ///
     /// # Errors
     /// If it cannot be used, or another process has it open.
@@ -316,7 +316,6 @@ impl SnapshotStore for SnapshotFiles {
             create_directory(&shared.dir)?;
             shared.sync(above)?;
         }
-        shared.held.room.check(&shared.dir)?;
         let path = shared.path(id, PARTIAL);
         let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path);
         let file = file.map_err(SnapshotFileError::io("create", &path))?;
@@ -374,7 +373,7 @@ pub struct FileWriter {
     /// `None` at the end.
     blocks: Option<BlockWriter>,
     /// Written since the disk was looked at.
-    unseen_bytes: u64,
+    unseen_bytes: usize,
 }
 
 impl std::fmt::Debug for FileWriter {
@@ -405,13 +404,17 @@ impl SnapshotWriter for FileWriter {
     type Error = SnapshotFileError;
 
     fn write(&mut self, data: &[u8]) -> Result<(), SnapshotFileError> {
-        self.unseen_bytes += data.len() as u64;
-        if self.unseen_bytes >= LOOK_BYTES {
-            self.shared.held.room.check(&self.shared.dir)?;
-            self.unseen_bytes = 0;
+        // A state may come in one piece.
+        for part in data.chunks(LOOK_BYTES) {
+            self.unseen_bytes += part.len();
+            if self.unseen_bytes >= LOOK_BYTES {
+                self.unseen_bytes = 0;
+                self.shared.held.room.check(&self.shared.dir, self.written().size_bytes)?;
+            }
+            let failed = SnapshotFileError::io("write", &self.path);
+            self.blocks()?.write(part).map_err(failed)?;
         }
-        let failed = SnapshotFileError::io("write", &self.path);
-        self.blocks()?.write(data).map_err(failed)
+        Ok(())
     }
 
     fn written(&self) -> Written {
