@@ -171,6 +171,7 @@ fn rule(of: &str, field: &str) -> Kind {
         | ("Pace", "rest_until")
         | ("InFlight", "lost_at")
         | ("Lacking", "until")
+        | ("Sending", "begins_by")
         | ("Snapshots", "wanted") => Kind::Due,
         ("Follower", "replied") | ("RoundTimes", "rounds") => Kind::Each(&[Kind::Round, Kind::Plain]),
         ("SnapshotId", "seq") => Kind::SnapshotSeq,

@@ -2,8 +2,8 @@
 //!
 //! * After a conflict there is one, and one more for each that is answered with progress, as in the slow start of TCP: a
 //!   message that is answered never causes more than two.
-//! * A message without entries may overtake those with, and then finds that they are lacking. The first time they are sent
-//!   again at once, then only after a time that follows how long they take: a slow link is not filled with copies.
+//! * A message without entries may overtake those with, and then finds that they are lacking. They are sent again at once
+//!   if entries are quick, else only after a time that follows how long they take: a slow link is not filled with copies.
 
 use alloc::collections::VecDeque;
 use core::time::Duration;
@@ -22,7 +22,7 @@ pub(crate) struct Flow {
     /// conflict would cause as many conflicts again, without end.
     window: u32,
     lacking: Option<Lacking>,
-    /// How long what was lacking took to arrive, the last time.
+    /// How long what was lacking takes to arrive.
     late: Duration,
 }
 
@@ -35,6 +35,7 @@ struct Lacking {
     since: Instant,
     /// Until when it may be on its way.
     until: Instant,
+    late_max: Duration,
 }
 
 impl Flow {
@@ -57,13 +58,15 @@ impl Flow {
     pub(crate) fn acknowledged(&mut self, through: LogIndex, now: Instant) {
         match &mut self.lacking {
             Some(lacking) if lacking.behind < through => {
-                self.late = now.since(lacking.since);
+                let took = now.since(lacking.since).min(lacking.late_max);
+                self.late = took.max(self.late * 7 / 8);
                 self.lacking = None;
             }
             // It came so far only now: what came with it then found it full.
             Some(lacking) if lacking.behind == through => lacking.until = now,
             Some(_) => {}
-            None => self.late /= 2,
+            None if self.late.is_zero() => {}
+            None => self.late = self.late * 7 / 8,
         }
         let before = self.inflight.len();
         // Most often that is all there is.
@@ -77,16 +80,21 @@ impl Flow {
         self.window = self.window.saturating_add(u32::try_from(answered).unwrap_or(u32::MAX));
     }
 
-    /// The peer lacks what comes behind this entry. Returns whether it is to be sent again: else it may be on its way, for
-    /// `late_max` at most.
-    pub(crate) fn refused(&mut self, behind: LogIndex, now: Instant, late_max: Duration) -> bool {
+    /// The peer lacks what comes behind this entry. Returns whether it is to be sent again: else it may be on its way.
+    pub(crate) fn refused(&mut self, behind: LogIndex, now: Instant, config: &Config) -> bool {
         let again = self.lacking.filter(|lacking| lacking.behind == behind);
         if again.is_some_and(|lacking| now < lacking.until) {
             return false;
         }
+        // Entries that are not there after so long were lost, and so are all that are sent later.
+        let late_max = (config.election_timeout_max * 32).min(config.catch_up_timeout / 2);
         let since = again.map_or(now, |lacking| lacking.since);
-        let until = now + self.late.max(now.since(since)).min(late_max);
-        self.lacking = Some(Lacking { behind, since, until });
+        // The next may take twice as long as the last did.
+        let until = now + (self.late * 2).max(now.since(since)).min(late_max);
+        self.lacking = Some(Lacking { behind, since, until, late_max });
+        if again.is_none() && self.late > config.heartbeat_interval {
+            return false;
+        }
         self.window = 1;
         true
     }
@@ -143,7 +151,7 @@ mod tests {
         let config = Config::new(NodeId::new(1));
         let (mut flow, mut next) = (Flow::new(), LogIndex::FIRST);
         assert_eq!(fill(&mut flow, &config, &mut next), config.inflight_appends_max);
-        assert!(flow.refused(LogIndex::ZERO, Instant::ZERO, Duration::ZERO));
+        assert!(flow.refused(LogIndex::ZERO, Instant::ZERO, &config));
         flow.clear();
         next = LogIndex::FIRST;
         assert_eq!(fill(&mut flow, &config, &mut next), 1);
@@ -160,21 +168,43 @@ mod tests {
 
     #[test]
     fn what_is_lacking_again_and_again_is_sent_less_and_less_often() {
-        let (ms, late_max) = (Duration::from_millis(1), Duration::from_secs(5));
+        let mut config = Config::new(NodeId::new(1));
+        config.catch_up_timeout = Duration::from_secs(10);
         let (mut flow, behind, mut now) = (Flow::new(), LogIndex::new(7), Instant::ZERO);
         // Each heartbeat finds it lacking.
         let mut sent = |flow: &mut Flow, behind, beats| {
             let refused = (0..beats).filter(|_| {
-                now = now + 50 * ms;
-                flow.refused(behind, now, late_max)
+                now = now + config.heartbeat_interval;
+                flow.refused(behind, now, &config)
             });
             let times = refused.count();
             flow.acknowledged(behind.next(), now);
             times
         };
         assert_eq!(sent(&mut flow, behind, 100), 8, "within five seconds");
-        assert_eq!(sent(&mut flow, behind.next(), 90), 1, "what takes as long the next time is sent once");
-        assert_eq!(sent(&mut flow, behind, 2), 1);
-        assert_eq!(sent(&mut flow, behind, 1_200), 19, "each five seconds in the end");
+        assert_eq!(
+            sent(&mut flow, behind.next(), 90),
+            0,
+            "what takes as long the next time is not sent again"
+        );
+        for index in 100..150 {
+            flow.acknowledged(LogIndex::new(index), Instant::ZERO);
+        }
+        assert_eq!(sent(&mut flow, behind, 2), 2, "until entries were quick for a time");
+        assert_eq!(sent(&mut flow, behind, 1_200), 18, "each five seconds in the end");
+        flow.interrupted();
+        assert_eq!(sent(&mut flow, behind, 2), 2);
+    }
+
+    #[test]
+    fn how_long_something_was_lacking_beyond_every_limit_makes_no_difference() {
+        let config = Config::new(NodeId::new(1));
+        let late = [40, 600].map(|seconds| {
+            let mut flow = Flow::new();
+            assert!(flow.refused(LogIndex::new(7), Instant::ZERO, &config));
+            flow.acknowledged(LogIndex::new(8), Instant::ZERO + Duration::from_secs(seconds));
+            flow.late
+        });
+        assert_eq!(late[0], late[1], "states that are taken for the same behave alike");
     }
 }

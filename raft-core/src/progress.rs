@@ -84,11 +84,6 @@ pub(crate) enum ConflictFound {
     Lost(LogIndex),
 }
 
-/// Entries that are not there after so long were lost, and so were all that are sent later.
-fn late_max(config: &Config) -> Duration {
-    (config.election_timeout_max * 32).min(config.catch_up_timeout / 2)
-}
-
 impl Progress {
     /// A peer of which nothing is known: probing starts at the end of the log. `round` is one of which no message was
     /// built yet.
@@ -258,7 +253,7 @@ impl Progress {
         }
         let shorter = conflict.hint.index.min(conflict.prev.prev());
         if let (ReplicationState::Replicate, Some(now)) = (self.state, self.last_contact)
-            && !self.flow.refused(shorter, now, late_max(config))
+            && !self.flow.refused(shorter, now, config)
             && found == ConflictFound::MovedBack
         {
             return ConflictFound::Late;
@@ -278,6 +273,7 @@ impl Progress {
     /// Entries cannot help it, or would be more work (§7).
     pub(crate) fn send_snapshot(&mut self, meta: Arc<SnapshotMeta>, config: &Config, now: Instant) {
         let sending = Sending::new(meta, config, now, self.sending.as_deref());
+        self.flow.interrupted();
         self.probe(self.next_index);
         self.state = ReplicationState::Snapshot;
         self.behind = None;

@@ -44,6 +44,8 @@ pub(crate) struct Sending {
     tried: bool,
     /// The last chunk was sent, and the peer wants no other since.
     complete: bool,
+    /// Until when the answer to the first question, or the first chunk, is waited for.
+    begins_by: Option<Instant>,
 }
 
 /// The chunk on its way.
@@ -104,6 +106,7 @@ impl Sending {
             pace,
             tried: true,
             complete: false,
+            begins_by: None,
         }
     }
 
@@ -115,9 +118,10 @@ impl Sending {
         self.offset.unwrap_or(0)
     }
 
-    /// Whether nothing of it has arrived or is on its way.
-    pub(crate) fn is_idle(&self) -> bool {
-        !self.complete && self.offset.unwrap_or(self.reached) == 0 && self.inflight.is_none()
+    /// Whether nothing of it has arrived, and nothing of it or about it is on its way.
+    pub(crate) fn is_idle(&self, now: Instant) -> bool {
+        let begins = self.begins_by.is_some_and(|until| now < until);
+        !begins && !self.complete && self.offset.unwrap_or(self.reached) == 0 && self.inflight.is_none()
     }
 
     /// Whether the peer got further within this time.
@@ -166,6 +170,7 @@ impl Sending {
             }
         }
         if asked {
+            self.begins_by.get_or_insert(now + self.pace.patience);
             let (meta, offset, data) = (Arc::clone(&self.meta), self.offset(), Bytes::new());
             return Some(Step::Send(Body::InstallSnapshot { meta, offset, data, done: false, round }));
         }
@@ -205,6 +210,7 @@ impl Sending {
             return false;
         }
         let sent = self.settle(offset, round);
+        self.begins_by = Some(now + self.pace.patience);
         let lost = sent.map(|chunk| (chunk.from, chunk.since)).or(self.lost);
         self.lost = lost.filter(|(from, _)| *from == offset);
         if let Some(chunk) = sent.filter(|chunk| chunk.from < offset) {
@@ -257,7 +263,7 @@ impl Sending {
     /// This much the peer has now. Returns what was on its way to it.
     fn settle(&mut self, offset: u64, round: u64) -> Option<InFlight> {
         self.answered = round;
-        self.complete = false;
+        (self.complete, self.begins_by) = (false, None);
         self.offset = Some(offset);
         self.loaded.take_if(|(at, _)| *at != offset);
         self.inflight.take()
@@ -266,7 +272,7 @@ impl Sending {
     /// What was on its way may be lost: the next heartbeat asks.
     pub(crate) fn interrupted(&mut self) {
         self.complete |= self.is_last_inflight();
-        (self.offset, self.inflight, self.lost) = (None, None, None);
+        (self.offset, self.inflight, self.lost, self.begins_by) = (None, None, None, None);
     }
 }
 

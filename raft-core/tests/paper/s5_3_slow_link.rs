@@ -151,3 +151,44 @@ fn a_receiver_that_was_full_gets_the_rest_as_soon_as_it_has_room() {
     cluster.beat(1, 10);
     assert!(equal(&cluster, 3));
 }
+
+/// An entry is written each `every_ms` for a minute; those for 3 take turns on a link, `each_ms` an entry, and everything
+/// else overtakes them. Returns how often entries were sent, and how far 3 is behind at the end.
+fn beside_load(each_ms: u64, every_ms: u64) -> (u64, u64) {
+    let mut cluster = Cluster::led(3);
+    let mut link: VecDeque<(Instant, Message)> = VecDeque::new();
+    let (begun, mut free, mut sent) = (cluster.now, cluster.now, 0);
+    for ms in (0..60_000).step_by(10) {
+        cluster.now = begun + Duration::from_millis(ms);
+        while let Some((_, server)) = cluster.next_due().filter(|(when, _)| *when <= cluster.now) {
+            cluster.wake(server);
+        }
+        if ms % every_ms == 0 {
+            cluster.propose(1, &["x"]);
+        }
+        loop {
+            for message in cluster.settle_but(|message| message.to == n(3) && payload_bytes(message) > 0) {
+                let entries = payload_bytes(&message) / ENTRY_BYTES;
+                sent += entries;
+                free = free.max(cluster.now) + Duration::from_millis(entries * each_ms);
+                link.push_back((free, message));
+            }
+            let Some((_, message)) = link.pop_front_if(|(when, _)| *when <= cluster.now) else { break };
+            cluster.deliver(message);
+        }
+    }
+    (sent, cluster.last(1) - cluster.last(3))
+}
+
+#[test]
+fn beside_a_load_for_which_there_is_room_nobody_falls_behind() {
+    for (each_ms, every_ms) in [(10, 20), (60, 80), (60, 110), (60, 120), (100, 150), (200, 300), (400, 600)]
+    {
+        let (sent, behind) = beside_load(each_ms, every_ms);
+        let written = 60_000 / every_ms;
+        assert!(
+            behind <= 2 && sent <= 2 * written,
+            "{each_ms} ms each, one every {every_ms} ms: {written} written, {sent} sent, {behind} behind"
+        );
+    }
+}

@@ -338,3 +338,35 @@ fn refusals_of_what_comes_before_the_log_are_nonsense() {
     assert_eq!(cluster.servers[&1].node.status().counters.absurd, 100);
     assert_eq!((cluster.wire.len(), cluster.servers[&1].notices.len()), (0, notices));
 }
+
+/// Everything to and from server 3 takes `delay_ms`; every `every_ms` there is another snapshot. Whether it gets one within
+/// twenty seconds.
+fn far_away(delay_ms: u64, every_ms: u64) -> bool {
+    let mut cluster = lagging(|config| config.snapshot_chunk_bytes = 1 << 20);
+    cluster.slow_chunks.clear();
+    let (begun, delay) = (cluster.now, Duration::from_millis(delay_ms));
+    let mut under_way: VecDeque<(Instant, Message)> = VecDeque::new();
+    for ms in (0..20_000).step_by(10) {
+        cluster.now = begun + Duration::from_millis(ms);
+        while let Some((_, server)) = cluster.next_due().filter(|(when, _)| *when <= cluster.now) {
+            cluster.wake(server);
+        }
+        if ms % every_ms == 0 {
+            cluster.propose(1, &TEN);
+        }
+        loop {
+            let sent = cluster.settle_but(|message| message.to == n(3) || message.from == n(3));
+            under_way.extend(sent.into_iter().map(|message| (cluster.now + delay, message)));
+            let Some((_, message)) = under_way.pop_front_if(|(when, _)| *when <= cluster.now) else { break };
+            cluster.deliver(message);
+        }
+    }
+    !cluster.servers[&3].restored.is_empty()
+}
+
+#[test]
+fn snapshots_that_follow_each_other_faster_than_answers_come_are_sent_all_the_same() {
+    for (delay_ms, every_ms) in [(20, 1_000), (100, 400), (100, 150), (100, 100), (150, 50)] {
+        assert!(far_away(delay_ms, every_ms), "{delay_ms} ms each way, a snapshot each {every_ms} ms");
+    }
+}

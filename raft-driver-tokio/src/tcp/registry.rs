@@ -55,7 +55,7 @@ impl Registry {
         self.groups().get(&group)?.clone()
     }
 
-    /// Tells all groups that a connection to a peer was lost.
+    /// Tells all groups that a connection to a peer was lost, or is there again.
     pub(crate) fn unreachable(&self, peer: NodeId) {
         let told: Vec<_> = self.groups().values().flatten().cloned().collect();
         told.iter().for_each(|inbox| inbox.unreachable(peer));

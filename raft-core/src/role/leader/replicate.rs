@@ -358,7 +358,7 @@ fn choose_snapshot(peer: &mut Progress, shared: &Shared) {
         Some(sending) => {
             let stands = !sending.goes_on(shared.now, shared.config.catch_up_timeout);
             let overtaken = sending.meta().id.last.index < base && stands;
-            overtaken || (sending.is_idle() && sending.meta().id != latest.id)
+            overtaken || (sending.is_idle(shared.now) && sending.meta().id != latest.id)
         }
         None => {
             let searching = peer.state() == ReplicationState::Probe && peer.was_heard();
