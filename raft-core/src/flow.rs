@@ -65,8 +65,7 @@ impl Flow {
             // It came so far only now: what came with it then found it full.
             Some(lacking) if lacking.behind == through => lacking.until = now,
             Some(_) => {}
-            None if self.late.is_zero() => {}
-            None => self.late = self.late * 7 / 8,
+            None => self.quick(),
         }
         let before = self.inflight.len();
         // Most often that is all there is.
@@ -97,6 +96,13 @@ impl Flow {
         }
         self.window = 1;
         true
+    }
+
+    /// What was sent is there: how long that may take is forgotten little by little.
+    pub(crate) fn quick(&mut self) {
+        if !self.late.is_zero() {
+            self.late = self.late * 7 / 8;
+        }
     }
 
     /// What was on its way is lost, and what was learned with it.

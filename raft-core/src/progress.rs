@@ -218,6 +218,8 @@ impl Progress {
                     self.behind = behind.reached(index, end, now);
                 }
             }
+        } else if self.flow.messages() == 0 {
+            self.flow.quick();
         }
         if self.loaded.first().is_some_and(|first| first.index < self.next_index) {
             self.loaded = Entries::empty();
