@@ -3,7 +3,8 @@
 //! * After a conflict there is one, and one more for each that is answered with progress, as in the slow start of TCP: a
 //!   message that is answered never causes more than two.
 //! * A message without entries may overtake those with, and then finds that they are lacking. They are sent again at once
-//!   if entries are quick, else only after a time that follows how long they take: a slow link is not filled with copies.
+//!   unless such entries came late before, then only after a time that follows how late: a slow link is not filled with
+//!   copies. What was lost is sent again after [`late_max`] at the latest.
 
 use alloc::collections::VecDeque;
 use core::time::Duration;
@@ -22,7 +23,7 @@ pub(crate) struct Flow {
     /// conflict would cause as many conflicts again, without end.
     window: u32,
     lacking: Option<Lacking>,
-    /// How long what was lacking takes to arrive.
+    /// How long after it was found lacking, or was sent again, something is acknowledged.
     late: Duration,
 }
 
@@ -33,9 +34,15 @@ struct Lacking {
     /// What comes behind this entry.
     behind: LogIndex,
     since: Instant,
+    sent_again: Option<Instant>,
     /// Until when it may be on its way.
     until: Instant,
     late_max: Duration,
+}
+
+/// For how long entries may be on their way.
+fn late_max(config: &Config) -> Duration {
+    (config.election_timeout_max * 8).min(config.catch_up_timeout / 2)
 }
 
 impl Flow {
@@ -58,14 +65,22 @@ impl Flow {
     pub(crate) fn acknowledged(&mut self, through: LogIndex, now: Instant) {
         match &mut self.lacking {
             Some(lacking) if lacking.behind < through => {
-                let took = now.since(lacking.since).min(lacking.late_max);
-                self.late = took.max(self.late * 7 / 8);
+                let (late, took) = (self.late, now.since(lacking.since));
+                self.late = match lacking.sent_again.map(|sent| now.since(sent)) {
+                    None => took.max(late * 7 / 8),
+                    // There soon after it was sent again: it was waited for in vain.
+                    Some(since) if since * 8 < late => late / 2,
+                    // The waiting itself is not how late it was.
+                    Some(since) => took.min(late + since),
+                };
+                self.late = self.late.min(lacking.late_max);
                 self.lacking = None;
             }
             // It came so far only now: what came with it then found it full.
             Some(lacking) if lacking.behind == through => lacking.until = now,
             Some(_) => {}
-            None => self.quick(),
+            None if self.late.is_zero() => {}
+            None => self.late = self.late * 7 / 8,
         }
         let before = self.inflight.len();
         // Most often that is all there is.
@@ -85,27 +100,25 @@ impl Flow {
         if again.is_some_and(|lacking| now < lacking.until) {
             return false;
         }
-        // Entries that are not there after so long were lost, and so are all that are sent later.
-        let late_max = (config.election_timeout_max * 32).min(config.catch_up_timeout / 2);
+        let late_max = late_max(config);
         let since = again.map_or(now, |lacking| lacking.since);
         // The next may take twice as long as the last did.
         let until = now + (self.late * 2).max(now.since(since)).min(late_max);
-        self.lacking = Some(Lacking { behind, since, until, late_max });
-        if again.is_none() && self.late > config.heartbeat_interval {
-            return false;
+        let is_lost = again.is_some() || self.late <= config.heartbeat_interval;
+        let sent_again = is_lost.then_some(now);
+        self.lacking = Some(Lacking { behind, since, sent_again, until, late_max });
+        if is_lost {
+            self.window = 1;
         }
-        self.window = 1;
-        true
+        is_lost
     }
 
-    /// What was sent is there: how long that may take is forgotten little by little.
-    pub(crate) fn quick(&mut self) {
-        if !self.late.is_zero() {
-            self.late = self.late * 7 / 8;
-        }
+    /// Nothing is on its way: how late something was is forgotten little by little.
+    pub(crate) fn rest(&mut self) {
+        self.late = self.late * 7 / 8;
     }
 
-    /// What was on its way is lost, and what was learned with it.
+    /// What was on its way is of no interest any more, nor how late it was.
     pub(crate) fn interrupted(&mut self) {
         (self.lacking, self.late) = (None, Duration::ZERO);
     }
@@ -188,18 +201,35 @@ mod tests {
             times
         };
         assert_eq!(sent(&mut flow, behind, 100), 8, "within five seconds");
-        assert_eq!(
-            sent(&mut flow, behind.next(), 90),
-            0,
-            "what takes as long the next time is not sent again"
-        );
+        assert_eq!(sent(&mut flow, behind.next(), 90), 1, "what takes as long the next time");
+        assert_eq!(sent(&mut flow, behind, 30), 0, "what takes less long");
         for index in 100..150 {
             flow.acknowledged(LogIndex::new(index), Instant::ZERO);
         }
         assert_eq!(sent(&mut flow, behind, 2), 2, "until entries were quick for a time");
-        assert_eq!(sent(&mut flow, behind, 1_200), 18, "each five seconds in the end");
+        assert_eq!(sent(&mut flow, behind, 1_200), 25, "each eight election timeouts in the end");
         flow.interrupted();
         assert_eq!(sent(&mut flow, behind, 2), 2);
+    }
+
+    #[test]
+    fn what_has_to_be_sent_again_each_time_is_not_waited_for_longer_and_longer() {
+        let config = Config::new(NodeId::new(1));
+        let (mut flow, mut now, mut waited) = (Flow::new(), Instant::ZERO, 0);
+        // Once entries took ten seconds. Then a network brings all of them in the wrong order: they are refused, and lost.
+        flow.late = Duration::from_secs(10);
+        for index in 1..=50 {
+            while !flow.refused(LogIndex::new(index), now, &config) {
+                now = now + config.heartbeat_interval;
+                waited += 1;
+            }
+            now = now + config.heartbeat_interval / 2;
+            flow.acknowledged(LogIndex::new(index + 1), now);
+        }
+        assert!(
+            (1..=700).contains(&waited),
+            "{waited} heartbeats: a few times as long as entries may be late"
+        );
     }
 
     #[test]

@@ -219,7 +219,7 @@ impl Progress {
                 }
             }
         } else if self.flow.messages() == 0 {
-            self.flow.quick();
+            self.flow.rest();
         }
         if self.loaded.first().is_some_and(|first| first.index < self.next_index) {
             self.loaded = Entries::empty();

@@ -44,7 +44,7 @@ pub(crate) struct Sending {
     tried: bool,
     /// The last chunk was sent, and the peer wants no other since.
     complete: bool,
-    /// Until when the answer to the first question, or the first chunk, is waited for.
+    /// Until when the answer to a question, or the first chunk, is waited for.
     begins_by: Option<Instant>,
 }
 
@@ -91,6 +91,10 @@ impl Sending {
             // It may be on its way all the same.
             pace.patience = pace.patience.max(now.since(since)).min(rest_max);
         }
+        if before.is_some_and(|before| before.begins_by.is_some() && before.offset.is_none()) {
+            // The answer was later than that.
+            pace.patience = (pace.patience * 2).min(rest_max);
+        }
         Self {
             meta,
             offset: None,
@@ -118,10 +122,10 @@ impl Sending {
         self.offset.unwrap_or(0)
     }
 
-    /// Whether nothing of it has arrived, and nothing of it or about it is on its way.
+    /// Whether nothing of it has arrived, nor is on its way, nor an answer by which it would begin.
     pub(crate) fn is_idle(&self, now: Instant) -> bool {
-        let begins = self.begins_by.is_some_and(|until| now < until);
-        !begins && !self.complete && self.offset.unwrap_or(self.reached) == 0 && self.inflight.is_none()
+        let begins = self.complete || self.begins_by.is_some_and(|until| now < until);
+        !begins && self.offset.unwrap_or(self.reached) == 0 && self.inflight.is_none()
     }
 
     /// Whether the peer got further within this time.
@@ -131,14 +135,10 @@ impl Sending {
 
     /// The peer is busy. With the last chunk that may take long: all of it is there, and what comes behind it is needed.
     pub(crate) fn busy(&mut self, now: Instant) {
-        self.complete |= self.is_last_inflight();
+        self.complete |= self.inflight.is_some_and(|chunk| chunk.end == self.meta.size_bytes);
         if self.complete {
             self.reached_at = now;
         }
-    }
-
-    fn is_last_inflight(&self) -> bool {
-        self.inflight.is_some_and(|chunk| chunk.end == self.meta.size_bytes)
     }
 
     /// The next chunk, question, or read of the snapshot. `asked`: a message is due in any case.
@@ -210,7 +210,9 @@ impl Sending {
             return false;
         }
         let sent = self.settle(offset, round);
-        self.begins_by = Some(now + self.pace.patience);
+        if self.reached == 0 {
+            self.begins_by = Some(now + self.pace.patience);
+        }
         let lost = sent.map(|chunk| (chunk.from, chunk.since)).or(self.lost);
         self.lost = lost.filter(|(from, _)| *from == offset);
         if let Some(chunk) = sent.filter(|chunk| chunk.from < offset) {
@@ -271,7 +273,7 @@ impl Sending {
 
     /// What was on its way may be lost: the next heartbeat asks.
     pub(crate) fn interrupted(&mut self) {
-        self.complete |= self.is_last_inflight();
+        self.complete |= self.inflight.is_some_and(|chunk| chunk.end == self.meta.size_bytes);
         (self.offset, self.inflight, self.lost, self.begins_by) = (None, None, None, None);
     }
 }

@@ -366,7 +366,29 @@ fn far_away(delay_ms: u64, every_ms: u64) -> bool {
 
 #[test]
 fn snapshots_that_follow_each_other_faster_than_answers_come_are_sent_all_the_same() {
-    for (delay_ms, every_ms) in [(20, 1_000), (100, 400), (100, 150), (100, 100), (150, 50)] {
+    for (delay_ms, every_ms) in
+        [(20, 1_000), (100, 400), (100, 150), (100, 100), (150, 50), (250, 100), (400, 300)]
+    {
         assert!(far_away(delay_ms, every_ms), "{delay_ms} ms each way, a snapshot each {every_ms} ms");
     }
+}
+
+#[test]
+fn who_begins_anew_gets_the_latest() {
+    let mut cluster = behind(3, &[3], 10);
+    cluster.run_until(2_000, |cluster| written(cluster, 3).len() == 3);
+    cluster.propose(1, &["more"]);
+    drop(cluster.settle_but(|message| message.to == n(3)));
+    cluster.take_snapshot(1);
+    drop(cluster.settle_but(|message| message.to == n(3)));
+    let latest = cluster.servers[&1].node.status().snapshot;
+    cluster.restart(3);
+    cluster.trace.as_mut().expect("kept").clear();
+    cluster.run_ms(3_000);
+    assert!(equal(&cluster, 3));
+    let old = count(&cluster, |action| {
+        matches!(action, Action::Send(Message { body: Body::InstallSnapshot { meta, data, .. }, .. })
+            if !data.is_empty() && meta.id.last != latest)
+    });
+    assert!(old <= 1, "{old} chunks of the old one");
 }
