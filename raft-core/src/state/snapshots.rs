@@ -129,8 +129,8 @@ impl Shared {
     }
 
     /// Whether the log behind a snapshot that is being sent has become more than is kept for its receiver: twice the
-    /// snapshot, the log of eight snapshots, or the tail, whichever is most. It has to be more than one or two: a small
-    /// state may take long to be restored, by who keeps up with the log easily.
+    /// snapshot, the log of eight snapshots, or what may be on its way, whichever is most. Of one or two would not do: a
+    /// small state may take long to be restored, by who keeps up with the log easily.
     pub(crate) fn log_outweighs(&self, meta: &SnapshotMeta) -> bool {
         let entry_bytes = self.snapshots.entry_bytes;
         let snapshot_log_bytes = match self.config.snapshot_policy {
@@ -140,7 +140,7 @@ impl Shared {
         };
         let kept_bytes = meta.size_bytes.saturating_mul(2).max(snapshot_log_bytes.saturating_mul(8));
         let behind = self.log.last_index().since(meta.id.last.index).saturating_mul(entry_bytes);
-        behind > kept_bytes.max(self.config.tail_bytes_max)
+        behind > kept_bytes.max(self.config.inflight_bytes_max)
     }
 
     /// Whether there may be something to do about snapshots and for the log's length.

@@ -16,7 +16,7 @@ fn kept(cluster: &Cluster) -> u64 {
 
 #[test]
 fn a_transfer_that_crawls_keeps_no_more_log_than_would_be_worth_it() {
-    let mut cluster = lagging(|config| config.tail_bytes_max = 4_000);
+    let mut cluster = lagging(|config| config.inflight_bytes_max = 4_000);
     let mut longest = 0;
     // Each chunk takes 25 s, beside ten entries a second.
     for second in 1..=1_000 {
@@ -38,7 +38,7 @@ fn a_transfer_that_crawls_keeps_no_more_log_than_would_be_worth_it() {
 #[test]
 fn a_peer_that_claims_to_get_further_all_the_time_does_not_hold_the_log() {
     let mut cluster =
-        lagging(|config| (config.snapshot_chunk_bytes, config.tail_bytes_max) = (1 << 20, 4_000));
+        lagging(|config| (config.snapshot_chunk_bytes, config.inflight_bytes_max) = (1 << 20, 4_000));
     let (mut longest, mut claimed) = (0, 0);
     for second in 0..400 {
         cluster.commit_each(1, &TEN);
