@@ -282,7 +282,7 @@ impl<S: StateMachine> Arrived<S> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::convert::Infallible;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::Wake;
@@ -295,7 +295,8 @@ mod tests {
     use super::*;
     use crate::request::{Reply, Slot};
 
-    struct Deaf;
+    /// Takes in everything, and remembers nothing.
+    pub(crate) struct Deaf;
 
     impl StateMachine for Deaf {
         type Response = ();

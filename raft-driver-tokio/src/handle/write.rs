@@ -183,35 +183,16 @@ fn told<T>(answer: Answer<T>) -> Result<T, WriteError> {
 
 #[cfg(test)]
 mod tests {
-    use std::convert::Infallible;
     use std::pin::pin;
     use std::task::{Context, Poll, Waker};
 
-    use raft_core::host::{RestoreError, SnapshotSource, WholeState};
-    use raft_core::{Config, Entries, NodeId};
+    use raft_core::{Config, NodeId};
 
     use super::*;
     use crate::Builder;
+    use crate::inbox::tests::Deaf;
     use crate::storage::{MemoryLog, MemorySnapshots};
     use crate::transport::Channels;
-
-    struct Deaf;
-
-    impl StateMachine for Deaf {
-        type Response = ();
-        type Snapshot = WholeState;
-        type Error = Infallible;
-
-        fn apply(&mut self, _: &Entries, _: &mut Vec<()>) -> Result<(), Infallible> {
-            Ok(())
-        }
-        fn snapshot(&mut self) -> Result<WholeState, Infallible> {
-            Ok(WholeState::new(""))
-        }
-        fn restore(&mut self, _: &mut SnapshotSource<'_>) -> Result<(), RestoreError<Infallible>> {
-            Ok(())
-        }
-    }
 
     #[tokio::test]
     async fn a_write_that_meets_the_end_does_not_wait_for_its_own_room() {
