@@ -61,9 +61,10 @@ pub struct Config {
     /// snapshot. Default 10,000.
     pub compaction_margin_entries: u64,
     /// A membership change is given up when its new voters make no progress for this long, and a log is compacted past a
-    /// snapshot that is being sent, or past what its receiver got since, when that makes none, or when the log behind it is
-    /// more than the log of eight snapshots by the policy, twice the snapshot, and `inflight_bytes_max`. What was sent is taken for lost
-    /// after half as long at most. Default 30 s.
+    /// snapshot that is being sent, or past what its receiver got since, when that makes none. It is also compacted past a
+    /// snapshot that is being sent once what it has behind that is more than each of twice the snapshot, the log of eight
+    /// snapshots by the policy, and `inflight_bytes_max`. What was sent to a peer is taken for lost after half of this time
+    /// at most, entries after eight election timeouts too. Default 30 s.
     pub catch_up_timeout: Duration,
     /// Lets a leader serve reads by its lease (thesis §6.4.1). Default `None`: clocks are not relied on. Must be the
     /// same on all nodes, and `election_timeout_min` too.

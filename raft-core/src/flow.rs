@@ -4,7 +4,7 @@
 //!   message that is answered never causes more than two.
 //! * A message without entries may overtake those with, and then finds that they are lacking. They are sent again at once
 //!   unless such entries came late before, then only after a time that follows how late: a slow link is not filled with
-//!   copies. What was lost is sent again after [`late_max`] at the latest.
+//!   copies. What was lost is sent again after [`late_max`] at the latest, and so is each copy of it that is lost.
 
 use alloc::collections::VecDeque;
 use core::time::Duration;
@@ -33,10 +33,13 @@ pub(crate) struct Flow {
 struct Lacking {
     /// What comes behind this entry.
     behind: LogIndex,
+    /// When it was first found.
     since: Instant,
+    /// When it last was sent again, if it was.
     sent_again: Option<Instant>,
     /// Until when it may be on its way.
     until: Instant,
+    /// What bounds how late it is taken to be: ages beyond every timeout make no difference.
     late_max: Duration,
 }
 
