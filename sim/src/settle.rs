@@ -72,6 +72,8 @@ impl<W: Workload> World<'_, W> {
         (disk.stall, disk.snapshot_fails) = (0, 0);
         disk.sync_min = disk.sync_min.min(election_min / 24);
         disk.sync_more = disk.sync_more.min(election_min / 24);
+        // Drawn without an upper end: a sync that is reported too late is a disk that stands still.
+        disk.late_mean = disk.late_mean.min(heartbeat / 16);
         driver.late_wake = 0;
         driver.late_poll_mean = driver.late_poll_mean.min(heartbeat / 16);
     }

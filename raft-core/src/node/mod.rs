@@ -208,11 +208,15 @@ impl Node {
                 Next::Stay
             }
             Event::StepDown { ticket } => {
-                match &mut self.role {
-                    Role::Leader(leader) => leader.transfer(shared, ticket, None, true),
-                    _ => shared.admin(ticket, AdminOutcome::Done),
+                if let Role::Leader(leader) = &mut self.role {
+                    leader.transfer(shared, ticket, None, true);
+                    Next::Stay
+                } else {
+                    shared.admin(ticket, AdminOutcome::Done);
+                    // A campaign ends here: the votes for it may be on their way.
+                    let campaigns = !matches!(self.role, Role::Follower(_));
+                    if campaigns { Next::Follow(None) } else { Next::Stay }
                 }
-                Next::Stay
             }
             Event::TakeSnapshot { ticket } => {
                 shared.take_snapshot(ticket);

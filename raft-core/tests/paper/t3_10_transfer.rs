@@ -185,6 +185,27 @@ fn whoever_does_not_lead_is_done_at_once() {
 }
 
 #[test]
+fn whoever_campaigns_ends_its_campaign() {
+    for role in [RoleKind::PreCandidate, RoleKind::Candidate] {
+        let mut cluster = Cluster::with(3, |_| {});
+        cluster.bootstrap();
+        cluster.pass_ms(1_000);
+        cluster.campaign(1);
+        let held = cluster.settle_but(|message| match role {
+            RoleKind::PreCandidate => matches!(message.body, Body::PreVoteReply { granted: true, .. }),
+            _ => message.body == Body::RequestVoteReply { granted: true },
+        });
+        assert!(held.len() == 2 && cluster.role(1) == role, "{role:?}: {held:?}");
+        let ticket = cluster.step_down(1);
+        assert_eq!(cluster.outcome(1, ticket), Some(AdminOutcome::Done));
+        held.into_iter().for_each(|message| cluster.deliver(message));
+        cluster.settle();
+        assert_eq!(cluster.role(1), RoleKind::Follower, "{role:?}: nobody is elected by what was on its way");
+        cluster.elect(2);
+    }
+}
+
+#[test]
 fn the_only_voter_has_nobody_to_hand_over_to() {
     let mut cluster = Cluster::led(1);
     let ticket = cluster.step_down(1);
