@@ -219,6 +219,36 @@ fn a_damaged_one_is_passed_over_only_where_nothing_is_lost() {
     assert!(matches!(store.read(meta.id, 0, 10), Err(SnapshotFault::Missing)));
 }
 
+/// A loss of power may take back a name that was never made durable, and leave all of the bytes under the other one.
+#[test]
+fn what_the_log_needs_is_not_removed_because_it_lost_its_name() {
+    let dir = Dir::new();
+    let store = dir.open();
+    write(&store, id(1, 5), &content(100));
+    let meta = write(&store, id(2, 9), &content(300));
+    drop(store);
+    let files = dir.files();
+    let part = files[1].with_extension("part");
+    fs::rename(&files[1], &part).unwrap();
+    let left = dir.files();
+    let error = dir.recover(meta.id.last).unwrap_err();
+    assert!(
+        matches!(&error, SnapshotFileError::Missing { part: Some(told), .. } if *told == part),
+        "{error}"
+    );
+    let advice = format!("rename {} to {}", part.display(), files[1].display());
+    assert!(error.to_string().contains(&advice), "{error}");
+    assert_eq!(dir.files(), left);
+    // As it is told.
+    fs::rename(&part, &files[1]).unwrap();
+    assert_eq!(dir.recover(meta.id.last).unwrap().as_deref(), Some(&meta));
+
+    let error = dir.recover(id(2, 10)).unwrap_err();
+    assert!(matches!(&error, SnapshotFileError::Missing { part: None, .. }), "{error}");
+    assert!(error.to_string().contains("put it back, or"), "{error}");
+    assert_eq!(dir.files().len(), 1);
+}
+
 #[test]
 fn a_file_under_another_name_is_not_taken_for_that_one() {
     let dir = Dir::new();

@@ -20,15 +20,17 @@ pub trait SnapshotStore: Send + Sync + 'static {
     /// Why a call failed.
     type Error: core::error::Error + Send + Sync + 'static;
 
-    /// What survived, asked once before anything else: the newest complete snapshot. Incomplete ones, and older ones,
-    /// are dropped.
+    /// What survived, asked once before anything else: the newest complete snapshot. It is durable, also what a killed
+    /// process had left in caches: a node drops the log that it covers. Incomplete ones, and older ones, are dropped
+    /// afterwards.
     ///
     /// `log_base` is the entry before the log's first: the entries through there are in a snapshot only. A damaged
     /// snapshot may be passed over if an older one reaches that far, or if the log is whole (its base is
     /// [`LogId::ZERO`]); else it is an error.
     ///
     /// # Errors
-    /// If the store cannot be read, or the snapshot that is needed is damaged.
+    /// If the store cannot be read, durability cannot be vouched for, or the snapshot that is needed is damaged. Nothing
+    /// is dropped then.
     fn recover(&self, log_base: LogId) -> Result<Option<Arc<SnapshotMeta>>, Self::Error>;
 
     /// Begins to write a snapshot. An incomplete one of the same name is dropped; there is no other writer of it.

@@ -74,6 +74,8 @@ promises! {
     SnapshotDurable: "SnapshotWriter::finish", "returns when the snapshot is complete, and durable: after fsync";
     /// A snapshot is found that was never finished.
     SnapshotComplete: "SnapshotStore::recover", "the newest complete snapshot; incomplete ones are dropped";
+    /// The one that a start found was not durable yet.
+    RecoveredSnapshotIsDurable: "SnapshotStore::recover", "the newest complete snapshot is durable, also what a killed process had left in caches";
     /// An older one is found.
     SnapshotNewest: "SnapshotStore::recover", "the newest complete snapshot; older ones are dropped";
     /// An error where a crash left nothing illegal.

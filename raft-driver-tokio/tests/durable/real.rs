@@ -292,8 +292,9 @@ async fn a_snapshot_that_the_log_needs_and_is_missing_starts_no_node() {
     let network = raft_driver_tokio::transport::Channels::default();
     let builder = Builder::new(raft_core::Config::new(IDENTITY.node));
     let error = builder.start(log, snapshots, Counter(0), network.endpoint()).await.unwrap_err();
-    let is_missing =
-        matches!(error, StartError::Node(raft_core::StartError::MissingSnapshot(base)) if base == id(3, 40));
+    let StartError::Snapshots(error) = error else { panic!("{error}") };
+    let is_missing = matches!(error.downcast_ref(), Some(SnapshotFileError::Missing { base, part: None, .. })
+        if *base == id(3, 40));
     assert!(is_missing, "{error}");
     assert!(error.to_string().contains("put it back, or"), "{error}");
 }

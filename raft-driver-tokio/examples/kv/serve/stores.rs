@@ -66,7 +66,11 @@ fn is_lost(error: &StartError) -> bool {
         StartError::Log(error) => matches!(error.downcast_ref(), Some(DurableError::Damaged(_))),
         StartError::Snapshots(error) => matches!(
             error.downcast_ref(),
-            Some(SnapshotFileError::Needed { .. } | SnapshotFileError::Damaged { .. })
+            Some(
+                SnapshotFileError::Needed { .. }
+                    | SnapshotFileError::Damaged { .. }
+                    | SnapshotFileError::Missing { part: None, .. }
+            )
         ),
         StartError::Node(error) => !matches!(error, raft_core::StartError::Config(_)),
         _ => false,
@@ -109,6 +113,7 @@ mod tests {
         for lost in [
             snapshots(SnapshotFileError::Needed { path: path(), what: "a block is" }),
             snapshots(SnapshotFileError::Damaged { path: path(), what: "a block is" }),
+            snapshots(SnapshotFileError::Missing { dir: path(), base: LogId::ZERO, part: None }),
             StartError::Log(Box::new(DurableError::Damaged("a block is".into()))),
             StartError::Node(raft_core::StartError::MissingSnapshot(LogId::ZERO)),
         ] {
@@ -125,6 +130,14 @@ mod tests {
                 "check the path, its permissions",
             ),
             (snapshots(SnapshotFileError::InUse { path: path() }), "stop it"),
+            (
+                snapshots(SnapshotFileError::Missing {
+                    dir: path(),
+                    base: LogId::ZERO,
+                    part: Some(path().with_extension("part")),
+                }),
+                "rename d/snapshots/x.part to d/snapshots/x.snapshot",
+            ),
             (StartError::Log(Box::new(DurableError::Full)), "free some space"),
             (StartError::Log(Box::new(DurableError::from(io::Error::other("x")))), "the disk failed"),
         ] {

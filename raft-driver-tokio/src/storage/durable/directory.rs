@@ -350,6 +350,29 @@ mod tests {
         assert_eq!(SYNCED.take(), [above.join(format!("group-{:016x}", 5))], "its name is durable by now");
     }
 
+    /// A kill between renaming and sync: the name is there, and a loss of power would take it back.
+    #[test]
+    fn a_renaming_that_a_killed_process_left_is_made_durable_before_it_counts() {
+        let identity = Identity { cluster: ClusterId::new(1), node: NodeId::new(1) };
+        let dir = tempfile::tempdir().unwrap();
+        let open = || SnapshotFiles::open(dir.path(), identity).unwrap();
+        let older =
+            SnapshotId { last: LogId::new(Term::new(1), LogIndex::FIRST), taken_by: NodeId::new(1), seq: 1 };
+        let newer = SnapshotId { seq: 2, ..older };
+        finish(&open(), older).unwrap();
+        finish(&open(), newer).unwrap();
+        let files = || fs::read_dir(dir.path()).unwrap().count();
+        assert_eq!(files(), 3, "two snapshots, and the lock");
+        // If it cannot be, nothing is removed: the older one may be all that is left.
+        FAILS.set(true);
+        assert!(matches!(open().recover(LogId::ZERO), Err(SnapshotFileError::Open(OpenError::Io { .. }))));
+        assert_eq!(files(), 3);
+        SYNCED.take();
+        assert_eq!(open().recover(LogId::ZERO).unwrap().unwrap().id, newer);
+        assert_eq!(SYNCED.take(), [dir.path().to_owned()]);
+        assert_eq!(files(), 2);
+    }
+
     /// An empty snapshot.
     fn finish(snapshots: &SnapshotFiles, id: SnapshotId) -> Result<(), SnapshotFileError> {
         let writer = snapshots.begin(id)?;

@@ -3,6 +3,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use raft_core::LogId;
+
+use super::files::COMPLETE;
 use crate::storage::durable::OpenError;
 
 /// Why files of snapshots cannot be used.
@@ -72,6 +75,26 @@ pub enum SnapshotFileError {
         /// What was noticed.
         what: &'static str,
     },
+    /// What came before the log's first entry is in none of the snapshots. Nothing was removed.
+    #[error("the log begins after {base}, and no snapshot in {} reaches that far; put it back{}, or remove this node from the cluster and add it under a new id in an empty directory", dir.display(), Renamed(part.as_deref()))]
+    Missing {
+        /// The directory of the snapshots.
+        dir: PathBuf,
+        /// The entry before the log's first.
+        base: LogId,
+        /// One that reaches that far and was never finished, or a loss of power took its name back.
+        part: Option<PathBuf>,
+    },
+}
+
+struct Renamed<'a>(Option<&'a Path>);
+
+impl std::fmt::Display for Renamed<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Some(part) = self.0 else { return Ok(()) };
+        let name = part.with_extension(COMPLETE);
+        write!(f, " (rename {} to {}: it is used if it is whole)", part.display(), name.display())
+    }
 }
 
 impl SnapshotFileError {

@@ -9,6 +9,8 @@
 //!
 //! * A snapshot is written aside, synced, renamed, and its name synced: under its final name it is complete, whatever
 //!   crash comes. What is there and not whole was damaged later.
+//! * A start makes the names that it finds durable before anything depends on them: whoever wrote them may have been
+//!   killed before it could. And it removes nothing as long as what the log needs is not found.
 //! * A directory whose names could not be synced is not synced again: the store takes no snapshot any more, as one that
 //!   nobody can vouch for. The node goes on without, and a start finds out what is there.
 //! * No snapshot takes the last room of the disk, which the log may need.
@@ -274,6 +276,10 @@ impl SnapshotStore for SnapshotFiles {
     fn recover(&self, log_base: LogId) -> Result<Option<Arc<SnapshotMeta>>, SnapshotFileError> {
         let shared = &*self.0;
         let names = shared.names()?;
+        if !names.is_empty() {
+            // Whoever renamed one may have been killed before the name was durable.
+            shared.sync(&shared.dir)?;
+        }
         let mut complete: Vec<_> = names.iter().filter(|(_, (_, complete))| *complete).collect();
         complete.sort_unstable_by_key(|(_, (id, _))| std::cmp::Reverse(*id));
         let mut damaged = Vec::new();
@@ -288,9 +294,15 @@ impl SnapshotStore for SnapshotFiles {
             }
         }
         let reached = newest.as_ref().map_or(LogIndex::ZERO, |meta| meta.id.last.index);
-        if reached < log_base.index && !damaged.is_empty() {
-            let (path, what) = damaged.swap_remove(0);
-            return Err(SnapshotFileError::Needed { path, what });
+        if reached < log_base.index {
+            if !damaged.is_empty() {
+                let (path, what) = damaged.swap_remove(0);
+                return Err(SnapshotFileError::Needed { path, what });
+            }
+            let reaches = |id: &SnapshotId| id.last.index >= log_base.index;
+            let part = names.into_iter().find(|(_, (id, complete))| !complete && reaches(id));
+            let (dir, part) = (shared.dir.clone(), part.map(|(path, _)| path));
+            return Err(SnapshotFileError::Missing { dir, base: log_base, part });
         }
         for (path, what) in &damaged {
             let path = path.display();

@@ -379,9 +379,10 @@ where
                 let seed = self.next_seed();
                 let again = crash.medium.crashes(seed).expect("the medium works");
                 for again in again.iter().filter(|a| a.returned && !a.cached).take(LOSSES_AFTER_KILL) {
-                    self.recover(&again.medium, &model, true).inspect_err(|_| {
+                    self.recover(&again.medium, &model, true).map_err(|violation| {
                         let recovers = "the store is opened again, and recovers";
                         self.history.extend([crash.how.clone(), recovers.into(), again.how.clone()]);
+                        Violation { promise: Promise::RecoveredSnapshotIsDurable, ..violation }
                     })?;
                 }
             }
