@@ -373,6 +373,25 @@ mod tests {
         assert_eq!(files(), 2);
     }
 
+    /// The same of the peers' table, by which peers are admitted.
+    #[tokio::test]
+    async fn a_table_of_peers_that_a_killed_process_left_is_made_durable_before_it_counts() {
+        let identity = Identity { cluster: ClusterId::new(1), node: NodeId::new(1) };
+        let dir = tempfile::tempdir().unwrap();
+        let log = DurableLog::open(dir.path(), identity).unwrap();
+        log.peers().admit(NodeId::new(2), Some(DirectoryId::new(7))).await.unwrap();
+        drop(log);
+        FAILS.set(true);
+        assert!(matches!(
+            DurableLog::open(dir.path(), identity),
+            Err(OpenError::Io { op: SYNC_DIRECTORY, .. })
+        ));
+        SYNCED.take();
+        let log = DurableLog::open(dir.path(), identity).unwrap();
+        assert_eq!(log.peers().get(NodeId::new(2)), Some(DirectoryId::new(7)));
+        assert_eq!(SYNCED.take(), [dir.path().to_owned()]);
+    }
+
     /// An empty snapshot.
     fn finish(snapshots: &SnapshotFiles, id: SnapshotId) -> Result<(), SnapshotFileError> {
         let writer = snapshots.begin(id)?;

@@ -8,7 +8,7 @@
 //! | 8, 16 | of each peer, ascending: node id, the id of its directory |
 //! | 4 | CRC-32 of everything before |
 //!
-//! * A peer's directory is remembered durably before the peer is first admitted.
+//! * A peer's directory is remembered durably before the peer is first admitted, also if a killed process remembered it.
 //! * What is remembered is never replaced, only forgotten when an operator says so.
 //! * A directory's own id is not stored here, see [`DirectoryId`].
 
@@ -116,7 +116,11 @@ impl KnownPeers {
         let Head { identity, directory } = head;
         let path = dir.join(FILE);
         let known = match fs::read(&path) {
-            Ok(table) => decode(identity, &table, &path)?,
+            Ok(table) => {
+                // Whoever renamed it may have been killed before the name was durable.
+                sync_directory(dir)?;
+                decode(identity, &table, &path)?
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => BTreeMap::new(),
             Err(error) => return Err(OpenError::io("read", &path)(error)),
         };
