@@ -42,6 +42,32 @@ pub struct LogRecovery {
     pub memberships: Vec<(LogIndex, Arc<Membership>)>,
 }
 
+impl LogRecovery {
+    /// The configuration that a node has in force which starts from this log and its newest snapshot; `None` if it was
+    /// never part of a cluster. A log that does not hold the snapshot's last entry is going to be replaced by it.
+    #[must_use]
+    pub fn membership<'a>(&'a self, snapshot: Option<&'a SnapshotMeta>) -> Option<&'a Arc<Membership>> {
+        let in_log = self.memberships.last();
+        let Some(SnapshotMeta { id, membership, .. }) = snapshot else {
+            return in_log.map(|(_, membership)| membership);
+        };
+        let is_held = self.term_at(id.last.index) == Some(id.last.term);
+        let later = in_log.filter(|(index, _)| is_held && *index > id.last.index);
+        Some(later.map_or(membership, |(_, membership)| membership))
+    }
+
+    /// The term of an entry of the log, or of the one before its first.
+    pub(crate) fn term_at(&self, index: LogIndex) -> Option<Term> {
+        if index == self.base.index {
+            return Some(self.base.term);
+        }
+        if index < self.base.index || index > self.last.index {
+            return None;
+        }
+        self.terms.iter().rev().find(|run| run.first <= index).map(|run| run.term)
+    }
+}
+
 /// A store's records contradict each other: it must not be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ScanError {

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use raft_core::{
     Action, Config, ConfigError, Entries, Event, Fatal, Instant, LogId, LogIndex, LogReadError, LogRecovery,
-    LogTask, MachineTask, Membership, MembershipError, Node, ReadId, Recovery, StartError, Term, TermRun,
-    Ticket, WriteId,
+    LogTask, MachineTask, Membership, MembershipError, Node, ReadId, Recovery, SnapshotMeta, StartError,
+    Term, TermRun, Ticket, WriteId,
 };
 use support::{Cluster, append, at, commands, id, in_term, log, message, n};
 
@@ -83,6 +83,34 @@ fn what_contradicts_itself_does_not_start() {
         ..found(4, &[1, 4])
     };
     assert_eq!(refused(compacted, LogId::ZERO), StartError::MissingSnapshot(id(1, 7)));
+}
+
+/// A crash between a snapshot's last chunk and the log's reset leaves a log that it is going to replace.
+#[test]
+fn the_configuration_in_force_is_known_before_the_node_starts() {
+    let of = |voters| Arc::new(Membership::of_voters(support::members(1..=voters)));
+    let in_log = vec![(at(1), of(3)), (at(3), of(4))];
+    let log = LogRecovery { memberships: in_log, ..found(4, &[1, 4, 4, 4]) };
+    let in_snapshot = |last, membership_index, voters| {
+        let mut meta = support::snapshot_meta(last, 1, voters, b"");
+        meta.membership_index = at(membership_index);
+        Some(Arc::new(meta))
+    };
+    let force = |log: &LogRecovery, snapshot: Option<Arc<SnapshotMeta>>| {
+        let before = log.membership(snapshot.as_deref()).map(|membership| membership.voters.len());
+        let recovery = Recovery { log: log.clone(), snapshot, applied: LogId::ZERO, incarnation: 1 };
+        let node = Node::start(Config::new(n(1)), recovery, Instant::ZERO).expect("sound");
+        let after = node.membership().voters.len();
+        assert_eq!(before.unwrap_or_default(), after);
+        after
+    };
+    assert_eq!(force(&LogRecovery::default(), None), 0);
+    assert_eq!(force(&log, None), 4);
+    assert_eq!(force(&log, in_snapshot(id(4, 2), 1, 3)), 4, "the log goes on");
+    assert_eq!(force(&log, in_snapshot(id(4, 4), 3, 4)), 4, "the log has nothing later");
+    assert_eq!(force(&log, in_snapshot(id(4, 9), 8, 5)), 5, "the snapshot is newer");
+    assert_eq!(force(&log, in_snapshot(id(4, 9), 1, 3)), 3, "what the log has was never committed");
+    assert_eq!(force(&log, in_snapshot(id(3, 2), 2, 5)), 5, "nor here");
 }
 
 #[test]

@@ -368,8 +368,7 @@ impl<S: StateMachine, L: NodeLog, P: SnapshotStore> Recovered<S, L, P> {
     /// The configuration that will be in force; `None` for a node that was never part of a cluster.
     #[must_use]
     pub fn membership(&self) -> Option<&Arc<Membership>> {
-        let in_log = self.found.memberships.last().map(|(_, membership)| membership);
-        in_log.or(self.snapshot.as_ref().map(|snapshot| &snapshot.membership))
+        self.found.membership(self.snapshot.as_deref())
     }
 
     /// The node, with its time and its stores, recorded from its beginning if there are options for it. A

@@ -234,10 +234,7 @@ impl<L: LogStore, P: SnapshotStore> Stores<L, P> {
 }
 
 fn held(found: &LogRecovery, snapshot: Option<&SnapshotMeta>) -> Result<Held, RestoreError> {
-    let in_log = found.memberships.last().map(|(index, membership)| (*index, membership));
-    let in_snapshot = snapshot.map(|meta| (meta.membership_index, &meta.membership));
-    let newest = in_log.into_iter().chain(in_snapshot).max_by_key(|(index, _)| *index);
-    let (_, membership) = newest.ok_or(RefoundError::Unfounded)?;
+    let membership = found.membership(snapshot).ok_or(RefoundError::Unfounded)?;
     let last = snapshot.map_or(found.last, |meta| found.last.max(meta.id.last));
     Ok(Held { term: found.hard_state.term.max(last.term), last, membership: Arc::clone(membership) })
 }

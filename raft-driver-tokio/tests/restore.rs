@@ -14,13 +14,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use raft_core::host::{LogReader, LogStore, Refounding, SnapshotStore, SnapshotWriter};
 use raft_core::{
-    Config, EntryRef, LogId, LogIndex, Membership, MembershipChange, NodeId, SnapshotId, SnapshotMeta,
-    SnapshotPolicy, Term,
+    Config, Entries, EntryRef, HardState, LogId, LogIndex, Membership, MembershipChange, NodeId, SnapshotId,
+    SnapshotMeta, SnapshotPolicy, Term, Write, WriteId,
 };
 use raft_driver_tokio::restore::{Evidence, Progress, RestoreError, Stores, answering, import, rescue};
 use raft_driver_tokio::storage::{BackupFile, DurableLog, Identity, SnapshotFileError, SnapshotFiles};
 use raft_driver_tokio::transport::Channels;
-use raft_driver_tokio::{Builder, ClusterId, Raft, StartError};
+use raft_driver_tokio::{Builder, ClusterId, Raft, Recovered, StartError};
 
 use common::{Journal, config, leader, members, node, within, write};
 
@@ -313,6 +313,52 @@ async fn a_backup_is_taken_beside_a_running_node_and_begins_a_new_cluster() {
     assert_eq!(configurations, 0, "the new members are in the snapshot already");
 }
 
+fn entry(term: u64, index: u64) -> LogId {
+    LogId::new(Term::new(term), LogIndex::new(index))
+}
+
+fn voters(count: u64) -> Arc<Membership> {
+    Arc::new(Membership::of_voters(members(1..=count)))
+}
+
+/// A snapshot of a cluster that never changed its members.
+fn take(snapshots: &SnapshotFiles, last: LogId, members: u64, text: &str) {
+    let id = SnapshotId { last, taken_by: node(1), seq: last.index.get() };
+    let mut writer = snapshots.begin(id).unwrap();
+    writer.write(text.as_bytes()).unwrap();
+    let written = writer.written();
+    let meta = SnapshotMeta {
+        id,
+        membership: voters(members),
+        membership_index: LogIndex::FIRST,
+        size_bytes: written.size_bytes,
+        digest: written.digest,
+        terms: Arc::new([]),
+    };
+    writer.finish(&meta).unwrap();
+}
+
+/// What a crash leaves between the last chunk of a snapshot and the log's reset: a log whose end nobody committed.
+#[tokio::test]
+async fn a_configuration_that_the_snapshot_replaces_is_not_in_force() {
+    let root = tempfile::tempdir().unwrap();
+    let mut stores = open(root.path(), OLD, 1);
+    let configurations = [(entry(1, 1), voters(3)), (entry(1, 2), voters(4))];
+    let entries = configurations.map(|(at, membership)| Entries::membership(at, membership));
+    let hard_state = Some(HardState { term: Term::new(3), voted_for: None });
+    let entries = Entries::join(entries).unwrap();
+    // Only nodes mint these; a store does not look at them.
+    let id = serde_json::from_str::<WriteId>("1").unwrap();
+    stores.log.write(&[Write { id, hard_state, reset_to: None, entries }]).unwrap();
+    let in_force = |stores: &mut Files| stores.inspect().unwrap().membership.voters.len();
+    assert_eq!(in_force(&mut stores), 4);
+    take(&stores.snapshots, entry(3, 9), 3, "");
+    assert_eq!(in_force(&mut stores), 3);
+    let Stores { log, snapshots } = stores;
+    let recovered = Recovered::ask(log, snapshots, Journal::default()).await.unwrap();
+    assert_eq!(recovered.membership(), Some(&voters(3)));
+}
+
 /// What a crash leaves of a rescue is no cluster that lacks entries: it is none.
 #[tokio::test]
 async fn a_rescue_that_was_cut_short_cannot_be_started() {
@@ -340,29 +386,12 @@ fn a_backup_is_not_written_over_by_the_name_that_a_crash_left() {
     let root = tempfile::tempdir().unwrap();
     let identity = Identity { cluster: OLD, node: node(1) };
     let snapshots = SnapshotFiles::open(root.path().join("snapshots"), identity).unwrap();
-    let take = |index: u64, text: &str| {
-        let last = LogId::new(Term::new(1), LogIndex::new(index));
-        let id = SnapshotId { last, taken_by: node(1), seq: index };
-        let mut writer = snapshots.begin(id).unwrap();
-        writer.write(text.as_bytes()).unwrap();
-        let written = writer.written();
-        let membership = Arc::new(Membership::of_voters(members([1])));
-        let meta = SnapshotMeta {
-            id,
-            membership,
-            membership_index: LogIndex::FIRST,
-            size_bytes: written.size_bytes,
-            digest: written.digest,
-            terms: Arc::new([]),
-        };
-        writer.finish(&meta).unwrap();
-    };
-    take(5, "first");
+    take(&snapshots, entry(1, 5), 1, "first");
     let (file, kept) = (root.path().join("backup"), root.path().join("backup.1"));
     snapshots.export(&file).unwrap();
     fs::hard_link(&file, root.path().join("backup.part")).unwrap();
     fs::rename(&file, &kept).unwrap();
-    take(9, "second");
+    take(&snapshots, entry(1, 9), 1, "second");
     snapshots.export(&file).unwrap();
     let held = |path: &Path| BackupFile::open(path).unwrap().read(0, 100).unwrap();
     assert_eq!((held(&kept), held(&file)), (Bytes::from("first"), Bytes::from("second")));

@@ -79,7 +79,7 @@ impl Refounding {
         if snapshot.is_none() && found.memberships.is_empty() {
             return Err(RefoundError::Unfounded);
         }
-        let last = if term_at(found, reached.index) == Some(reached.term) { found.last } else { reached };
+        let last = if found.term_at(reached.index) == Some(reached.term) { found.last } else { reached };
         let term = found.hard_state.term.max(found.last.term).max(reached.term);
         let term = term.next().ok_or(RefoundError::Term(term))?;
         let hard_state = HardState { term, voted_for: None };
@@ -152,15 +152,4 @@ impl Refounding {
         self.writes += 1;
         WriteId::mint(self.writes)
     }
-}
-
-/// The term of an entry of the log, or of the one before its first.
-fn term_at(found: &LogRecovery, index: LogIndex) -> Option<Term> {
-    if index == found.base.index {
-        return Some(found.base.term);
-    }
-    if index < found.base.index || index > found.last.index {
-        return None;
-    }
-    found.terms.iter().rev().find(|run| run.first <= index).map(|run| run.term)
 }
