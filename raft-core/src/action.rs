@@ -244,7 +244,8 @@ pub enum AdminOutcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum AdminRefusal {
-    /// The node already belongs to a cluster that was bootstrapped with another set.
+    /// The node already belongs to a cluster that was bootstrapped with another set. Once a snapshot holds a later
+    /// configuration that is not known any more: then every set that names the node is answered with `Done`.
     #[error("the node was already bootstrapped with another set of members")]
     NotPristine,
     /// The set of members does not contain this node.
@@ -289,7 +290,7 @@ pub enum AdminRefusal {
     /// It was given up after its time-out. A transfer is not known to have happened.
     #[error("timed out")]
     TimedOut,
-    /// Another transfer of the leadership is in progress.
+    /// Another transfer of the leadership is in progress, or took its place: the node is to stop.
     #[error("a transfer of the leadership is in progress")]
     TransferInProgress,
     /// Another node than the one that was asked for leads now.

@@ -20,7 +20,8 @@ use crate::messages::{Deferrable, Reply};
 /// same set; again is harmless. A node that is alone in the set leads at once.
 ///
 /// A node that was started with its own [`address`](crate::Builder::address) adds itself if it is missing. One that
-/// belongs to a cluster of another set already answers [`NotPristine`](raft_core::AdminRefusal::NotPristine).
+/// belongs to a cluster of another set already answers [`NotPristine`](raft_core::AdminRefusal::NotPristine), as long as
+/// it knows with whom it began: until the first snapshot behind a change of the membership.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InitWithConfig {
     /// Every voter with its address, in whatever form the network uses.

@@ -300,7 +300,8 @@ impl Shared {
             let id = LogId::new(Term::BOOTSTRAP, LogIndex::FIRST);
             self.append(Window::new(id, BlockBody::Membership(Arc::new(membership))));
             self.commit(LogIndex::FIRST);
-        } else if self.log.membership_at(LogIndex::FIRST).map(|found| &**found) != Some(&membership) {
+        } else if self.log.membership_at(LogIndex::FIRST).is_some_and(|first| **first != membership) {
+            // Once a snapshot holds a later configuration, with whom it began is not known any more.
             return self.admin(ticket, AdminOutcome::Refused(AdminRefusal::NotPristine));
         }
         self.bootstraps.push(ticket);

@@ -58,6 +58,24 @@ fn a_second_bootstrap_succeeds_with_the_same_set_only() {
 }
 
 #[test]
+fn the_same_set_succeeds_again_when_others_have_joined_and_the_first_entry_is_in_a_snapshot() {
+    let mut cluster = Cluster::led(3);
+    cluster.join(4);
+    cluster.set_members(1, &[1, 2, 3], &[4]);
+    cluster.settle();
+    cluster.commit_each(1, &["a", "b"]);
+    cluster.take_snapshot(2);
+    cluster.settle();
+    let now = cluster.now;
+    cluster.server(2).restart(now);
+    cluster.poll(2);
+    cluster.server(2).responses.clear();
+    cluster.step(2, Event::Bootstrap { ticket: Ticket::new(9), members: members(1..=3) });
+    assert_eq!(cluster.servers[&2].admin_outcomes(), [AdminOutcome::Done]);
+    assert_eq!(cluster.servers[&2].node.membership().learners.len(), 1, "and changes nothing");
+}
+
+#[test]
 fn peers_are_named_when_the_membership_comes_and_before_any_message_to_them() {
     let mut cluster = Cluster::pristine(3);
     cluster.trace = Some(Vec::new());

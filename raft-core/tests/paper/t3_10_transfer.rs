@@ -177,6 +177,26 @@ fn a_leader_that_stops_and_finds_no_successor_steps_down_all_the_same() {
 }
 
 #[test]
+fn a_leader_that_stops_hands_over_to_another_if_it_was_about_to_hand_over() {
+    let mut cluster = Cluster::led(3);
+    cluster.cut = vec![2];
+    cluster.commit_each(1, &["a"]);
+    let began = cluster.now;
+    let replaced = cluster.transfer(1, Some(2));
+    let ticket = cluster.step_down(1);
+    let again = cluster.step_down(1);
+    cluster.settle();
+    assert_eq!(cluster.refusal(1, replaced), Some(AdminRefusal::TransferInProgress));
+    assert_eq!(cluster.refusal(1, again), Some(AdminRefusal::TransferInProgress));
+    assert_eq!(
+        (cluster.role(3), cluster.now),
+        (RoleKind::Leader, began),
+        "nobody waited for the one that is cut off"
+    );
+    assert_eq!(cluster.outcome(1, ticket), Some(AdminOutcome::Transferred { to: n(3) }));
+}
+
+#[test]
 fn whoever_does_not_lead_is_done_at_once() {
     let mut cluster = Cluster::led(3);
     let ticket = cluster.step_down(2);

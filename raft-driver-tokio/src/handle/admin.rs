@@ -13,10 +13,11 @@ use crate::request::{AdminReply, AdminRequest, Request};
 
 impl<S: StateMachine> Raft<S> {
     /// Gives a pristine cluster its first configuration: every voter with its address, this node among them. Call
-    /// it on one node or on several, with the same set; again is harmless.
+    /// it on one node or on several, with the same set; again is harmless, whoever has joined or left meanwhile.
     ///
     /// # Errors
-    /// If the node was bootstrapped with another set, or the set cannot be used.
+    /// If the node was bootstrapped with another set (which it knows until the first snapshot behind a change of the
+    /// membership), or the set cannot be used.
     pub async fn bootstrap(&self, members: BTreeMap<NodeId, Bytes>) -> Result<(), AdminError> {
         self.admin(AdminRequest::Bootstrap(members)).await.map(drop)
     }

@@ -56,10 +56,10 @@ impl<W: Workload> World<'_, W> {
                 let status = &self.servers[at].status;
                 let compacted = status.base > LogId::ZERO || status.snapshot > LogId::ZERO;
                 let right = match waiter {
-                    // A node whose first entry is in a snapshot no longer knows with whom it began.
-                    Waiter::Bootstrap if compacted => true,
                     Waiter::Bootstrap => outcome == AdminOutcome::Done,
                     Waiter::Operator(errand) => return self.errand_answered(at, errand, outcome),
+                    // A node whose first entry is in a snapshot may no longer know with whom it began.
+                    Waiter::AlienBootstrap if compacted && outcome == AdminOutcome::Done => true,
                     Waiter::AlienBootstrap => outcome == AdminOutcome::Refused(AdminRefusal::NotPristine),
                     Waiter::Campaign => true,
                     Waiter::Client(_) => false,

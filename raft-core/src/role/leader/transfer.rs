@@ -3,7 +3,8 @@
 //!
 //! * The target is brought up to date first, and proposals wait meanwhile; then it is told to campaign at once.
 //! * From then on this leader serves no read by its lease, whatever becomes of the transfer (TRAP 57).
-//! * A transfer that does not happen within one election timeout is given up.
+//! * A transfer that does not happen within one election timeout is given up, and so is one when this node is to stop: then
+//!   whoever is best takes over.
 
 use super::Leader;
 use crate::action::{Action, AdminOutcome, AdminRefusal};
@@ -21,8 +22,9 @@ impl Leader {
         to: Option<NodeId>,
         step_down: bool,
     ) {
+        let busy = shared.handover.is_some_and(|running| running.step_down || !step_down);
         let target = match to {
-            _ if shared.handover.is_some() => Err(AdminRefusal::TransferInProgress),
+            _ if busy => Err(AdminRefusal::TransferInProgress),
             Some(to) if to == shared.id() => Err(AdminRefusal::AlreadyLeader),
             Some(to) if !shared.membership().voters.contains(&to) => Err(AdminRefusal::UnknownNode(to)),
             Some(to) => Ok(to),
@@ -32,7 +34,10 @@ impl Leader {
             Ok(to) => {
                 let until = shared.now + shared.config.election_timeout_max;
                 let term = shared.term();
-                shared.handover = Some(Handover { ticket, to, term, until, step_down, sent: None });
+                let handover = Handover { ticket, to, term, until, step_down, sent: None };
+                if let Some(replaced) = shared.handover.replace(handover) {
+                    shared.admin(replaced.ticket, AdminOutcome::Refused(AdminRefusal::TransferInProgress));
+                }
             }
             Err(refusal) => shared.admin(ticket, AdminOutcome::Refused(refusal)),
         }

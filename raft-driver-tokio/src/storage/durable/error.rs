@@ -13,8 +13,8 @@ use crate::{ClusterId, DirectoryId, GroupId};
 /// Why a store cannot be opened. Nothing was changed that another attempt would need.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The operating system refused something.
-    #[error("cannot {op} {}: {source}; check the path, its permissions and the disk", path.display())]
+    /// The operating system refused something. After a failed disk the same holds as of [`DurableError::Io`].
+    #[error("cannot {op} {}: {source}; check the path, its permissions and the disk; if that failed, reboot or mount its file system anew before the next start", path.display())]
     Io {
         /// What was tried.
         op: &'static str,

@@ -82,7 +82,7 @@ pub enum PeerRefused {
     },
     /// It is not known, and cannot be remembered.
     #[error(
-        "the data directory of node {peer} cannot be remembered: {source}; mend the disk, and start this node again if that does not help"
+        "the data directory of node {peer} cannot be remembered: {source}; mend the disk, and if that does not help, reboot or mount its file system anew and start this node again"
     )]
     Failed {
         /// Who.
