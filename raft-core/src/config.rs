@@ -63,8 +63,9 @@ pub struct Config {
     /// A membership change is given up when its new voters make no progress for this long, and a log is compacted past a
     /// snapshot that is being sent, or past what its receiver got since, when that makes none. It is also compacted past a
     /// snapshot that is being sent once what it has behind that is more than each of twice the snapshot, the log of eight
-    /// snapshots by the policy, and `inflight_bytes_max`. What was sent to a peer is taken for lost after half of this time
-    /// at most, entries after eight election timeouts too. Default 30 s.
+    /// snapshots by the policy, and `inflight_bytes_max`. What was sent to a peer is first taken for lost after half of this
+    /// time at most, entries after eight election timeouts too: over a link that needs longer for `snapshot_chunk_bytes`, or
+    /// `append_bytes_max`, they are sent more than once. Default 30 s.
     pub catch_up_timeout: Duration,
     /// Lets a leader serve reads by its lease (thesis §6.4.1). Default `None`: clocks are not relied on. Must be the
     /// same on all nodes, and `election_timeout_min` too.

@@ -4,7 +4,8 @@
 //!   message that is answered never causes more than two.
 //! * A message without entries may overtake those with, and then finds that they are lacking. They are sent again at once
 //!   unless such entries came late before, then only after a time that follows how late: a slow link is not filled with
-//!   copies. What was lost is sent again after [`late_max`] at the latest, and so is each copy of it that is lost.
+//!   copies. What was lost is sent again after [`late_max`] at the latest, and each copy of it after as long again as it has
+//!   been lacking.
 
 use alloc::collections::VecDeque;
 use core::time::Duration;
@@ -23,7 +24,8 @@ pub(crate) struct Flow {
     /// conflict would cause as many conflicts again, without end.
     window: u32,
     lacking: Option<Lacking>,
-    /// How long after it was found lacking, or was sent again, something is acknowledged.
+    /// How long after it was found lacking, or was sent again, something is acknowledged: a round trip, and what entries
+    /// take longer than a message without any.
     late: Duration,
 }
 
@@ -43,7 +45,7 @@ struct Lacking {
     late_max: Duration,
 }
 
-/// For how long entries may be on their way.
+/// For how long entries may be on their way before they are sent again.
 fn late_max(config: &Config) -> Duration {
     (config.election_timeout_max * 8).min(config.catch_up_timeout / 2)
 }
@@ -106,7 +108,9 @@ impl Flow {
         let late_max = late_max(config);
         let since = again.map_or(now, |lacking| lacking.since);
         // The next may take twice as long as the last did.
-        let until = now + (self.late * 2).max(now.since(since)).min(late_max);
+        let first = (self.late * 2).min(late_max);
+        // Copies that are made faster than they are carried would never end.
+        let until = now + first.max(now.since(since).min(config.catch_up_timeout / 2));
         let is_lost = again.is_some() || self.late <= config.heartbeat_interval;
         let sent_again = is_lost.then_some(now);
         self.lacking = Some(Lacking { behind, since, sent_again, until, late_max });
@@ -210,7 +214,7 @@ mod tests {
             flow.acknowledged(LogIndex::new(index), Instant::ZERO);
         }
         assert_eq!(sent(&mut flow, behind, 2), 2, "until entries were quick for a time");
-        assert_eq!(sent(&mut flow, behind, 1_200), 25, "each eight election timeouts in the end");
+        assert_eq!(sent(&mut flow, behind, 1_200), 19, "each five seconds in the end");
         flow.interrupted();
         assert_eq!(sent(&mut flow, behind, 2), 2);
     }

@@ -1,7 +1,7 @@
 //! What a leader knows of one peer, and when it may send what (§5.3; Figure 2, `nextIndex` and `matchIndex`).
 //!
-//! * `match_index < next_index`, and `match_index` only rises: it comes from durable acknowledgements alone,
-//!   never from a hint or from what was sent (TRAPS 20, 39).
+//! * `match_index < next_index`, and `match_index` only rises, unless the peer lost what it had: it comes from durable
+//!   acknowledgements alone, never from a hint or from what was sent (TRAPS 20, 39).
 //! * Snapshot: entries cannot help, or would be more work (§7); see [`Sending`].
 //! * Probe: one message at a time, repeated by heartbeats. Replicate: optimistic, within a window of messages
 //!   and bytes. Every heartbeat carries `prev = next_index - 1`, so the loss of a whole window is noticed by the
@@ -35,6 +35,8 @@ pub(crate) struct Progress {
     flow: Flow,
     /// The snapshot on its way, in state Snapshot.
     sending: Option<Box<Sending>>,
+    /// A part of a snapshot that is being read for it, of this one or of one before: one at a time, whatever it says.
+    pub(crate) chunk: Option<(SnapshotId, u64)>,
     /// After a snapshot: the log that was kept for it meanwhile.
     behind: Option<Behind>,
     /// The round in which it was added: what it said before is of an earlier life as a member (TRAP 28).
@@ -96,6 +98,7 @@ impl Progress {
             paused: false,
             flow: Flow::new(),
             sending: None,
+            chunk: None,
             behind: None,
             added: round,
             catch_up: CatchUp::new(next_index.prev(), now),
@@ -185,11 +188,6 @@ impl Progress {
         end: LogIndex,
     ) -> bool {
         let mut news = index > self.match_index;
-        if self.sending.as_ref().is_some_and(|sending| sending.meta().id.last.index <= index) {
-            self.probe(index.next());
-            // The log that was kept for it meanwhile it shall get: else it would need the next snapshot at once, and so on.
-            self.behind = self.last_contact.map(|now| Behind::new(index, end, now));
-        }
         if let Some(lost) = self.lost {
             if round <= lost.found {
                 return false;
@@ -198,6 +196,11 @@ impl Progress {
                 self.lost = None;
                 news = true;
             }
+        }
+        if self.sending.as_ref().is_some_and(|sending| sending.meta().id.last.index <= index) {
+            self.probe(index.next());
+            // The log that was kept for it meanwhile it shall get: else it would need the next snapshot at once, and so on.
+            self.behind = self.last_contact.map(|now| Behind::new(index, end, now));
         }
         // Whatever was probed for, the follower accepted it; if the probe's entries were lost all the same, the
         // next heartbeat finds out.
@@ -311,13 +314,6 @@ impl Progress {
 
     pub(crate) fn snapshot(&self) -> Option<&Arc<SnapshotMeta>> {
         self.sending.as_deref().map(Sending::meta)
-    }
-
-    /// It has, or needs no longer, the snapshot through `last`: probing goes on behind it.
-    pub(crate) fn installed(&mut self, last: LogIndex) {
-        if self.sending.as_ref().is_some_and(|sending| sending.meta().id.last.index == last) {
-            self.probe(last.max(self.match_index).next());
-        }
     }
 
     /// The snapshot can no longer be sent: the peer is probed anew.

@@ -7,10 +7,9 @@ use alloc::sync::Arc;
 use bytes::Bytes;
 use core::time::Duration;
 
-use crate::action::SnapshotTask;
 use crate::config::Config;
 use crate::message::Body;
-use crate::snapshot::SnapshotMeta;
+use crate::snapshot::{SnapshotId, SnapshotMeta};
 use crate::time::Instant;
 
 /// A snapshot that a leader sends to one peer.
@@ -18,7 +17,7 @@ use crate::time::Instant;
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Sending {
     meta: Arc<SnapshotMeta>,
-    /// How much the peer has, once it has said so, and how much it ever had.
+    /// How much the peer has, once it has said so, and how much it had when it last said so.
     offset: Option<u64>,
     reached: u64,
     /// When it last got further, or was begun.
@@ -28,7 +27,6 @@ pub(crate) struct Sending {
     lost: Option<(u64, Instant)>,
     /// A chunk in memory, and where it begins.
     loaded: Option<(u64, Bytes)>,
-    reading: Option<u64>,
     /// The round of the latest answer.
     answered: u64,
     /// The least and the longest time for a chunk to arrive, and for a rest after a refusal.
@@ -66,12 +64,14 @@ struct Pace {
     /// How often it kept nothing of what it got, and until when it is left alone after that.
     refusals: u32,
     rest_until: Instant,
+    /// The longest time in which it got no further.
+    stood: Duration,
 }
 
 /// What is to be done for a transfer.
 pub(crate) enum Step {
     Send(Body),
-    Read(SnapshotTask),
+    Read { id: SnapshotId, offset: u64, bytes_max: u64 },
 }
 
 impl Sending {
@@ -80,8 +80,9 @@ impl Sending {
         let rest = config.election_timeout_max;
         // One loss is not yet what a transfer is given up for.
         let rest_max = rest.max(config.catch_up_timeout / 2);
-        let unknown = Pace { patience: rest, refusals: 0, rest_until: now };
+        let unknown = Pace { patience: rest, refusals: 0, rest_until: now, stood: Duration::ZERO };
         let mut pace = before.map_or(unknown, |before| before.pace);
+        pace.stood = pace.stood.max(before.map_or(Duration::ZERO, |before| now.since(before.reached_at)));
         if let Some((_, since)) = before.and_then(|before| before.lost) {
             // It may be on its way all the same.
             pace.patience = pace.patience.max(now.since(since)).min(rest_max);
@@ -98,7 +99,6 @@ impl Sending {
             inflight: None,
             lost: None,
             loaded: None,
-            reading: None,
             answered: 0,
             rest,
             rest_max,
@@ -128,16 +128,34 @@ impl Sending {
         now.since(self.reached_at) <= within
     }
 
+    /// Whether the peer got no further for longer than this time, and than it ever did but for once. Else a transfer whose
+    /// chunks take longer would begin anew after each of them.
+    pub(crate) fn stands(&self, now: Instant, within: Duration) -> bool {
+        !self.goes_on(now, within.max(self.pace.stood.saturating_mul(2)))
+    }
+
+    /// Whether the peer got all of it, for all that is known here.
+    pub(crate) fn was_sent_whole(&self) -> bool {
+        self.complete || self.is_last(self.inflight)
+    }
+
     /// The peer is busy. With the last chunk that may take long: all of it is there, and what comes behind it is needed.
     pub(crate) fn busy(&mut self, now: Instant) {
-        self.complete |= self.is_last(self.inflight);
+        self.complete = self.was_sent_whole();
         if self.complete {
             self.reached_at = now;
         }
     }
 
-    /// The next chunk, question, or read of the snapshot. `asked`: a message is due in any case.
-    pub(crate) fn next(&mut self, asked: bool, chunk_bytes: u64, round: u64, now: Instant) -> Option<Step> {
+    /// The next chunk, question, or read of the snapshot. `asked`: a message is due in any case. `chunk_bytes`: how much may
+    /// be read, unless something is being read already.
+    pub(crate) fn next(
+        &mut self,
+        asked: bool,
+        chunk_bytes: Option<u64>,
+        round: u64,
+        now: Instant,
+    ) -> Option<Step> {
         let size = self.meta.size_bytes;
         let rests = now < self.pace.rest_until;
         if let (Some(offset), None, false) = (self.offset, self.inflight, rests) {
@@ -150,7 +168,7 @@ impl Sending {
                 let end = offset + data.len() as u64;
                 let since = self.lost.filter(|(from, _)| *from == offset).map_or(now, |(_, since)| since);
                 // Sent again it may take twice as long as it has taken.
-                let patience = self.pace.patience.max(now.since(since)).min(self.rest_max);
+                let patience = self.pace.patience.max(now.since(since));
                 let lost_at = now + patience;
                 self.tried = true;
                 self.inflight = Some(InFlight { from: offset, end, round, since, sent_at: now, lost_at });
@@ -175,22 +193,15 @@ impl Sending {
             None => self.offset?,
         };
         let there = self.loaded.as_ref().is_some_and(|(at, _)| *at == wanted);
-        if wanted < size && !there && !rests && self.reading.is_none() {
-            self.reading = Some(wanted);
-            let bytes_max = chunk_bytes.min(size - wanted);
-            return Some(Step::Read(SnapshotTask::Read { id: self.meta.id, offset: wanted, bytes_max }));
+        if wanted < size && !there && !rests {
+            let bytes_max = chunk_bytes?.min(size - wanted);
+            return Some(Step::Read { id: self.meta.id, offset: wanted, bytes_max });
         }
         None
     }
 
-    /// Whether a part of the snapshot from there on is being read for this peer.
-    pub(crate) fn is_reading(&self, offset: u64) -> bool {
-        self.reading == Some(offset)
-    }
-
     /// The part that was being read. Returns whether it is sound.
     pub(crate) fn read(&mut self, offset: u64, data: &Bytes) -> bool {
-        self.reading = None;
         let fits = offset.checked_add(data.len() as u64).is_some_and(|end| end <= self.meta.size_bytes);
         if data.is_empty() || !fits {
             return false;
@@ -199,7 +210,7 @@ impl Sending {
         true
     }
 
-    /// The peer says how much it has. Returns whether that is more than ever before.
+    /// The peer says how much it has. Returns whether that is more than before.
     pub(crate) fn wants(&mut self, offset: u64, round: u64, now: Instant) -> bool {
         if self.is_stale(offset, round, now) {
             return false;
@@ -218,9 +229,12 @@ impl Sending {
             self.pace.patience = patience.clamp(self.rest, self.rest_max);
         }
         if offset <= self.reached {
+            // It may have lost what it had.
+            self.reached = offset;
             return false;
         }
         self.pace.rest_until = now;
+        self.pace.stood = self.pace.stood.max(now.since(self.reached_at));
         (self.reached, self.reached_at) = (offset, now);
         true
     }
@@ -273,7 +287,7 @@ impl Sending {
 
     /// What was on its way may be lost: the next heartbeat asks.
     pub(crate) fn interrupted(&mut self) {
-        self.complete |= self.is_last(self.inflight);
+        self.complete = self.was_sent_whole();
         (self.offset, self.inflight, self.lost, self.begins_by) = (None, None, None, None);
     }
 }
@@ -285,7 +299,6 @@ mod tests {
     use super::*;
     use crate::ids::{LogId, LogIndex, NodeId, Term};
     use crate::membership::Membership;
-    use crate::snapshot::SnapshotId;
 
     const MS: Duration = Duration::from_millis(1);
 
@@ -307,12 +320,10 @@ mod tests {
     /// Sends what there is to send without being asked, and reads for it; returns where the chunk begins.
     fn sent(sending: &mut Sending, round: u64, now: Instant) -> Option<u64> {
         for _ in 0..4 {
-            match sending.next(false, 1, round, now)? {
+            match sending.next(false, Some(1), round, now)? {
                 Step::Send(Body::InstallSnapshot { offset, .. }) => return Some(offset),
-                Step::Read(SnapshotTask::Read { offset, .. }) => {
-                    assert!(sending.read(offset, &Bytes::from_static(b"x")));
-                }
-                _ => unreachable!("nothing else is asked of anybody"),
+                Step::Read { offset, .. } => assert!(sending.read(offset, &Bytes::from_static(b"x"))),
+                Step::Send(_) => unreachable!("nothing else is asked of anybody"),
             }
         }
         None
@@ -349,12 +360,10 @@ mod tests {
         sending.wants(0, round, now);
         let mut reading = None;
         for _ in 0..200 {
-            match sending.next(false, 1, round, now) {
+            match sending.next(false, reading.is_none().then_some(1), round, now) {
                 Some(Step::Send(_)) => times += 1,
-                Some(Step::Read(SnapshotTask::Read { offset, .. })) => {
-                    reading = Some((offset, now + 120 * MS))
-                }
-                _ => {}
+                Some(Step::Read { offset, .. }) => reading = Some((offset, now + 120 * MS)),
+                None => {}
             }
             now = now + 50 * MS;
             round += 1;
@@ -393,7 +402,7 @@ mod tests {
         now = now + 400 * MS;
         assert!(!sending.refused(2, now));
         assert_eq!(sent(&mut sending, 2, now), None);
-        assert!(sending.next(true, 1, 2, now).is_some(), "it is asked how far it is all the same");
+        assert!(sending.next(true, Some(1), 2, now).is_some(), "it is asked how far it is all the same");
         assert!(sending.wants(1, 3, now));
         assert_eq!(sent(&mut sending, 3, now), Some(1));
         // An answer of the same round that comes late moves nothing.

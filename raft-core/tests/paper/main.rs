@@ -10,6 +10,7 @@ mod s5_3_replication;
 mod s5_3_slow_link;
 mod s5_4_safety;
 mod s6_membership;
+mod s7_claims;
 mod s7_kept;
 mod s7_pace;
 mod s7_snapshots;

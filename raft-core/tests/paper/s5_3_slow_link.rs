@@ -1,4 +1,5 @@
-//! §5.3: AppendEntries over a link that takes its time for entries, while what carries none overtakes them.
+//! §5.3, §7: AppendEntries and InstallSnapshot over a link that takes its time for bytes, while what carries none overtakes
+//! them.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -14,25 +15,41 @@ const ENTRIES: u64 = 200;
 fn payload_bytes(message: &Message) -> u64 {
     match &message.body {
         Body::AppendEntries { entries, .. } => entries.len() * ENTRY_BYTES,
+        Body::InstallSnapshot { data, .. } => data.len() as u64,
         _ => 0,
     }
 }
 
-/// Server 3 lacks two megabytes of entries, behind a link of so many bytes a second, before which so many bytes wait at most:
-/// what is more is lost. Returns how long it took in milliseconds, if not for ever, and the bytes that were sent.
-fn catch_up(bytes_s: u64, waiting_bytes_max: u64, overtaking: bool) -> (Option<u64>, u64) {
-    let mut cluster = Cluster::led_with(3, |config| config.snapshot_policy = SnapshotPolicy::Never);
+/// A link to server 3.
+#[derive(Clone, Copy, Debug)]
+struct Link {
+    bytes_s: u64,
+    /// What would wait beyond that is lost.
+    waiting_bytes_max: u64,
+    overtaking: bool,
+}
+
+/// Server 3 lacks two megabytes, which are entries or in a snapshot. Returns how long it took in milliseconds, if not for
+/// ever, and the bytes that were sent.
+fn catch_up(Link { bytes_s, waiting_bytes_max, overtaking }: Link, snapshot: bool) -> (Option<u64>, u64) {
+    let mut cluster = Cluster::led_with(3, |config| {
+        config.snapshot_policy = SnapshotPolicy::Never;
+        config.compaction_margin_entries = 0;
+    });
     cluster.cut = vec![3];
     let command = "x".repeat(usize::try_from(ENTRY_BYTES).expect("a small number"));
     for _ in 0..ENTRIES {
         cluster.propose(1, &[&command]);
         cluster.settle();
     }
+    if snapshot {
+        cluster.take_snapshot(1);
+    }
     cluster.wire.clear();
     cluster.cut.clear();
     let (begun, mut free, mut sent_bytes) = (cluster.now, cluster.now, 0);
     let mut link: VecDeque<(Instant, Message)> = VecDeque::new();
-    for tick in 0..12_000 {
+    for tick in 0..120_000 {
         cluster.now = begun + Duration::from_millis(10 * tick);
         while let Some((_, server)) = cluster.next_due().filter(|(when, _)| *when <= cluster.now) {
             cluster.wake(server);
@@ -60,19 +77,36 @@ fn catch_up(bytes_s: u64, waiting_bytes_max: u64, overtaking: bool) -> (Option<u
     (None, sent_bytes)
 }
 
-#[test]
-fn entries_that_are_under_way_are_not_sent_again_and_again() {
-    for bytes_s in [100_000, 500_000, 2_000_000] {
-        let in_order = catch_up(bytes_s, u64::MAX, false).0.expect("it arrives in order");
+/// Catches up over links so fast, in at most 6 times the bare time and with at most 12 times the bytes.
+fn all_of_it_arrives(snapshot: bool, bytes_s: &[u64]) {
+    for &bytes_s in bytes_s {
+        let in_order = Link { bytes_s, waiting_bytes_max: u64::MAX, overtaking: false };
+        let bare = catch_up(in_order, snapshot).0.expect("it arrives in order");
         for waiting_bytes_max in [u64::MAX, 4 << 20, 1 << 20] {
-            let (took, sent) = catch_up(bytes_s, waiting_bytes_max, true);
-            let took = took.unwrap_or_else(|| panic!("{bytes_s} bytes/s: never there, {sent} bytes sent"));
+            let link = Link { bytes_s, waiting_bytes_max, overtaking: true };
+            let (took, sent) = catch_up(link, snapshot);
+            let took = took.unwrap_or_else(|| panic!("{link:?}: never there, {sent} bytes sent"));
             assert!(
-                took <= 6 * in_order && sent <= 12 * ENTRIES * ENTRY_BYTES,
-                "{bytes_s} bytes/s, {waiting_bytes_max} wait: {took} ms instead of {in_order}, {sent} bytes"
+                took <= 6 * bare && sent <= 12 * ENTRIES * ENTRY_BYTES,
+                "{link:?}: {took} ms instead of {bare}, {sent} bytes"
             );
         }
     }
+}
+
+#[test]
+fn entries_that_are_under_way_are_not_sent_again_and_again() {
+    all_of_it_arrives(false, &[100_000, 500_000, 2_000_000]);
+}
+
+#[test]
+fn nor_are_entries_that_are_under_way_for_longer_than_they_are_ever_waited_for_at_first() {
+    all_of_it_arrives(false, &[30_000, 50_000, 70_000]);
+}
+
+#[test]
+fn nor_are_chunks_of_a_snapshot() {
+    all_of_it_arrives(true, &[30_000, 50_000, 100_000, 500_000]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use raft_core::{
-    Action, Body, Config, Conflict, Event, Instant, LogId, MachineTask, Message, ReplicationState,
+    Action, Body, Config, Conflict, Event, Instant, LogId, MachineTask, Message, Notice, ReplicationState,
     SnapshotError, SnapshotPolicy, SnapshotTask,
 };
 
@@ -391,4 +391,29 @@ fn who_begins_anew_gets_the_latest() {
             if !data.is_empty() && meta.id.last != latest)
     });
     assert!(old <= 1, "{old} chunks of the old one");
+}
+
+#[test]
+fn a_new_voter_that_restarts_on_its_way_gets_further_all_the_same() {
+    let mut cluster = Cluster::led_with(3, |config| {
+        small_chunks(config);
+        config.snapshot_chunk_bytes = 2;
+    });
+    cluster.commit_each(1, &TEN);
+    cluster.take_snapshot(1);
+    cluster.join(4);
+    cluster.slow_chunks = vec![4];
+    cluster.update(1, &[4], &[], &[]);
+    for second in 0..300 {
+        cluster.run_ms(1_000);
+        if second % 2 == 0 {
+            cluster.perform_chunk(4);
+        }
+        if second == 50 {
+            cluster.restart(4);
+        }
+    }
+    let timed_out = |notice: &&Notice| matches!(notice, Notice::ChangeTimedOut { .. });
+    assert_eq!(cluster.servers[&1].notices.iter().find(timed_out), None);
+    assert_eq!(cluster.voters(1), [1, 2, 3, 4]);
 }

@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 use bytes::Bytes;
 
 use super::Leader;
-use crate::action::{Action, Violation};
+use crate::action::{Action, SnapshotTask, Violation};
 use crate::entry::Entries;
 use crate::ids::{LogIndex, NodeId};
 use crate::message::{Body, Conflict, InstallProgress};
@@ -13,7 +13,7 @@ use crate::quorum;
 use crate::snapshot::{SnapshotError, SnapshotId, SnapshotMeta};
 use crate::state::{Reader, Shared};
 use crate::status::ReplicationState;
-use crate::transfer::{Sending, Step};
+use crate::transfer::Step;
 
 impl Leader {
     /// The peers are who the membership in force says (§6). Who left is kept until it is told so.
@@ -140,16 +140,18 @@ impl Leader {
         round: u64,
     ) {
         let (last, current) = (shared.log.last_index(), self.round);
-        if matches!(progress, InstallProgress::Installed(index) if index > last) {
+        if matches!(progress, InstallProgress::Installed(index) if index > last || index < id.last.index) {
             shared.counters.absurd += 1;
             return;
         }
         let Some(peer) = self.answering(shared, from, round) else { return };
         match progress {
             InstallProgress::Installed(index) => {
+                let sent_whole = peer.sending_of(id).is_some_and(|sending| sending.was_sent_whole());
                 let news = peer.acknowledged(index, round, current, last);
-                peer.installed(id.last.index);
-                shared.snapshot_arrived(id);
+                if sent_whole {
+                    shared.snapshot_arrived(id);
+                }
                 if news {
                     self.progressed(shared, from);
                     self.advance_commit(shared);
@@ -187,8 +189,11 @@ impl Leader {
     ) {
         let mut failed = None;
         for peer in &mut self.peers {
-            let waits = |sending: &&mut Sending| sending.meta().id == id && sending.is_reading(offset);
-            let Some(sending) = peer.sending().filter(waits) else { continue };
+            if peer.chunk.take_if(|chunk| *chunk == (id, offset)).is_none() {
+                continue;
+            }
+            // It may get another meanwhile, or none.
+            let Some(sending) = peer.sending_of(id) else { continue };
             match result {
                 Ok(data) if sending.read(offset, data) => continue,
                 Ok(_) => failed = Some(SnapshotError::Unusable),
@@ -303,15 +308,18 @@ impl Leader {
 
 fn next_for(peer: &mut Progress, shared: &mut Shared, round: u64) -> Option<Action> {
     choose_snapshot(peer, shared);
-    let (heartbeat_due, chunk_bytes, now) =
-        (peer.heartbeat_due, shared.config.snapshot_chunk_bytes, shared.now);
+    let (heartbeat_due, now) = (peer.heartbeat_due, shared.now);
+    let chunk_bytes = peer.chunk.is_none().then_some(shared.config.snapshot_chunk_bytes);
     if let Some(sending) = peer.sending() {
         return match sending.next(heartbeat_due, chunk_bytes, round, now)? {
             Step::Send(body) => {
                 peer.heartbeat_due = false;
                 Some(Action::Send(shared.message(peer.id, body)))
             }
-            Step::Read(task) => Some(Action::Snapshot(task)),
+            Step::Read { id, offset, bytes_max } => {
+                peer.chunk = Some((id, offset));
+                Some(Action::Snapshot(SnapshotTask::Read { id, offset, bytes_max }))
+            }
         };
     }
     let from = peer.next_index();
@@ -356,7 +364,7 @@ fn choose_snapshot(peer: &mut Progress, shared: &Shared) {
     };
     let wanted = match peer.sending() {
         Some(sending) => {
-            let stands = !sending.goes_on(shared.now, shared.config.catch_up_timeout);
+            let stands = sending.stands(shared.now, shared.config.catch_up_timeout);
             let overtaken = sending.meta().id.last.index < base && stands;
             overtaken || (sending.is_idle(shared.now) && sending.meta().id != latest.id)
         }
