@@ -3,6 +3,8 @@
 //! * A budget belongs to the peer, the lane and the group, not to the connection: whoever connects again finds what is
 //!   left of it. All groups of a peer and lane together have a budget too.
 //! * All strangers share one: whoever takes a new name each time gains nothing by it.
+//! * What counts are whole frames. Beside them each connection holds a part of one at most, and there are as many
+//!   connections as members and [`strangers_max`](crate::tcp::TcpConfig::strangers_max) have.
 //! * A budget is remembered for as long as something that was taken from it is not given back, or a connection uses it.
 
 use std::collections::HashMap;

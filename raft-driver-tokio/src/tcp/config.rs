@@ -51,7 +51,8 @@ pub struct TcpConfig {
     /// closed. Default 64.
     pub handshakes_max: usize,
     /// Peers connected that are not members, as far as this node knows; more are refused. A member has two connections.
-    /// Default 64.
+    /// Each holds up to `frame_bytes_max` of a frame that is not whole yet, beside all budgets: two of them for each of these
+    /// peers, a gigabyte with the defaults. Default 64.
     pub strangers_max: usize,
     /// For a connection to come about. Default 2 s.
     pub connect_timeout: Duration,

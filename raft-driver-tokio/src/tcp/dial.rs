@@ -74,9 +74,11 @@ impl Dialer {
         let mut reached = true;
         let mut paused = false;
         let mut attempts = 0;
+        // Behind the last address was another, or nobody who speaks as a node does.
+        let mut misled = false;
         while let Some((address, stale)) = peer.address(attempts) {
             let peer_id = peer.id;
-            match stale.run_until_cancelled(self.connect(&address)).await {
+            match stale.run_until_cancelled(self.connect(&address, &mut misled)).await {
                 None => {}
                 Some(Ok((mut stream, Agreed { protocol, wire }))) => {
                     counts.connects.one();
@@ -129,10 +131,13 @@ impl Dialer {
     }
 
     /// A connection whose handshake is over.
-    async fn connect(&self, address: &str) -> Result<(Stream, Agreed), NoConnection> {
+    async fn connect(&self, address: &str, misled: &mut bool) -> Result<(Stream, Agreed), NoConnection> {
         let config = &self.shared.config;
-        let stream = timeout(config.connect_timeout, config.resolver.connect(address)).await??;
-        timeout(config.handshake_timeout, self.greet(stream)).await?
+        let stream = timeout(config.connect_timeout, config.resolver.connect(address, *misled)).await??;
+        *misled = true;
+        let greeted = timeout(config.handshake_timeout, self.greet(stream)).await??;
+        *misled = false;
+        Ok(greeted)
     }
 
     async fn greet(&self, stream: TcpStream) -> Result<(Stream, Agreed), NoConnection> {

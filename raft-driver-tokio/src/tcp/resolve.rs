@@ -3,7 +3,7 @@
 //! * A name is resolved again for every connection: a peer may have moved.
 //! * The system's resolver may hang for as long as it likes: it has one thread for each name at most, and a few for all.
 //! * All its addresses are tried, the next one when the one before fails or is slow, and the first that answers is
-//!   taken.
+//!   taken. If that was not the peer after all, the next attempt begins with any of them.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -55,10 +55,15 @@ impl Resolver {
         Self(Arc::new(move |address| Box::pin(resolve(address))))
     }
 
-    /// Connects to whatever is behind `address`. The caller limits the time.
-    pub(crate) async fn connect(&self, address: &str) -> io::Result<TcpStream> {
-        let found = (self.0)(address.to_owned()).await?;
-        let mut untried = found.into_iter().take(ADDRESSES_MAX);
+    /// Connects to whatever is behind `address`; `anew`: whoever answered last was not the peer. The caller limits the time.
+    pub(crate) async fn connect(&self, address: &str, anew: bool) -> io::Result<TcpStream> {
+        let mut found = (self.0)(address.to_owned()).await?;
+        found.truncate(ADDRESSES_MAX);
+        if anew && !found.is_empty() {
+            let first = fastrand::usize(..found.len());
+            found.rotate_left(first);
+        }
+        let mut untried = found.into_iter();
         let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         // Dropping it ends the attempts that are under way.
         let mut attempts = JoinSet::new();
@@ -162,11 +167,11 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let there = listener.local_addr().unwrap();
         let (one, two) = (closed().await, closed().await);
-        let stream = to(&[one, two, there]).connect("name").await.unwrap();
+        let stream = to(&[one, two, there]).connect("name", false).await.unwrap();
         assert_eq!(stream.peer_addr().unwrap(), there);
-        let error = to(&[one, two]).connect("name").await.unwrap_err();
+        let error = to(&[one, two]).connect("name", false).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
-        assert_eq!(to(&[]).connect("name").await.unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(to(&[]).connect("name", false).await.unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[tokio::test]
@@ -185,7 +190,7 @@ mod tests {
         }
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let there = listener.local_addr().unwrap();
-        let stream = to(&[mute, there]).connect("name").await.unwrap();
+        let stream = to(&[mute, there]).connect("name", false).await.unwrap();
         assert_eq!(stream.peer_addr().unwrap(), there);
     }
 
@@ -199,9 +204,12 @@ mod tests {
             };
             let there = listener.local_addr().unwrap();
             let address = format!("{host}:{}", there.port());
-            assert_eq!(Resolver::default().connect(&address).await.unwrap().peer_addr().unwrap(), there);
+            assert_eq!(
+                Resolver::default().connect(&address, false).await.unwrap().peer_addr().unwrap(),
+                there
+            );
         }
-        let error = Resolver::default().connect("no port").await.unwrap_err();
+        let error = Resolver::default().connect("no port", false).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     }
 

@@ -205,3 +205,25 @@ async fn a_port_in_use_and_a_bad_configuration_are_told() {
         assert!(matches!(Tcp::bind(LOOPBACK, bad).await, Err(TcpError::Config(_))), "{nowhere}");
     }
 }
+
+/// A name with two addresses, behind the first of which another node answers.
+#[tokio::test]
+async fn a_wrong_server_behind_one_address_does_not_hide_the_right_one_behind_the_next() {
+    let wrong = side_of(3, config()).await;
+    let right = side_of(1, config()).await;
+    let found: Vec<std::net::SocketAddr> =
+        vec![wrong.address.parse().unwrap(), right.address.parse().unwrap()];
+    let resolver = crate::tcp::Resolver::new(move |_| {
+        let found = found.clone();
+        async move { Ok(found) }
+    });
+    let mut two = side_of(2, TcpConfig { resolver, ..config() }).await;
+    two.peers(&[(1, "name:1".to_owned())]);
+    for _ in 0..100 {
+        if (two.stats)().connects > 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("{:?}", (two.stats)());
+}
