@@ -33,8 +33,8 @@ pub(crate) enum LaneTask<S, W> {
     Claim(Committed<W>, Kept),
     /// Give up those of them whose limit has passed.
     Forget,
-    /// Answer these from what has been applied.
-    Serve(Vec<Box<dyn Read<S>>>),
+    /// Answer these from what has been applied, each of which then no longer counts where they are counted.
+    Serve(Vec<Box<dyn Read<S>>>, Option<Arc<AtomicUsize>>),
     /// Keep the state as it is now.
     TakeSnapshot(Arc<SnapshotMeta>),
     /// Replace the state.
@@ -49,7 +49,7 @@ impl<S, W: Writer> LaneTask<S, W> {
                 committed.into_iter().for_each(Committed::lose);
             }
             Self::Claim(claim, _) => claim.lose(),
-            Self::Serve(reads) => reject_reads(reads),
+            Self::Serve(reads, _) => reject_reads(reads),
             Self::TakeSnapshot(_) | Self::Forget => {}
         }
     }
@@ -59,7 +59,7 @@ impl<S, W: Writer> LaneTask<S, W> {
         match self {
             Self::Apply { entries, .. } => Some(entries.len()),
             Self::Claim(..) | Self::Forget => Some(0),
-            Self::Serve(_) | Self::TakeSnapshot(_) | Self::Restore(_) => None,
+            Self::Serve(..) | Self::TakeSnapshot(_) | Self::Restore(_) => None,
         }
     }
 
@@ -75,10 +75,10 @@ impl<S, W: Writer> LaneTask<S, W> {
                 // Who waits for one of them comes with the first part, and is found by the index.
                 (!rest.is_empty()).then(|| Self::Apply { entries: rest, committed: Vec::new() })
             }
-            Self::Serve(reads) => {
+            Self::Serve(reads, count) => {
                 let rest = reads.split_off(reads.len().min(usize::try_from(max).unwrap_or(usize::MAX)));
                 *left = max - reads.len() as u64;
-                (!rest.is_empty()).then(|| Self::Serve(rest))
+                (!rest.is_empty()).then(|| Self::Serve(rest, count.clone()))
             }
             Self::Claim(..) | Self::Forget | Self::TakeSnapshot(_) | Self::Restore(_) => None,
         }
@@ -214,8 +214,8 @@ impl<S: StateMachine, P: SnapshotStore, W: Writer<Response = S::Response>> Lane<
             }
             let result = match task {
                 LaneTask::Restore(restore) => break Next::Restore(restore),
-                LaneTask::Serve(reads) => {
-                    serve(reads, self.machine.machine());
+                LaneTask::Serve(reads, count) => {
+                    serve(reads, count.as_deref(), self.machine.machine());
                     continue;
                 }
                 LaneTask::TakeSnapshot(meta) => self.snapshots.take(&mut self.machine, meta),

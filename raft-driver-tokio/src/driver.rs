@@ -9,7 +9,7 @@ use std::error::Error;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
@@ -66,9 +66,12 @@ pub(crate) fn discard<T>(part: &'static str, value: T) {
 }
 
 /// Answers reads from the machine. A reader that panics, in its closure or in a drop, harms only its caller: it had
-/// no more than a shared reference.
-pub(crate) fn serve<S>(reads: Vec<Box<dyn Read<S>>>, machine: &S) {
+/// no more than a shared reference. `count` goes down by one for each, before its caller can ask again.
+pub(crate) fn serve<S>(reads: Vec<Box<dyn Read<S>>>, count: Option<&AtomicUsize>, machine: &S) {
     for read in reads {
+        if let Some(count) = count {
+            count.fetch_sub(1, Ordering::Relaxed);
+        }
         if let Err(panicked) = guard("read", || read.serve(machine)) {
             tracing::error!(%panicked, "raft.read");
         }

@@ -219,7 +219,7 @@
 //! | `raft_applied_index` | the last entry that the state machine holds |
 //! | `raft_snapshot_index` | the last entry that the newest snapshot replaces |
 //! | `raft_pending_writes` | writes that wait for their outcome |
-//! | `raft_pending_reads` | reads that wait to be served |
+//! | `raft_pending_reads` | reads that wait for the proof of what they must see |
 //! | `raft_peer_lag_entries` | entries that a peer lacks (label `peer`), as the leader knows; as it last was, elsewhere |
 //!
 //! | counter, since the node's start | |
@@ -245,7 +245,10 @@
 //!
 //! The limits of the protocol are those of [`raft_core::Config`], and hold here. Beyond them: requests that wait
 //! ([`Builder::queue_max`]), the bytes of their commands ([`Builder::queue_bytes_max`]), and those of
-//! [`TcpConfig`](tcp::TcpConfig). While writes are forwarded, a node keeps 16,384 responses or 16 MiB of them, by
+//! [`TcpConfig`](tcp::TcpConfig). Reads that wait for a slow state machine do so until it comes to them, given up or not: when they
+//! are as many as [`pending_reads_max`](raft_core::Config::pending_reads_max), further linearizable
+//! ones are [`Busy`](ReadError::Busy); stale ones wait in turn beyond as many as the queue holds.
+//! While writes are forwarded, a node keeps 16,384 responses or 16 MiB of them, by
 //! [`response_bytes`](raft_core::host::StateMachine::response_bytes), for answers of the leader that come late; beyond
 //! that, such a write is told that its response is lost. Without [TLS](tcp#tls), TCP is neither encrypted nor authenticated: use it within a
 //! network that you trust.

@@ -232,6 +232,36 @@ async fn overload_is_busy_and_nobody_is_lost_or_overtaken() {
 }
 
 #[actix::test]
+async fn reads_that_wait_for_the_machine_alone_are_bounded_too() {
+    const LIMIT: u64 = 8;
+    let config = Config::build(n(1)).protocol(|protocol| protocol.pending_reads_max = LIMIT);
+    let raft = alone(Builder::new(config.validate().unwrap()).machine_on_thread()).await;
+    let read = || ClientRead::new(|_: &Teller| ());
+    // The state machine hangs, in the hands of a read.
+    let (open, gate) = std::sync::mpsc::channel::<()>();
+    let (hangs, seen) = tokio::sync::oneshot::channel();
+    let hang = ClientRead::new(move |_: &Teller| (hangs.send(()), gate.recv().is_err()).1);
+    let hang = raft.clone().send(hang);
+    within(seen).await.unwrap();
+    let waiting: Vec<_> = (0..LIMIT).map(|_| raft.clone().send(read())).collect();
+    // Committed in their turn, or a later one.
+    let write = ClientWrite::new(deposit(1).unwrap().command, ResponseMode::Committed);
+    within(raft.send(write)).await.unwrap().unwrap();
+    for beyond in [read(), read().lease(), read().stale(Duration::ZERO)] {
+        assert_eq!(within(raft.send(beyond)).await.unwrap(), Err(ReadError::Busy));
+    }
+    // Given up, they are where they were.
+    drop(waiting);
+    assert_eq!(within(raft.send(read())).await.unwrap(), Err(ReadError::Busy));
+    let stale = raft.clone().send(read().stale(Duration::MAX));
+    drop(open);
+    assert_eq!(within(hang).await.unwrap(), Ok(true));
+    assert_eq!(within(stale).await.unwrap(), Ok(()));
+    assert_eq!(within(raft.send(read())).await.unwrap(), Ok(()));
+    within(raft.send(Shutdown)).await.unwrap();
+}
+
+#[actix::test]
 async fn commands_that_make_no_sense_are_in_nobodys_way() {
     // More of them than the node has room for at a time; and nothing else happens that would wake it.
     let hour = LIMIT * 60;

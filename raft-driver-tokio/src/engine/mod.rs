@@ -14,6 +14,8 @@ mod question;
 mod setup;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use raft_core::host::recording::RecordedNode;
@@ -148,6 +150,8 @@ pub struct Engine<S: StateMachine, W: Caller<Response = S::Response>, A: Operato
     snapshots: Box<dyn Snapshots>,
     post: Box<dyn Post>,
     clients: Clients<W, Box<dyn Read<S>>, Asked<A>>,
+    /// Reads that the node has handed out and the machine lane has not served.
+    unserved: Arc<AtomicUsize>,
     /// Writes that wait for room in the node.
     backlog: Backlog<W>,
     forwards: Forwards<W>,
@@ -218,14 +222,18 @@ impl<S: StateMachine, W: Caller<Response = S::Response>, A: Operator> Engine<S, 
         }
     }
 
-    /// Lets a read wait for its round, or the leader's lease.
+    /// Lets a read wait for its round, or the leader's lease. It is `Busy` while as many as the node takes in wait for the
+    /// machine alone: the node does not count those, and one that was given up stays among them.
     pub fn read(&mut self, read: Box<dyn Read<S>>, consistency: ReadConsistency) {
+        if self.unserved.load(Ordering::Relaxed) as u64 >= self.node.config().pending_reads_max {
+            return read.reject(Rejection::Busy);
+        }
         self.clients.read(read, consistency);
     }
 
-    /// Reads the state as it is.
+    /// Reads the state as it is. It is for the driver to bound such reads: see [`ReadJob`](crate::driver::ReadJob).
     pub fn read_local(&mut self, read: Box<dyn Read<S>>) {
-        self.machine.perform(LaneTask::Serve(vec![read]));
+        self.machine.perform(LaneTask::Serve(vec![read], None));
     }
 
     /// Asks the node for something administrative.
@@ -377,7 +385,9 @@ impl<S: StateMachine, W: Caller<Response = S::Response>, A: Operator> Engine<S, 
             Action::Machine(MachineTask::Serve(NOBODY))
             | Action::Respond(Response::Read { tickets: NOBODY, .. }) => self.question.ended(),
             Action::Machine(MachineTask::Serve(tickets)) => {
-                self.machine.perform(LaneTask::Serve(self.clients.served(tickets)));
+                let reads = self.clients.served(tickets);
+                self.unserved.fetch_add(reads.len(), Ordering::Relaxed);
+                self.machine.perform(LaneTask::Serve(reads, Some(Arc::clone(&self.unserved))));
             }
             Action::Machine(MachineTask::TakeSnapshot(meta)) => {
                 self.machine.perform(LaneTask::TakeSnapshot(meta));

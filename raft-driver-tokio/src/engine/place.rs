@@ -45,7 +45,7 @@ where
     P: SnapshotStore,
     W: Writer<Response = S::Response> + Send + 'static,
 {
-    // Unbounded: the core bounds what is unapplied, and how many reads are pending.
+    // Unbounded: the core bounds what is unapplied, the engine how many reads wait, and drivers how many local ones.
     let (sender, mut queue) = mpsc::unbounded_channel();
     let worker = Worker::spawn("raft-machine", move || {
         if let Err(reason) = work(&mut lane, &mut queue) {
@@ -341,7 +341,7 @@ mod tests {
     fn serve(count: u64) -> (LaneTask<Count, PendingWrite<u64>>, Vec<oneshot::Receiver<u64>>) {
         let (senders, seen): (Vec<_>, Vec<_>) = (0..count).map(|_| oneshot::channel()).unzip();
         let reads = senders.into_iter().map(|sender| Box::new(Look(sender)) as Box<dyn Read<Count>>);
-        (LaneTask::Serve(reads.collect()), seen)
+        (LaneTask::Serve(reads.collect(), None), seen)
     }
 
     /// To apply so many entries behind `after`; the last one's writer waits.

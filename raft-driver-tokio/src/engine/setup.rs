@@ -131,6 +131,7 @@ impl Setup {
             backlog: Backlog::default(),
             worked: 0,
             forwards: Forwards::new(keep, command_bytes_max, message_bytes_max),
+            unserved: Arc::default(),
             desk: Desk::default(),
             question: Question::default(),
             leaving: None,

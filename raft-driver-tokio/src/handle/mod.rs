@@ -2,8 +2,8 @@
 //!
 //! * A handle carries how it asks: for how long ([`Raft::within`]), and whether its writes are forwarded
 //!   ([`Raft::forwarding`]). There is one method for each request, whatever the way.
-//! * Every future may be dropped at any time. Its place in the node is given back soon after; a write that was handed to
-//!   the node may still happen.
+//! * Every future may be dropped at any time. Its place in the node is given back soon after, that of a read which waits for
+//!   the state machine when the machine comes to it; a write that was handed to the node may still happen.
 
 mod admin;
 mod health;

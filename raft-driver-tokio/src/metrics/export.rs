@@ -32,7 +32,9 @@ const GAUGES: [GaugeOf; 9] = [
         float(status.snapshot.index.get())
     }),
     ("raft_pending_writes", "Writes that wait for their outcome", |_, load| float(load.writes as u64)),
-    ("raft_pending_reads", "Reads that wait to be served", |_, load| float(load.reads as u64)),
+    ("raft_pending_reads", "Reads that wait for the proof of what they must see", |_, load| {
+        float(load.reads as u64)
+    }),
 ];
 
 const COUNTERS: [CounterOf; 11] = [

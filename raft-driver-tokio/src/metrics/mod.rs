@@ -38,7 +38,7 @@ pub(crate) struct Labels {
 pub struct Load {
     /// Writes that wait for their outcome.
     pub writes: usize,
-    /// Reads that wait to be served.
+    /// See [`Metrics::pending_reads`].
     pub reads: usize,
     /// See [`Metrics::letters_refused`].
     pub letters_refused: u64,
@@ -58,7 +58,7 @@ pub struct Metrics {
     pub transport: TransportStats,
     /// Writes that wait for their outcome; those that wait for the state machine alone are not among them.
     pub pending_writes: usize,
-    /// Reads that wait to be served.
+    /// Reads that wait for the proof of what they must see; those that wait for the state machine alone are not among them.
     pub pending_reads: usize,
     /// What other nodes' drivers passed on and was dropped: commands of nodes that are no members, answers to an earlier
     /// life of this node, and what makes no sense.
