@@ -132,7 +132,7 @@ impl Setup {
             worked: 0,
             forwards: Forwards::new(keep, command_bytes_max, message_bytes_max),
             unserved: Arc::default(),
-            desk: Desk::default(),
+            desk: Desk::new(message_bytes_max),
             question: Question::default(),
             leaving: None,
         };

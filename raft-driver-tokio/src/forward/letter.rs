@@ -21,12 +21,15 @@ const VERSION: u8 = 2;
 const WRITES: u8 = 1;
 const ANSWERS: u8 = 2;
 const HEAD_BYTES: usize = 1 + 1 + 8;
+/// What is said before the commands, and before each of them.
+pub(super) const WRITES_HEAD_BYTES: usize = HEAD_BYTES + 4 + 8;
+pub(super) const COMMAND_HEAD_BYTES: usize = 4;
 
 /// Commands of one letter: more of them are a peer's mistake, whatever their size.
 pub(super) const COMMANDS_MAX: usize = 4096;
 
 /// The longest outcome: id, kind, why the command is invalid.
-pub(super) const OUTCOME_BYTES_MAX: usize = 8 + 1 + 2 + REASON_BYTES_MAX;
+const OUTCOME_BYTES_MAX: usize = 8 + 1 + 2 + REASON_BYTES_MAX;
 
 /// A reason that is longer is cut.
 const REASON_BYTES_MAX: usize = 256;
@@ -81,8 +84,8 @@ pub(super) fn writes<'a>(
     limit: Duration,
     commands: impl Iterator<Item = &'a Bytes> + Clone,
 ) -> Bytes {
-    let bytes: usize = commands.clone().map(|command| 4 + command.len()).sum();
-    let mut out = Vec::with_capacity(HEAD_BYTES + 4 + 8 + bytes);
+    let bytes: usize = commands.clone().map(|command| COMMAND_HEAD_BYTES + command.len()).sum();
+    let mut out = Vec::with_capacity(WRITES_HEAD_BYTES + bytes);
     head(&mut out, WRITES, life);
     // Rounded up: it must not be given up before its client does.
     out.put_u32_le(u32::try_from(limit.as_millis()).unwrap_or(u32::MAX).saturating_add(1));
@@ -92,6 +95,12 @@ pub(super) fn writes<'a>(
         out.put_slice(command);
     }
     out.into()
+}
+
+/// How many outcomes fit in a letter of this length, however long they are; one at least.
+pub(super) const fn outcomes_max(letter_bytes: usize) -> usize {
+    let most = letter_bytes.saturating_sub(HEAD_BYTES) / OUTCOME_BYTES_MAX;
+    if most == 0 { 1 } else { most }
 }
 
 /// A letter with answers.

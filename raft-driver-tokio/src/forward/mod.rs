@@ -36,7 +36,7 @@ const LOOK_LATE: Duration = Duration::from_millis(50);
 /// How often those are looked at who wait for the machine lane.
 const CLAIMS_LOOK: Duration = Duration::from_millis(200);
 
-/// Commands are put into one letter until it has this many bytes.
+/// A letter has no more bytes, unless it is a single command.
 const LETTER_BYTES: usize = 256 * 1024;
 
 /// Bytes of commands that one member may have waiting here.
@@ -48,6 +48,11 @@ const ANSWERS_MAX: usize = MEMBER_BYTES_MAX / COMMAND_BYTES_MIN;
 
 /// What the smallest command counts, so that their number is bounded too.
 const COMMAND_BYTES_MIN: usize = 256;
+
+/// What a letter is filled up to, over a network that carries messages of this length.
+fn letter_bytes(message_bytes_max: u64) -> usize {
+    usize::try_from(message_bytes_max).unwrap_or(usize::MAX).min(LETTER_BYTES)
+}
 
 /// A caller of a write as a driver keeps it: one of its own, or another node's.
 pub trait Caller: Writer + Send + 'static {
@@ -87,7 +92,8 @@ pub(crate) struct Forwards<W> {
     /// The last limit of those that went to the machine lane.
     claimed_until: Option<Instant>,
     command_bytes_max: u64,
-    letter_bytes_max: usize,
+    /// A single command may be longer: no node starts whose network would not carry it.
+    letter_bytes: usize,
 }
 
 struct Passed<W> {
@@ -97,8 +103,7 @@ struct Passed<W> {
 }
 
 impl<W: Caller> Forwards<W> {
-    pub(crate) fn new(keep: Arc<AtomicUsize>, command_bytes_max: u64, letter_bytes_max: u64) -> Self {
-        let letter_bytes_max = usize::try_from(letter_bytes_max).unwrap_or(usize::MAX);
+    pub(crate) fn new(keep: Arc<AtomicUsize>, command_bytes_max: u64, message_bytes_max: u64) -> Self {
         let life = fastrand::u64(..);
         Self {
             waiting: BTreeMap::new(),
@@ -108,7 +113,7 @@ impl<W: Caller> Forwards<W> {
             look_at: None,
             claimed_until: None,
             command_bytes_max,
-            letter_bytes_max,
+            letter_bytes: letter_bytes(message_bytes_max),
         }
     }
 
@@ -128,7 +133,7 @@ impl<W: Caller> Forwards<W> {
     ) {
         let now = Instant::now();
         let mut writes = Vec::new();
-        let mut bytes = 0;
+        let mut bytes = letter::WRITES_HEAD_BYTES;
         for write in queue.drain(..queue.len().min(writes_max)) {
             let (length, length_max) = (write.command().len() as u64, self.command_bytes_max);
             match write.forward_until() {
@@ -143,17 +148,18 @@ impl<W: Caller> Forwards<W> {
                 write.reject(Rejection::Refused(refusal));
                 continue;
             }
-            bytes += write.command().len();
-            writes.push(write);
-            if bytes >= LETTER_BYTES || writes.len() == letter::COMMANDS_MAX {
+            let more = letter::COMMAND_HEAD_BYTES + write.command().len();
+            if bytes + more > self.letter_bytes || writes.len() == letter::COMMANDS_MAX {
                 self.post(&mut writes, leader, now, rejection, &mut send);
-                bytes = 0;
+                bytes = letter::WRITES_HEAD_BYTES;
             }
+            bytes += more;
+            writes.push(write);
         }
         self.post(&mut writes, leader, now, rejection, &mut send);
     }
 
-    /// One letter.
+    /// One letter, if there is anything to send.
     fn post(
         &mut self,
         writes: &mut Vec<W>,
@@ -169,7 +175,7 @@ impl<W: Caller> Forwards<W> {
         // Counted before the letter leaves: whatever it causes comes later.
         let kept: Vec<Option<Kept>> =
             writes.iter().map(|write| write.wants_response().then(|| Kept::new(&self.keep))).collect();
-        if letter.len() > self.letter_bytes_max || !send(to, letter) {
+        if !send(to, letter) {
             writes.drain(..).for_each(|write| write.reject(rejection.clone()));
             return;
         }
@@ -238,15 +244,20 @@ impl<W: Caller> Forwards<W> {
 type Outbox = Arc<Mutex<Vec<(NodeId, u64, u64, Outcome)>>>;
 
 /// Writes of other nodes' clients.
-#[derive(Default)]
 pub(crate) struct Desk {
     outbox: Outbox,
     rooms: BTreeMap<NodeId, Arc<Semaphore>>,
     /// Letters that were dropped unread, or made no sense.
     refused: u64,
+    letter_bytes: usize,
 }
 
 impl Desk {
+    pub(crate) fn new(message_bytes_max: u64) -> Self {
+        let letter_bytes = letter_bytes(message_bytes_max);
+        Self { outbox: Outbox::default(), rooms: BTreeMap::new(), refused: 0, letter_bytes }
+    }
+
     pub(crate) const fn refused(&self) -> u64 {
         self.refused
     }
@@ -288,7 +299,7 @@ impl Desk {
         // In letters of one receiver each; an answer that is lost is `Unknown` there.
         answers.sort_by_key(|(to, life, ..)| (*to, *life));
         for same in answers.chunk_by(|one, other| (one.0, one.1) == (other.0, other.1)) {
-            for part in same.chunks(LETTER_BYTES / letter::OUTCOME_BYTES_MAX) {
+            for part in same.chunks(letter::outcomes_max(self.letter_bytes)) {
                 let outcomes = part.iter().map(|(_, _, id, outcome)| (*id, outcome));
                 send(part[0].0, letter::answers(part[0].1, outcomes));
             }

@@ -1,5 +1,6 @@
 //! Letters between nodes that are only their forwards and desks.
 
+use raft_core::host::Unacceptable;
 use tokio::sync::oneshot;
 
 use super::*;
@@ -14,6 +15,10 @@ fn members() -> Membership {
 
 fn forwards() -> Forwards<PendingWrite<()>> {
     Forwards::new(Arc::default(), 1024, u64::MAX)
+}
+
+fn desk() -> Desk {
+    Desk::new(u64::MAX)
 }
 
 fn write(queue: &mut Queue, command: &'static str) -> oneshot::Receiver<Answer<LogId>> {
@@ -40,7 +45,7 @@ fn passed(forwards: &mut Forwards<PendingWrite<()>>, queue: &mut Queue) -> Vec<B
 
 #[test]
 fn nobody_passes_on_what_was_passed_on() {
-    let (mut asking, mut between, mut desk) = (forwards(), forwards(), Desk::default());
+    let (mut asking, mut between, mut desk) = (forwards(), forwards(), desk());
     let mut queue = Queue::new();
     let mut answer = write(&mut queue, "once");
     let letters = passed(&mut asking, &mut queue);
@@ -66,7 +71,7 @@ fn nobody_passes_on_what_was_passed_on() {
     // From another node than the one that was asked, it is no answer.
     for (from, waits) in [(3, 1), (1, 0)] {
         for letter in back.clone() {
-            let mut desk = Desk::default();
+            let mut desk = Desk::new(u64::MAX);
             receive(&mut asking, &mut desk, NodeId::new(from), letter, &members(), &mut queue, |_, _| {});
         }
         assert_eq!(asking.len(), waits);
@@ -89,7 +94,7 @@ fn what_cannot_leave_did_not_happen() {
 
 #[test]
 fn a_flood_of_empty_commands_is_not_answered_one_by_one() {
-    let (mut asking, mut queue, mut desk) = (forwards(), Queue::new(), Desk::default());
+    let (mut asking, mut queue, mut desk) = (forwards(), Queue::new(), desk());
     let commands = vec![Bytes::new(); letter::COMMANDS_MAX];
     for first in (0..).step_by(commands.len()).take(3 * ANSWERS_MAX / commands.len()) {
         let letter = letter::writes(1, first, FORWARD_LIMIT, commands.iter());
@@ -101,7 +106,7 @@ fn a_flood_of_empty_commands_is_not_answered_one_by_one() {
 
 #[test]
 fn strangers_are_told_nothing_and_members_that_send_too_much_are_told_so() {
-    let (mut asking, mut queue, mut desk) = (forwards(), Queue::new(), Desk::default());
+    let (mut asking, mut queue, mut desk) = (forwards(), Queue::new(), desk());
     let command = Bytes::from(vec![0; MEMBER_BYTES_MAX / 2]);
     let letter = letter::writes(1, 0, FORWARD_LIMIT, [&command, &command, &command].into_iter());
     let told = |desk: &mut Desk| {
@@ -139,7 +144,7 @@ fn strangers_are_told_nothing_and_members_that_send_too_much_are_told_so() {
 fn ids_at_the_end_of_their_range_are_ids() {
     // So many commands from there on: taken as far as there are numbers for all of them and one more.
     for (first, count, taken) in [(0, 0, 0), (1, 0, 0), (1, 1, 1), (1, 2, 0), (3, 3, 3), (3, 4, 0)] {
-        let (mut asking, mut queue, mut desk) = (forwards(), Queue::new(), Desk::default());
+        let (mut asking, mut queue, mut desk) = (forwards(), Queue::new(), desk());
         let (first, commands) = (u64::MAX - first, vec![Bytes::from_static(b"command"); count]);
         let letter = letter::writes(1, first, FORWARD_LIMIT, commands.iter());
         receive(&mut asking, &mut desk, NodeId::new(2), letter, &members(), &mut queue, |_, _| {});
@@ -153,4 +158,43 @@ fn ids_at_the_end_of_their_range_are_ids() {
         });
         assert!(ids.into_iter().eq((0..taken as u64).map(|at| first + at)), "{count} from {first}");
     }
+}
+
+/// What a network carries whose nodes have short commands, appends and chunks.
+const SHORT: u64 = 100 * 1024;
+
+#[test]
+fn many_writes_of_one_turn_leave_in_letters_that_the_network_carries() {
+    let mut asking = Forwards::new(Arc::default(), 32 * 1024, SHORT);
+    let mut queue = Queue::new();
+    let commands: [&'static str; 2] = [1024, 32 * 1024].map(|bytes| &*"x".repeat(bytes).leak());
+    let mut answers: Vec<_> = (0..200).map(|at| write(&mut queue, commands[at % 8 / 7])).collect();
+    let letters = passed(&mut asking, &mut queue);
+    assert!(answers.iter_mut().all(|answer| answer.try_recv().is_err()), "none is rejected");
+    assert!(letters.iter().all(|letter| letter.len() as u64 <= SHORT), "none is too long");
+    // Nor are there more of them than it takes: the next command would not have fitted into any.
+    let (bytes, least) = (letters.iter().map(Bytes::len).sum::<usize>(), SHORT as usize - commands[1].len());
+    assert!(letters.len() <= bytes / least + 1, "{} letters for {bytes} bytes", letters.len());
+}
+
+#[test]
+fn many_long_answers_of_one_turn_leave_in_letters_that_the_network_carries() {
+    let (mut asking, mut queue, mut desk) = (forwards(), Queue::new(), Desk::new(SHORT));
+    let mut answers: Vec<_> = (0..2000).map(|_| write(&mut queue, "")).collect();
+    for letter in passed(&mut asking, &mut queue) {
+        receive(&mut forwards(), &mut desk, NodeId::new(2), letter, &members(), &mut queue, |_, _| {});
+    }
+    let why = Unacceptable::new("why ".repeat(1024));
+    queue.drain(..).for_each(|write| write.reject(Rejection::Invalid(why.clone())));
+    let mut letters = Vec::new();
+    desk.send(|_, letter| {
+        letters.push(letter);
+        true
+    });
+    assert!(letters.iter().all(|letter| letter.len() as u64 <= SHORT), "none is too long");
+    for letter in letters {
+        receive(&mut asking, &mut desk, NodeId::new(1), letter, &members(), &mut queue, |_, _| {});
+    }
+    let invalid = |answer| matches!(rejected(answer), Rejection::Invalid(_));
+    assert!(answers.iter_mut().all(invalid), "each is answered");
 }
