@@ -2,7 +2,9 @@
 //!
 //! * One future lives as long as the actor. Actix empties the mailbox before it polls an actor's futures, so this one
 //!   sees at each wake whatever has arrived by then, as a batch.
-//! * Handlers only put things into the inbox. Everything else happens in the turn.
+//! * Every message comes in by one [`Handler`], which takes a turn itself after so many of them: else whoever keeps the
+//!   mailbox filled, with whatever, would keep that future from being polled.
+//! * What comes in is only put into the inbox. Everything else happens in the turn.
 //! * A node that stops by itself leaves its actor behind: it answers every request with the typed error, and
 //!   [`GetMetrics`] with the reason, until it is shut down or nobody holds an address any more; or, if it is supervised,
 //!   until it runs again.
@@ -16,7 +18,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{self, Poll};
 
-use actix::{Actor, ActorContext, ActorFuture, AsyncContext, Context, Handler, MessageResult, Supervised};
+use actix::dev::MessageResponse;
+use actix::{
+    Actor, ActorContext, ActorFuture, AsyncContext, Context, Handler, Message, MessageResult, Supervised,
+};
 use bytes::Bytes;
 use raft_core::NodeId;
 use raft_core::host::StateMachine;
@@ -33,8 +38,8 @@ use crate::messages::{ClientRead, ClientWrite, Deferred, PendingWrite, RaftMessa
 use crate::metrics::{GetMetrics, Publisher, RaftMetrics};
 use crate::supervise::{Origin, Restart};
 
-/// What one turn takes in at most, about.
-const TURN_EVENTS_MAX: usize = 1024;
+/// Messages from one turn to the next, at most.
+const TURN_MESSAGES_MAX: usize = 1024;
 
 /// The node as this driver runs it.
 pub(crate) type NodeEngine<S> = Engine<S, PendingWrite<<S as StateMachine>::Response>, AdminReply>;
@@ -64,6 +69,8 @@ struct Node<S: StateMachine> {
 /// [`GetMetrics`].
 pub struct Raft<S: StateMachine> {
     inbox: Rc<RefCell<Inbox<S>>>,
+    /// Messages since the last turn.
+    messages: usize,
     state: State<S>,
     life: u64,
     publisher: Publisher,
@@ -103,6 +110,7 @@ impl<S: StateMachine> Raft<S> {
         let Running { engine, timer, ends, .. } = running;
         Self {
             inbox: Rc::default(),
+            messages: 0,
             state: State::Runs(Box::new(Node { engine, timer, ends })),
             life: 0,
             publisher,
@@ -118,6 +126,7 @@ impl<S: StateMachine> Raft<S> {
 
     /// Takes in what has arrived and does all that follows.
     fn turn(&mut self, due: bool) {
+        self.messages = 0;
         let Self { inbox, state, publisher, freshness, writes, local_reads, limits, .. } = self;
         let mut inbox_now = inbox.borrow_mut();
         let inbox = &mut *inbox_now;
@@ -199,19 +208,14 @@ impl<S: StateMachine> Raft<S> {
     /// Makes room before the mailbox brings more than a turn should take, and lets others on the arbiter run: Actix would
     /// not before the mailbox is empty.
     fn make_room(&mut self, context: &mut Context<Self>) {
-        if self.inbox.borrow().len() >= TURN_EVENTS_MAX {
+        if self.messages >= TURN_MESSAGES_MAX {
             self.turn(false);
             context.wait(actix::fut::wrap_future(tokio::task::yield_now()));
         }
+        self.messages += 1;
     }
 
-    fn defer<M>(&mut self, message: M, context: &mut Context<Self>) -> Deferred<S, M> {
-        self.make_room(context);
-        Deferred::new(message, &self.inbox)
-    }
-
-    fn arrived(&mut self, input: Input, context: &mut Context<Self>) {
-        self.make_room(context);
+    fn arrived(&mut self, input: Input) {
         self.inbox.borrow_mut().inputs.push_back(input);
     }
 
@@ -338,78 +342,96 @@ impl<S: StateMachine> ActorFuture<Raft<S>> for Turns {
     }
 }
 
-impl<S: StateMachine> Handler<Arrival> for Raft<S> {
-    type Result = ();
+/// A message that the node takes.
+pub trait Mail<S: StateMachine>: Message + Sized {
+    /// What its sender gets.
+    type Answer: MessageResponse<Raft<S>, Self>;
 
-    fn handle(&mut self, Arrival { life, input }: Arrival, context: &mut Self::Context) {
+    /// Hands it to the actor, which has room for it.
+    fn deliver(self, raft: &mut Raft<S>) -> Self::Answer;
+}
+
+/// The one way in, so that no message is forgotten in the count.
+impl<S: StateMachine, M: Mail<S>> Handler<M> for Raft<S> {
+    type Result = M::Answer;
+
+    fn handle(&mut self, message: M, context: &mut Self::Context) -> M::Answer {
+        self.make_room(context);
+        message.deliver(self)
+    }
+}
+
+impl<S: StateMachine> Mail<S> for Arrival {
+    type Answer = ();
+
+    fn deliver(self, raft: &mut Raft<S>) {
+        let Self { life, input } = self;
         match input {
             // Whatever it was that stopped the node before.
-            Input::Failed(reason) if reason.is_log_store() && self.origin.is_some() => {
-                if matches!(self.state, State::Runs(_)) {
-                    self.arrived(Input::Failed(reason), context);
+            Input::Failed(reason) if reason.is_log_store() && raft.origin.is_some() => {
+                if matches!(raft.state, State::Runs(_)) {
+                    raft.arrived(Input::Failed(reason));
                 } else {
-                    self.give_up(reason);
+                    raft.give_up(reason);
                 }
             }
-            input if life == self.life => self.arrived(input, context),
+            input if life == raft.life => raft.arrived(input),
             _ => {}
         }
     }
 }
 
-impl<S: StateMachine> Handler<RaftMessage> for Raft<S> {
-    type Result = ();
+impl<S: StateMachine> Mail<S> for RaftMessage {
+    type Answer = ();
 
-    fn handle(&mut self, message: RaftMessage, context: &mut Self::Context) {
-        let id = self.publisher.last().status.id;
-        let input = match message {
-            RaftMessage::Protocol(message) => Input::Receive(message, None),
-            RaftMessage::Letter { from, to, letter } if to == id => {
-                Input::Letter { from, letter, room: None }
-            }
-            RaftMessage::Letter { from, to, .. } => {
+    fn deliver(self, raft: &mut Raft<S>) {
+        let id = raft.publisher.last().status.id;
+        let input = match self {
+            Self::Protocol(message) => Input::Receive(message, None),
+            Self::Letter { from, to, letter } if to == id => Input::Letter { from, letter, room: None },
+            Self::Letter { from, to, .. } => {
                 return tracing::warn!(%id, %from, %to, "raft.misaddressed");
             }
         };
-        self.arrived(input, context);
+        raft.arrived(input);
     }
 }
 
-impl<S: StateMachine> Handler<ClientWrite<S::Response>> for Raft<S> {
-    type Result = Deferred<S, ClientWrite<S::Response>>;
+impl<S: StateMachine> Mail<S> for ClientWrite<S::Response> {
+    type Answer = Deferred<S, Self>;
 
-    fn handle(&mut self, write: ClientWrite<S::Response>, context: &mut Self::Context) -> Self::Result {
-        self.defer(write, context)
+    fn deliver(self, raft: &mut Raft<S>) -> Self::Answer {
+        Deferred::new(self, &raft.inbox)
     }
 }
 
-impl<S: StateMachine, T: Send + 'static> Handler<ClientRead<S, T>> for Raft<S> {
-    type Result = Deferred<S, ClientRead<S, T>>;
+impl<S: StateMachine, T: Send + 'static> Mail<S> for ClientRead<S, T> {
+    type Answer = Deferred<S, Self>;
 
-    fn handle(&mut self, read: ClientRead<S, T>, context: &mut Self::Context) -> Self::Result {
-        self.defer(read, context)
+    fn deliver(self, raft: &mut Raft<S>) -> Self::Answer {
+        Deferred::new(self, &raft.inbox)
     }
 }
 
-impl<S: StateMachine> Handler<InitWithConfig> for Raft<S> {
-    type Result = Deferred<S, InitWithConfig>;
+impl<S: StateMachine> Mail<S> for InitWithConfig {
+    type Answer = Deferred<S, Self>;
 
-    fn handle(&mut self, mut init: InitWithConfig, context: &mut Self::Context) -> Self::Result {
-        if let Some((id, address)) = &self.address {
-            init.members.entry(*id).or_insert_with(|| address.clone());
+    fn deliver(mut self, raft: &mut Raft<S>) -> Self::Answer {
+        if let Some((id, address)) = &raft.address {
+            self.members.entry(*id).or_insert_with(|| address.clone());
         }
-        self.defer(init, context)
+        Deferred::new(self, &raft.inbox)
     }
 }
 
 /// Messages that are answered in a later turn.
 macro_rules! deferred {
     ($($message:ty),* $(,)?) => {$(
-        impl<S: StateMachine> Handler<$message> for Raft<S> {
-            type Result = Deferred<S, $message>;
+        impl<S: StateMachine> Mail<S> for $message {
+            type Answer = Deferred<S, Self>;
 
-            fn handle(&mut self, message: $message, context: &mut Self::Context) -> Self::Result {
-                self.defer(message, context)
+            fn deliver(self, raft: &mut Raft<S>) -> Self::Answer {
+                Deferred::new(self, &raft.inbox)
             }
         }
     )*};
@@ -427,13 +449,13 @@ deferred!(
     TriggerSnapshot,
 );
 
-impl<S: StateMachine> Handler<GetMetrics> for Raft<S> {
-    type Result = MessageResult<GetMetrics>;
+impl<S: StateMachine> Mail<S> for GetMetrics {
+    type Answer = MessageResult<Self>;
 
-    fn handle(&mut self, _: GetMetrics, _: &mut Self::Context) -> Self::Result {
-        let metrics: RaftMetrics = match &self.state {
-            State::Runs(node) => self.publisher.now(node.engine.node(), node.engine.load()),
-            State::Ends(_) | State::Ended | State::Returns(_) => self.publisher.last().clone(),
+    fn deliver(self, raft: &mut Raft<S>) -> Self::Answer {
+        let metrics: RaftMetrics = match &raft.state {
+            State::Runs(node) => raft.publisher.now(node.engine.node(), node.engine.load()),
+            State::Ends(_) | State::Ended | State::Returns(_) => raft.publisher.last().clone(),
         };
         MessageResult(metrics)
     }

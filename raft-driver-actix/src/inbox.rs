@@ -49,10 +49,6 @@ impl<S: StateMachine> Inbox<S> {
         self.requests.push_back(request);
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.inputs.len() + self.requests.len()
-    }
-
     /// The node does not run: answers whatever is here. One that `returns` will take it, if it is asked again.
     pub(crate) fn reject(&mut self, returns: bool) {
         self.inputs.clear();

@@ -7,6 +7,7 @@
 mod asking;
 mod conformance;
 mod drivers;
+mod floods;
 mod journals;
 mod lifecycle;
 mod operators;
