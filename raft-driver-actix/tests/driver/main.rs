@@ -12,6 +12,7 @@ mod journals;
 mod lifecycle;
 mod operators;
 mod router;
+mod runtime_ends;
 mod storage;
 mod stores;
 mod supervision;
