@@ -7,7 +7,7 @@
 //! * Whoever shows a certificate that is good for several nodes, by a wildcard or by their names, is refused: it does not
 //!   say who that is.
 //! * Certificates that would be refused by peers are refused here first, when they are loaded.
-//! * Files that were replaced are read again before the next connection; should they be of no use, what was read
+//! * Files that were replaced are read again before the next connection; as long as they are of no use, what was read
 //!   before stays in use. Connections that stand are not ended.
 //! * No session is resumed: every connection shows its certificate again, and it must be good at that time.
 //! * A key is never printed.
@@ -74,9 +74,14 @@ struct Files {
 
 struct Current {
     loaded: Arc<Loaded>,
-    /// What the files looked like when they were read last, whether or not they were of use.
-    seen: Option<[Stamp; 3]>,
+    /// What the files looked like when it was read from them.
+    seen: Stamps,
+    /// What they looked like when they were of no use, and why: said once.
+    failed: Option<(Stamps, String)>,
 }
+
+/// Those of the three files; `None` if one of them is not there: then the attempt to read it says why.
+type Stamps = Option<[Stamp; 3]>;
 
 /// Tells a file from the one that takes its place: when it was written, its length, and its number.
 type Stamp = (SystemTime, u64, u64);
@@ -226,8 +231,8 @@ impl Tls {
         Ok(Self::new(identity, None, load(identity, ca, certificate, key)?, None))
     }
 
-    fn new(identity: Identity, files: Option<Files>, loaded: Loaded, seen: Option<[Stamp; 3]>) -> Self {
-        let current = Mutex::new(Current { loaded: Arc::new(loaded), seen });
+    fn new(identity: Identity, files: Option<Files>, loaded: Loaded, seen: Stamps) -> Self {
+        let current = Mutex::new(Current { loaded: Arc::new(loaded), seen, failed: None });
         Self(Arc::new(Inner { identity, files, current }))
     }
 
@@ -239,7 +244,7 @@ impl Tls {
         let files = self.0.files.as_ref().ok_or(TlsError::NoFiles)?;
         let seen = files.stamps();
         let loaded = files.load(self.0.identity)?;
-        *self.current() = Current { loaded: Arc::new(loaded), seen };
+        *self.current() = Current { loaded: Arc::new(loaded), seen, failed: None };
         Ok(())
     }
 
@@ -274,23 +279,29 @@ impl Tls {
         Arc::clone(&self.current().loaded)
     }
 
-    /// Reads the files again if one of them has changed.
+    /// Reads the files again if they are not those that are in use.
     fn look(&self) {
         let Some(files) = &self.0.files else { return };
         let seen = files.stamps();
-        if self.current().seen == seen {
+        let mut current = self.current();
+        if current.seen == seen {
+            current.failed = None;
             return;
         }
+        drop(current);
         let id = self.0.identity.node;
         match files.load(self.0.identity) {
             Ok(loaded) => {
                 tracing::info!(%id, "raft.tls.renewed");
-                *self.current() = Current { loaded: Arc::new(loaded), seen };
+                *self.current() = Current { loaded: Arc::new(loaded), seen, failed: None };
             }
             Err(error) => {
-                // Perhaps half of a replacement: said once for each change, and tried again at the next.
-                tracing::warn!(%id, %error, "raft.tls.not_renewed");
-                self.current().seen = seen;
+                // Perhaps half of a replacement, or not good yet: tried again at each look, said once for each change.
+                let failed = Some((seen, error.to_string()));
+                if self.current().failed != failed {
+                    tracing::warn!(%id, %error, "raft.tls.not_renewed");
+                    self.current().failed = failed;
+                }
             }
         }
     }
@@ -311,8 +322,7 @@ impl fmt::Debug for Tls {
 }
 
 impl Files {
-    /// `None` if one of them is not there: then the attempt to read it says why.
-    fn stamps(&self) -> Option<[Stamp; 3]> {
+    fn stamps(&self) -> Stamps {
         let stamp = |path: &Path| {
             let found = fs::metadata(path).ok()?;
             #[cfg(unix)]

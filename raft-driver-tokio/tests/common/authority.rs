@@ -45,6 +45,14 @@ impl Authority {
         })
     }
 
+    /// The same, good only from `wait` on, or a second sooner.
+    pub fn issue_good_in(&self, names: &[String], wait: std::time::Duration) -> Issued {
+        self.sign(names, |params| {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+            params.not_before = date_time_ymd(1970, 1, 1) + now + wait;
+        })
+    }
+
     /// The same, and servers only may use it.
     pub fn issue_for_servers(&self, names: &[String]) -> Issued {
         self.sign(names, |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth])

@@ -251,6 +251,26 @@ async fn renewed_files_are_used_by_the_next_connection() {
     assert!(greet(&mut stream, &hello()).await.is_ok());
 }
 
+/// The authority's clock is ahead.
+#[tokio::test]
+async fn what_was_of_no_use_at_first_is_used_once_it_is() {
+    let ours = Authority::new("ours");
+    let dir = dir(&ours, &ours.issue(&names(1)));
+    let tls = dir.load(1).unwrap();
+    let before = tls.latest().await;
+    let next = ours.issue_good_in(&names(1), Duration::from_secs(2));
+    dir.write("key", &next.key);
+    dir.write("certificate", &next.certificate);
+    assert!(Arc::ptr_eq(&before, &tls.latest().await), "not good yet");
+    within(async {
+        while dir.load(1).is_err() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    assert!(!Arc::ptr_eq(&before, &tls.latest().await), "as a process that starts now");
+}
+
 #[test]
 fn what_peers_would_refuse_is_refused_when_it_is_loaded() {
     let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
