@@ -9,6 +9,8 @@
 //! * Certificates that would be refused by peers are refused here first, when they are loaded.
 //! * Files that were replaced are read again before the next connection; as long as they are of no use, what was read
 //!   before stays in use. Connections that stand are not ended.
+//! * A file system may hang for as long as it likes: it has one thread at most, and connections are made with what was
+//!   read before.
 //! * No session is resumed: every connection shows its certificate again, and it must be good at that time.
 //! * A key is never printed.
 
@@ -18,9 +20,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use raft_core::NodeId;
+use tokio::sync::OwnedMutexGuard;
 use tokio_rustls::rustls;
 
 use rustls::client::danger::ServerCertVerifier;
@@ -36,6 +39,9 @@ use webpki::EndEntityCert;
 use crate::cluster::ClusterId;
 use crate::storage::Identity;
 use crate::tcp::Refusal;
+
+/// A connection waits no longer than this for a look at the files.
+const LOOK_MAX: Duration = Duration::from_millis(250);
 
 /// A node's certificate and key, and the authorities whose certificates it accepts from peers. Clones are the same
 /// one: what is renewed is renewed for all.
@@ -63,6 +69,8 @@ struct Inner {
     identity: Identity,
     files: Option<Files>,
     current: Mutex<Current>,
+    /// Held by the one who looks at the files.
+    looks: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Clone, Debug)]
@@ -233,7 +241,7 @@ impl Tls {
 
     fn new(identity: Identity, files: Option<Files>, loaded: Loaded, seen: Stamps) -> Self {
         let current = Mutex::new(Current { loaded: Arc::new(loaded), seen, failed: None });
-        Self(Arc::new(Inner { identity, files, current }))
+        Self(Arc::new(Inner { identity, files, current, looks: Arc::default() }))
     }
 
     /// Reads the files again, now. Connections that stand are not ended. Blocks.
@@ -273,14 +281,19 @@ impl Tls {
     pub(crate) async fn latest(&self) -> Arc<Loaded> {
         if self.0.files.is_some() {
             let this = self.clone();
-            // Fails only while the runtime ends: nothing will be connected then.
-            let _ = tokio::task::spawn_blocking(move || this.look()).await;
+            let look = async {
+                // The thread's, not the caller's: who gives up does not end what hangs.
+                let turn = Arc::clone(&this.0.looks).lock_owned().await;
+                tokio::task::spawn_blocking(move || this.look(turn)).await
+            };
+            // What takes longer goes on, for connections to come. Fails only while the runtime ends.
+            let _ = tokio::time::timeout(LOOK_MAX, look).await;
         }
         Arc::clone(&self.current().loaded)
     }
 
     /// Reads the files again if they are not those that are in use.
-    fn look(&self) {
+    fn look(&self, _turn: OwnedMutexGuard<()>) {
         let Some(files) = &self.0.files else { return };
         let seen = files.stamps();
         let mut current = self.current();

@@ -271,6 +271,40 @@ async fn what_was_of_no_use_at_first_is_used_once_it_is() {
     assert!(!Arc::ptr_eq(&before, &tls.latest().await), "as a process that starts now");
 }
 
+/// A file system that hangs, as one over a network may: here a pipe that nobody writes to.
+#[cfg(unix)]
+#[test]
+fn files_that_hang_do_not_keep_what_was_read_before_from_use() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(2).build();
+    runtime.unwrap().block_on(async {
+        let ours = Authority::new("ours");
+        let issued = ours.issue(&names(1));
+        let dir = dir(&ours, &issued);
+        let tls = dir.load(1).unwrap();
+        let side = side(with(Some(tls.clone()))).await;
+        let before = tls.latest().await;
+        fs::remove_file(dir.path("key")).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(dir.path("key")).status().unwrap().success());
+        let client = good(2, &ours);
+        let client = Arc::clone(&client.unwrap().latest().await.client);
+        let mut connected = 0;
+        for _ in 0..4 {
+            let stream = TcpStream::connect(&side.address).await.unwrap();
+            let connecting =
+                TlsConnector::from(Arc::clone(&client)).connect(server_name(CLUSTER, node(1)), stream);
+            connected += usize::from(within(connecting).await.is_ok());
+        }
+        let free = tokio::time::timeout(Duration::from_secs(1), tokio::task::spawn_blocking(|| ())).await;
+        // Lets the threads go, for which the runtime waits.
+        let writes = fs::OpenOptions::new().read(true).write(true).open(dir.path("key")).unwrap();
+        dir.write("key", &issued.key);
+        drop(writes);
+        assert_eq!((connected, free.is_ok()), (4, true), "one thread hangs, the other one is free");
+        let renewed = async { while Arc::ptr_eq(&before, &tls.latest().await) {} };
+        within(renewed).await;
+    });
+}
+
 #[test]
 fn what_peers_would_refuse_is_refused_when_it_is_loaded() {
     let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
