@@ -17,7 +17,8 @@ use crate::inbox::Request;
 use crate::messages::{Deferrable, Reply};
 
 /// Forms a cluster: gives pristine nodes their first configuration. Send it to one of them or to all at once, with the
-/// same set; again is harmless. A node that is alone in the set leads at once.
+/// same set; again is harmless, but never to a node that has lost its data: add that one under a new id. A node that is
+/// alone in the set leads at once.
 ///
 /// A node that was started with its own [`address`](crate::Builder::address) adds itself if it is missing. One that
 /// belongs to a cluster of another set already answers [`NotPristine`](raft_core::AdminRefusal::NotPristine), as long as

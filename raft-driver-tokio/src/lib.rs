@@ -88,8 +88,9 @@
 //! # A server that keeps its data
 //!
 //! The same with log and snapshots on disk and peers over TCP. Call `bootstrap` with the same set at each start, on one node or on
-//! all: again is harmless. Clients find the leader by [`WriteError::NotLeader`], or wait for one. A node that joins later
-//! is started without `bootstrap`, and added by [`Raft::change_membership`] at the leader.
+//! all: again is harmless, but never with a data directory that was emptied: such a node has forgotten what it acknowledged, and
+//! with its vote answered writes could be lost. Add it under a new id. Clients find the leader by [`WriteError::NotLeader`], or
+//! wait for one. A node that joins later is started without `bootstrap`, and added by [`Raft::change_membership`] at the leader.
 //!
 //! ```no_run
 //! # use raft_core::{Config, Entries, EntryRef, NodeId};
@@ -123,8 +124,9 @@
 //!
 //! let log = DurableLog::open("/var/lib/total-1", Identity { cluster, node })?;
 //! let snapshots = SnapshotFiles::open("/var/lib/total-1/snapshots", Identity { cluster, node })?;
-//! // Peers that were given another set are refused.
-//! let config = TcpConfig { bootstrap: Some(BootstrapDigest::of(&members)), ..TcpConfig::new(cluster) };
+//! let mut config = TcpConfig::new(cluster);
+//! config.known_peers = Some(log.peers()); // a peer that comes back with an emptied directory is refused
+//! config.bootstrap = Some(BootstrapDigest::of(&members)); // and so is one that was given another set
 //! let network = Tcp::bind("127.0.0.1:7101", config).await?;
 //! let raft = Builder::new(Config::new(node)).start(log, snapshots, Total::default(), network).await?;
 //! raft.bootstrap(members).await?;

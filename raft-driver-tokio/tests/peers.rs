@@ -9,16 +9,21 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use common::{Journal, config, leader, node, within, write};
 use raft_core::{LogIndex, NodeId};
 use raft_driver_tokio::storage::{DurableLog, Identity, MemoryLog, MemorySnapshots, NodeLog};
-use raft_driver_tokio::tcp::{Refusal, Resolver, Tcp, TcpConfig};
+use raft_driver_tokio::tcp::{Refusal, Refused, Resolver, Tcp, TcpConfig};
 use raft_driver_tokio::{Builder, ClusterId, Raft};
+use tokio::sync::watch;
 
 const CLUSTER: ClusterId = ClusterId::new(0x7ee5);
+
+type Told = watch::Receiver<Option<Refused>>;
 
 /// Where names point to, as long as a test runs.
 #[derive(Clone, Debug, Default)]
@@ -53,6 +58,15 @@ async fn start(id: u64, log: impl NodeLog, tcp: Tcp) -> Raft<Journal> {
     within(started).await.expect("starts")
 }
 
+/// A node that remembers its peers, as a server that keeps its data does.
+async fn start_durable(id: u64, dir: &Path, names: &Names) -> (Raft<Journal>, Told) {
+    let log = DurableLog::open(dir, Identity { cluster: CLUSTER, node: node(id) }).unwrap();
+    let known_peers = Some(log.peers());
+    let tcp = names.bind(id, TcpConfig { known_peers, ..TcpConfig::new(CLUSTER) }).await;
+    let refusals = tcp.refusals();
+    (start(id, log, tcp).await, refusals)
+}
+
 async fn caught_up(raft: &Raft<Journal>, through: LogIndex) {
     within(raft.metrics().wait_for(|metrics| metrics.status.applied >= through)).await.expect("it runs");
 }
@@ -80,14 +94,7 @@ async fn a_name_is_resolved_again_when_its_node_moves() {
 async fn a_node_that_lost_its_disk_is_refused_under_its_old_id() {
     let dirs: Vec<_> = (1..=3).map(|_| tempfile::tempdir().unwrap()).collect();
     let names = Names::default();
-    let run = async |id: u64| {
-        let identity = Identity { cluster: CLUSTER, node: node(id) };
-        let log = DurableLog::open(dirs[id as usize - 1].path(), identity).unwrap();
-        let known_peers = Some(log.peers());
-        let tcp = names.bind(id, TcpConfig { known_peers, ..TcpConfig::new(CLUSTER) }).await;
-        let refusals = tcp.refusals();
-        (start(id, log, tcp).await, refusals)
-    };
+    let run = async |id: u64| start_durable(id, dirs[id as usize - 1].path(), &names).await;
     let mut nodes = Vec::new();
     for id in 1..=3 {
         nodes.push(run(id).await.0);
@@ -111,7 +118,7 @@ async fn a_node_that_lost_its_disk_is_refused_under_its_old_id() {
     }
     within(nodes[2].bootstrap(members(1..=3))).await.unwrap();
     let refused_by_it = |peer| {
-        move |told: &Option<raft_driver_tokio::tcp::Refused>| {
+        move |told: &Option<Refused>| {
             told.as_ref().is_some_and(|told| {
                 (told.peer, told.refusal, told.by_peer) == (node(peer), Refusal::Directory, peer != 3)
             })
@@ -127,10 +134,44 @@ async fn a_node_that_lost_its_disk_is_refused_under_its_old_id() {
     assert!(nodes[0].transport().refused_directory > 0 && nodes[2].transport().refused_by_peers > 0);
 }
 
+/// With the vote of who forgot it, a write that was answered would be lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_answered_is_not_lost_to_a_node_with_an_emptied_directory() {
+    let dirs: Vec<_> = (1..=4).map(|_| tempfile::tempdir().unwrap()).collect();
+    let names = Names::default();
+    // Each is given the same set at each start.
+    let run = async |id: u64, dir: usize| {
+        let (raft, told) = start_durable(id, dirs[dir - 1].path(), &names).await;
+        within(raft.bootstrap(members(1..=3))).await.unwrap();
+        (raft, told)
+    };
+    let (one, two, three) = (run(1, 1).await.0, run(2, 2).await.0, run(3, 3).await.0);
+    let first = write(&[one.clone(), two.clone(), three.clone()], "first".into()).await.unwrap();
+    for raft in [&one, &two, &three] {
+        caught_up(raft, first.id.index).await;
+    }
+    // Node 2 lacks what the others answer for, node 1 is away, and node 3 loses its disk.
+    within(two.shutdown()).await;
+    write(&[one.clone(), three.clone()], "precious".into()).await.unwrap();
+    within(one.shutdown_now()).await;
+    within(three.shutdown_now()).await;
+    let (two, mut told) = run(2, 2).await;
+    let (three, _) = run(3, 4).await;
+    // Several election timeouts.
+    let forgetful = two.wait(Duration::from_secs(2)).leader().await;
+    assert!(forgetful.is_err(), "{forgetful:?} has forgotten what was answered");
+    let directory =
+        |told: &Option<Refused>| told.as_ref().is_some_and(|told| told.refusal == Refusal::Directory);
+    within(told.wait_for(directory)).await.expect("it runs");
+    let (one, _) = run(1, 1).await;
+    write(&[one.clone(), two.clone()], "more".into()).await.unwrap();
+    let kept = within(leader(&[one, two]).await.read(|journal| journal.commands.clone())).await.unwrap();
+    assert_eq!(kept, ["first", "precious", "more"]);
+    assert!(three.metrics().borrow().status.applied < first.id.index, "nobody speaks to it");
+}
+
 #[cfg(feature = "tls")]
 mod tls {
-    use std::path::Path;
-
     use raft_driver_tokio::tcp::{Tls, TlsError};
 
     use super::authority::Authority;

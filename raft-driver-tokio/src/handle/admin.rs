@@ -13,7 +13,8 @@ use crate::request::{AdminReply, AdminRequest, Request};
 
 impl<S: StateMachine> Raft<S> {
     /// Gives a pristine cluster its first configuration: every voter with its address, this node among them. Call
-    /// it on one node or on several, with the same set; again is harmless, whoever has joined or left meanwhile.
+    /// it on one node or on several, with the same set; again is harmless, whoever has joined or left meanwhile. Never
+    /// call it on a node that has lost its data: add that one under a new id.
     ///
     /// # Errors
     /// If the node was bootstrapped with another set (which it knows until the first snapshot behind a change of the

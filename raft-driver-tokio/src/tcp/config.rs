@@ -30,7 +30,8 @@ pub struct TcpConfig {
     #[cfg(feature = "tls")]
     pub tls: Option<Tls>,
     /// What this node remembers of its peers' data directories: a peer that lost its disk and comes back under its old
-    /// id is refused. Default `None`: nothing is compared.
+    /// id is refused. With a durable log, always give it what its `peers()` returns: a member that votes again without what
+    /// it acknowledged may lose answered writes. Default `None`: nothing is compared.
     pub known_peers: Option<KnownPeers>,
     /// Longest frame. Must hold the longest command, the longest append and a part of a snapshot. Default 8 MiB.
     pub frame_bytes_max: u32,

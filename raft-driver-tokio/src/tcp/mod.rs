@@ -35,8 +35,8 @@
 //! # Data directories
 //!
 //! With [`TcpConfig::known_peers`], the id of a node's data directory travels in the handshake, and peers remember it on
-//! their disks. A node that comes back empty under its old id has forgotten its votes: it is refused, by both sides. Remove it
-//! and add it under a new id.
+//! their disks. A node that comes back empty under its old id has forgotten its votes and what it acknowledged: it is refused, by
+//! both sides. Remove it and add it under a new id. Without `known_peers` nobody notices, and answered writes may be lost.
 #![cfg_attr(feature = "tls", doc = "\n")]
 #![cfg_attr(feature = "tls", doc = include_str!("tls.md"))]
 
