@@ -112,7 +112,8 @@ pub enum MachineTask {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub enum SnapshotTask {
     /// Read a part of a complete snapshot, and report
-    /// [`Event::SnapshotChunkRead`](crate::Event::SnapshotChunkRead).
+    /// [`Event::SnapshotChunkRead`](crate::Event::SnapshotChunkRead), whatever came of it: the peer for which it is read gets
+    /// no snapshot before.
     Read {
         /// Of which.
         id: SnapshotId,
@@ -287,7 +288,8 @@ pub enum AdminRefusal {
     /// It was cancelled.
     #[error("the membership change was cancelled")]
     Cancelled,
-    /// It was given up after its time-out. A transfer is not known to have happened.
+    /// It was given up after its time-out, or replaced when it could not be taken back any more. A transfer is not known to
+    /// have happened.
     #[error("timed out")]
     TimedOut,
     /// Another transfer of the leadership is in progress, or took its place: the node is to stop.

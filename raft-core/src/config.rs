@@ -64,8 +64,9 @@ pub struct Config {
     /// snapshot that is being sent, or past what its receiver got since, when that makes none. It is also compacted past a
     /// snapshot that is being sent once what it has behind that is more than each of twice the snapshot, the log of eight
     /// snapshots by the policy, and `inflight_bytes_max`. What was sent to a peer is first taken for lost after half of this
-    /// time at most, entries after eight election timeouts too: over a link that needs longer for `snapshot_chunk_bytes`, or
-    /// `append_bytes_max`, they are sent more than once. Default 30 s.
+    /// time at most, entries after eight election timeouts too, and sent again. So where messages without payload overtake
+    /// others, a link should carry `append_bytes_max` in half of this time, and `snapshot_chunk_bytes` in twice: what takes
+    /// longer may never arrive. Default 30 s.
     pub catch_up_timeout: Duration,
     /// Lets a leader serve reads by its lease (thesis §6.4.1). Default `None`: clocks are not relied on. Must be the
     /// same on all nodes, and `election_timeout_min` too.

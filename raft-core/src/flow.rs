@@ -5,7 +5,7 @@
 //! * A message without entries may overtake those with, and then finds that they are lacking. They are sent again at once
 //!   unless such entries came late before, then only after a time that follows how late: a slow link is not filled with
 //!   copies. What was lost is sent again after [`late_max`] at the latest, and each copy of it after as long again as it has
-//!   been lacking.
+//!   been lacking, half of the catch-up timeout at most.
 
 use alloc::collections::VecDeque;
 use core::time::Duration;

@@ -17,14 +17,17 @@ use crate::time::Instant;
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Sending {
     meta: Arc<SnapshotMeta>,
-    /// How much the peer has, once it has said so, and how much it had when it last said so.
+    /// How much the peer has, once it has said so; what it had to exceed to get further; and how much it ever had.
     offset: Option<u64>,
     reached: u64,
+    most: u64,
+    /// It lost what it had, which is forgiven until it had more than ever.
+    fell: bool,
     /// When it last got further, or was begun.
     reached_at: Instant,
     inflight: Option<InFlight>,
-    /// The chunk that was lost: where it begins, and when it was first sent.
-    lost: Option<(u64, Instant)>,
+    /// The chunk that was lost.
+    lost: Option<InFlight>,
     /// A chunk in memory, and where it begins.
     loaded: Option<(u64, Bytes)>,
     /// The round of the latest answer.
@@ -53,6 +56,8 @@ struct InFlight {
     sent_at: Instant,
     /// Before that it is not taken for lost: a question may overtake it.
     lost_at: Instant,
+    /// For how long it was waited for by then, all copies together.
+    waited: Duration,
 }
 
 /// What was learned of a peer, by whichever snapshot.
@@ -83,9 +88,9 @@ impl Sending {
         let unknown = Pace { patience: rest, refusals: 0, rest_until: now, stood: Duration::ZERO };
         let mut pace = before.map_or(unknown, |before| before.pace);
         pace.stood = pace.stood.max(before.map_or(Duration::ZERO, |before| now.since(before.reached_at)));
-        if let Some((_, since)) = before.and_then(|before| before.lost) {
+        if let Some(lost) = before.and_then(|before| before.lost) {
             // It may be on its way all the same.
-            pace.patience = pace.patience.max(now.since(since)).min(rest_max);
+            pace.patience = pace.patience.max(now.since(lost.since)).min(rest_max);
         }
         if before.is_some_and(|before| before.begins_by.is_some() && before.offset.is_none()) {
             // The answer was later than that.
@@ -95,6 +100,8 @@ impl Sending {
             meta,
             offset: None,
             reached: 0,
+            most: 0,
+            fell: false,
             reached_at: now,
             inflight: None,
             lost: None,
@@ -166,12 +173,14 @@ impl Sending {
             };
             if let Some(data) = data {
                 let end = offset + data.len() as u64;
-                let since = self.lost.filter(|(from, _)| *from == offset).map_or(now, |(_, since)| since);
-                // Sent again it may take twice as long as it has taken.
-                let patience = self.pace.patience.max(now.since(since));
-                let lost_at = now + patience;
+                let lost = self.lost.filter(|lost| lost.from == offset);
+                let (since, waited) = lost.map_or((now, Duration::ZERO), |lost| (lost.since, lost.waited));
+                // Each copy may take as long as all before it: made faster than they are carried, they would never end.
+                let patience = self.pace.patience.max(waited.min(self.rest_max.saturating_mul(4)));
+                let (lost_at, waited) = (now + patience, waited.saturating_add(patience));
                 self.tried = true;
-                self.inflight = Some(InFlight { from: offset, end, round, since, sent_at: now, lost_at });
+                self.inflight =
+                    Some(InFlight { from: offset, end, round, since, sent_at: now, lost_at, waited });
                 let meta = Arc::clone(&self.meta);
                 return Some(Step::Send(Body::InstallSnapshot {
                     meta,
@@ -219,8 +228,7 @@ impl Sending {
         if self.reached == 0 {
             self.begins_by = Some(now + self.pace.patience);
         }
-        let lost = sent.map(|chunk| (chunk.from, chunk.since)).or(self.lost);
-        self.lost = lost.filter(|(from, _)| *from == offset);
+        self.lost = sent.or(self.lost).filter(|chunk| chunk.from == offset);
         if let Some(chunk) = sent.filter(|chunk| chunk.from < offset) {
             // The next may take twice as long as this one did, or as the last time it was sent, if that one arrived.
             let last = now.since(chunk.sent_at) * 2 + self.pace.patience;
@@ -229,13 +237,18 @@ impl Sending {
             self.pace.patience = patience.clamp(self.rest, self.rest_max);
         }
         if offset <= self.reached {
-            // It may have lost what it had.
-            self.reached = offset;
+            // Once: whoever lost what it had again and again would get further for ever.
+            if offset < self.reached && !self.fell {
+                (self.reached, self.fell) = (offset, true);
+            }
             return false;
         }
         self.pace.rest_until = now;
         self.pace.stood = self.pace.stood.max(now.since(self.reached_at));
         (self.reached, self.reached_at) = (offset, now);
+        if offset > self.most {
+            (self.most, self.fell) = (offset, false);
+        }
         true
     }
 

@@ -417,3 +417,82 @@ fn a_new_voter_that_restarts_on_its_way_gets_further_all_the_same() {
     assert_eq!(cluster.servers[&1].notices.iter().find(timed_out), None);
     assert_eq!(cluster.voters(1), [1, 2, 3, 4]);
 }
+
+/// A voter that joins gets a chunk a second, and does so with its place in the run. Returns after how many seconds the change is
+/// given up, if it is.
+fn given_up(mut turn: impl FnMut(&mut Cluster, usize)) -> Option<usize> {
+    let mut cluster = Cluster::led_with(3, |config| {
+        small_chunks(config);
+        config.snapshot_chunk_bytes = 2;
+    });
+    cluster.commit_each(1, &TEN);
+    cluster.take_snapshot(1);
+    cluster.join(4);
+    cluster.slow_chunks = vec![4];
+    cluster.update(1, &[4], &[], &[]);
+    let timed_out = |notice: &Notice| matches!(notice, Notice::ChangeTimedOut { .. });
+    (0..600).find(|second| {
+        cluster.run_ms(1_000);
+        turn(&mut cluster, *second);
+        cluster.servers[&1].notices.iter().any(timed_out)
+    })
+}
+
+#[test]
+fn a_new_voter_that_loses_what_it_got_again_and_again_gets_no_further() {
+    for each_s in [4, 8, 20] {
+        let crashes = |cluster: &mut Cluster, second: usize| {
+            cluster.perform_chunk(4);
+            if second % each_s == each_s - 1 {
+                cluster.restart(4);
+            }
+        };
+        assert!(given_up(crashes).is_some_and(|second| second <= 120), "it crashes each {each_s} s");
+    }
+    let without_room = |cluster: &mut Cluster, _| match cluster.servers[&4].chunk_tasks.front() {
+        Some(SnapshotTask::Write { offset: 6.., .. }) => cluster.fail_chunk(4, SnapshotError::Failed),
+        _ => cluster.perform_chunk(4),
+    };
+    assert!(given_up(without_room).is_some_and(|second| second <= 120), "it has no room for all of it");
+}
+
+/// Nothing reaches 3 for so long, in the midst of a snapshot, and then so many chunks are lost besides. Returns in how many
+/// seconds it is there.
+fn after_an_outage(outage_s: u64, lost: usize) -> u64 {
+    let mut cluster = behind(3, &[3], 10);
+    let mut chunks = 0;
+    pass(&mut cluster, 10_000, |cluster| {
+        let sent = cluster.settle_but(is_chunk);
+        chunks += sent.len();
+        if chunks <= 2 {
+            sent.into_iter().for_each(|message| cluster.deliver(message));
+        }
+        chunks > 2
+    });
+    let healed = cluster.now + Duration::from_secs(outage_s);
+    pass(&mut cluster, outage_s * 1_000, |cluster| {
+        drop(cluster.settle_but(|message| message.to == n(3) || message.from == n(3)));
+        false
+    });
+    cluster.now = healed;
+    let mut left = lost;
+    pass(&mut cluster, 100_000, |cluster| {
+        for chunk in cluster.settle_but(is_chunk) {
+            match left {
+                0 => cluster.deliver(chunk),
+                _ => left -= 1,
+            }
+        }
+        equal(cluster, 3)
+    });
+    assert!(equal(&cluster, 3), "{outage_s} s of an outage, {lost} chunks lost");
+    cluster.now.since(healed).as_secs()
+}
+
+#[test]
+fn how_long_an_outage_was_says_nothing_of_how_long_chunks_take() {
+    for lost in [0, 1, 2] {
+        let took = after_an_outage(7_200, lost);
+        assert!(took <= 40, "{took} s with {lost} chunks lost after it");
+    }
+}

@@ -183,17 +183,32 @@ fn a_leader_that_stops_hands_over_to_another_if_it_was_about_to_hand_over() {
     cluster.commit_each(1, &["a"]);
     let began = cluster.now;
     let replaced = cluster.transfer(1, Some(2));
+    let first = cluster.step_down(1);
     let ticket = cluster.step_down(1);
-    let again = cluster.step_down(1);
-    cluster.settle();
     assert_eq!(cluster.refusal(1, replaced), Some(AdminRefusal::TransferInProgress));
-    assert_eq!(cluster.refusal(1, again), Some(AdminRefusal::TransferInProgress));
+    assert_eq!(cluster.refusal(1, first), Some(AdminRefusal::TimedOut), "the other was told to campaign");
+    cluster.settle();
     assert_eq!(
         (cluster.role(3), cluster.now),
         (RoleKind::Leader, began),
         "nobody waited for the one that is cut off"
     );
     assert_eq!(cluster.outcome(1, ticket), Some(AdminOutcome::Transferred { to: n(3) }));
+}
+
+#[test]
+fn a_leader_that_stops_does_not_tell_another_to_campaign_besides() {
+    let mut cluster = Cluster::led(3);
+    let replaced = cluster.transfer(1, Some(2));
+    let held = cluster.settle_but(is_timeout_now);
+    assert_eq!(held.len(), 1);
+    let ticket = cluster.step_down(1);
+    assert_eq!(cluster.refusal(1, replaced), Some(AdminRefusal::TimedOut), "it may be elected all the same");
+    let told = cluster.settle_but(is_timeout_now);
+    assert!(told.iter().all(|message| message.to == n(2)), "{told:?}");
+    held.into_iter().for_each(|message| cluster.deliver(message));
+    cluster.settle();
+    assert_eq!(cluster.outcome(1, ticket), Some(AdminOutcome::Transferred { to: n(2) }));
 }
 
 #[test]

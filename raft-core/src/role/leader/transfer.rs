@@ -3,8 +3,8 @@
 //!
 //! * The target is brought up to date first, and proposals wait meanwhile; then it is told to campaign at once.
 //! * From then on this leader serves no read by its lease, whatever becomes of the transfer (TRAP 57).
-//! * A transfer that does not happen within one election timeout is given up, and so is one when this node is to stop: then
-//!   whoever is best takes over.
+//! * A transfer that does not happen within one election timeout is given up. When this node is to stop, that takes the place
+//!   of a transfer that is running: whoever was told to campaign takes over, else whoever is best.
 
 use super::Leader;
 use crate::action::{Action, AdminOutcome, AdminRefusal};
@@ -22,21 +22,30 @@ impl Leader {
         to: Option<NodeId>,
         step_down: bool,
     ) {
-        let busy = shared.handover.is_some_and(|running| running.step_down || !step_down);
+        let (now, timeout) = (shared.now, shared.config.election_timeout_max);
+        // Whoever was told to campaign may do so at any moment: nobody else is told then.
+        let in_contact = |to| self.peer(to).is_some_and(|peer| peer.is_in_contact(now, timeout));
+        let told = shared.handover.filter(|running| running.sent.is_some() && in_contact(running.to));
         let target = match to {
-            _ if busy => Err(AdminRefusal::TransferInProgress),
+            _ if shared.handover.is_some() && !step_down => Err(AdminRefusal::TransferInProgress),
             Some(to) if to == shared.id() => Err(AdminRefusal::AlreadyLeader),
             Some(to) if !shared.membership().voters.contains(&to) => Err(AdminRefusal::UnknownNode(to)),
             Some(to) => Ok(to),
-            None => self.successor(shared).map(|peer| peer.id).ok_or(AdminRefusal::NoOtherVoter),
+            None => match told {
+                Some(running) => Ok(running.to),
+                None => self.successor(shared).map(|peer| peer.id).ok_or(AdminRefusal::NoOtherVoter),
+            },
         };
         match target {
             Ok(to) => {
-                let until = shared.now + shared.config.election_timeout_max;
-                let term = shared.term();
-                let handover = Handover { ticket, to, term, until, step_down, sent: None };
+                let (term, until, sent) = (shared.term(), now + timeout, told.and_then(|told| told.sent));
+                let handover = Handover { ticket, to, term, until, step_down, sent };
                 if let Some(replaced) = shared.handover.replace(handover) {
-                    shared.admin(replaced.ticket, AdminOutcome::Refused(AdminRefusal::TransferInProgress));
+                    let refusal = match replaced.sent {
+                        Some(_) => AdminRefusal::TimedOut,
+                        None => AdminRefusal::TransferInProgress,
+                    };
+                    shared.admin(replaced.ticket, AdminOutcome::Refused(refusal));
                 }
             }
             Err(refusal) => shared.admin(ticket, AdminOutcome::Refused(refusal)),
