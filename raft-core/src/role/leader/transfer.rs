@@ -41,9 +41,10 @@ impl Leader {
                 let (term, until, sent) = (shared.term(), now + timeout, told.and_then(|told| told.sent));
                 let handover = Handover { ticket, to, term, until, step_down, sent };
                 if let Some(replaced) = shared.handover.replace(handover) {
+                    // Who asked for it may find that it happens all the same; who is told so of a stop, that this node leads.
                     let refusal = match replaced.sent {
-                        Some(_) => AdminRefusal::TimedOut,
-                        None => AdminRefusal::TransferInProgress,
+                        Some(_) if !replaced.step_down => AdminRefusal::TimedOut,
+                        _ => AdminRefusal::TransferInProgress,
                     };
                     shared.admin(replaced.ticket, AdminOutcome::Refused(refusal));
                 }
