@@ -96,7 +96,7 @@ impl Harm {
 pub(super) struct Part {
     inside: BTreeSet<usize>,
     outside: BTreeMap<usize, Harm>,
-    /// Until when a message that was sent before may still arrive, and raise a term.
+    /// Until when a message that was sent before may still arrive, or an answer to it, and raise a term.
     stragglers_until: Nanos,
     /// Somebody inside has led.
     led: bool,
@@ -143,7 +143,7 @@ impl<W: Workload> World<'_, W> {
             return Ok(false);
         }
         let group = inside.iter().fold(0_u64, |group, at| group | 1 << at);
-        let stragglers_until = self.network.last_arrival();
+        let stragglers_until = self.network.last_arrival() + self.election_max();
         self.network.heal_among(group);
         let ids = || inside.iter().map(|at| self.servers[*at].status().id).collect();
         note!(self, None, What::MajorityHealed { nodes: ids() });
@@ -226,6 +226,9 @@ impl<W: Workload> World<'_, W> {
                 // Its links work as well as those inside.
                 let group = inside.iter().fold(1_u64 << at, |group, at| group | 1 << at);
                 self.network.heal_among(group);
+                // It is up from the beginning: it may know a later term, and those inside hear of that.
+                self.servers[at].enlist(true);
+                self.start(at)?;
                 self.servers[at].stall(FOR_GOOD);
                 Ok(())
             }
