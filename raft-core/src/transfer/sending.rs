@@ -96,12 +96,16 @@ impl Sending {
             // The answer was later than that.
             pace.patience = (pace.patience * 2).min(rest_max);
         }
+        // Whoever lost what it got of the one before is forgiven no more for this one.
+        let lost = before.filter(|before| before.most > 0 && before.offset == Some(0));
+        let most = lost.map_or(0, |before| before.most);
+        let reached = lost.filter(|before| before.fell).map_or(0, |before| before.reached);
         Self {
+            reached: reached.min(meta.size_bytes.saturating_sub(1)),
             meta,
             offset: None,
-            reached: 0,
-            most: 0,
-            fell: false,
+            most,
+            fell: lost.is_some(),
             reached_at: now,
             inflight: None,
             lost: None,
@@ -176,8 +180,9 @@ impl Sending {
                 let lost = self.lost.filter(|lost| lost.from == offset);
                 let (since, waited) = lost.map_or((now, Duration::ZERO), |lost| (lost.since, lost.waited));
                 // Each copy may take as long as all before it: made faster than they are carried, they would never end.
-                let patience = self.pace.patience.max(waited.min(self.rest_max.saturating_mul(4)));
-                let (lost_at, waited) = (now + patience, waited.saturating_add(patience));
+                let waited_max = self.rest_max.saturating_mul(4);
+                let patience = self.pace.patience.max(waited);
+                let (lost_at, waited) = (now + patience, (waited + patience).min(waited_max));
                 self.tried = true;
                 self.inflight =
                     Some(InFlight { from: offset, end, round, since, sent_at: now, lost_at, waited });

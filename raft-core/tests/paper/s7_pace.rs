@@ -440,20 +440,35 @@ fn given_up(mut turn: impl FnMut(&mut Cluster, usize)) -> Option<usize> {
 
 #[test]
 fn a_new_voter_that_loses_what_it_got_again_and_again_gets_no_further() {
-    for each_s in [4, 8, 20] {
+    for (each_s, newer) in [(4, false), (8, false), (20, false), (4, true), (20, true)] {
         let crashes = |cluster: &mut Cluster, second: usize| {
             cluster.perform_chunk(4);
             if second % each_s == each_s - 1 {
+                take_another(cluster, newer);
                 cluster.restart(4);
             }
         };
-        assert!(given_up(crashes).is_some_and(|second| second <= 120), "it crashes each {each_s} s");
+        let is_given_up = given_up(crashes).is_some_and(|second| second <= 180);
+        assert!(is_given_up, "it crashes each {each_s} s, newer snapshots {newer}");
     }
-    let without_room = |cluster: &mut Cluster, _| match cluster.servers[&4].chunk_tasks.front() {
-        Some(SnapshotTask::Write { offset: 6.., .. }) => cluster.fail_chunk(4, SnapshotError::Failed),
-        _ => cluster.perform_chunk(4),
-    };
-    assert!(given_up(without_room).is_some_and(|second| second <= 120), "it has no room for all of it");
+    for newer in [false, true] {
+        let without_room = |cluster: &mut Cluster, _| match cluster.servers[&4].chunk_tasks.front() {
+            Some(SnapshotTask::Write { offset: 6.., .. }) => {
+                take_another(cluster, newer);
+                cluster.fail_chunk(4, SnapshotError::Failed);
+            }
+            _ => cluster.perform_chunk(4),
+        };
+        let is_given_up = given_up(without_room).is_some_and(|second| second <= 180);
+        assert!(is_given_up, "it has no room for all of it, newer snapshots {newer}");
+    }
+}
+
+fn take_another(cluster: &mut Cluster, newer: bool) {
+    if newer {
+        cluster.commit_each(1, &["x"]);
+        cluster.take_snapshot(1);
+    }
 }
 
 /// Nothing reaches 3 for so long, in the midst of a snapshot, and then so many chunks are lost besides. Returns in how many

@@ -212,6 +212,21 @@ fn a_leader_that_stops_does_not_tell_another_to_campaign_besides() {
 }
 
 #[test]
+fn stops_that_follow_each_other_put_nothing_off() {
+    let mut cluster = Cluster::led(3);
+    cluster.cut = vec![2];
+    // 3 answers, and never gets what it lacks.
+    cluster.slow_disks = vec![3];
+    cluster.propose(1, &["a"]);
+    cluster.settle();
+    for _ in 0..10 {
+        cluster.step_down(1);
+        cluster.run_ms(100);
+    }
+    assert_ne!(cluster.role(1), RoleKind::Leader);
+}
+
+#[test]
 fn whoever_does_not_lead_is_done_at_once() {
     let mut cluster = Cluster::led(3);
     let ticket = cluster.step_down(2);

@@ -39,6 +39,9 @@ const CLAIMS_LOOK: Duration = Duration::from_millis(200);
 /// A letter has no more bytes, unless it is a single command.
 const LETTER_BYTES: usize = 256 * 1024;
 
+/// What a network may wrap a letter in.
+const ENVELOPE_BYTES: usize = 1024;
+
 /// Bytes of commands that one member may have waiting here.
 const MEMBER_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -49,9 +52,9 @@ const ANSWERS_MAX: usize = MEMBER_BYTES_MAX / COMMAND_BYTES_MIN;
 /// What the smallest command counts, so that their number is bounded too.
 const COMMAND_BYTES_MIN: usize = 256;
 
-/// What a letter is filled up to, over a network that carries messages of this length.
+/// What a letter is filled up to, over a network that carries messages of this length: what it is wrapped in there finds room.
 fn letter_bytes(message_bytes_max: u64) -> usize {
-    usize::try_from(message_bytes_max).unwrap_or(usize::MAX).min(LETTER_BYTES)
+    usize::try_from(message_bytes_max).unwrap_or(usize::MAX).saturating_sub(ENVELOPE_BYTES).min(LETTER_BYTES)
 }
 
 /// A caller of a write as a driver keeps it: one of its own, or another node's.

@@ -286,8 +286,13 @@ impl Tls {
                 let turn = Arc::clone(&this.0.looks).lock_owned().await;
                 tokio::task::spawn_blocking(move || this.look(turn)).await
             };
-            // What takes longer goes on, for connections to come. Fails only while the runtime ends.
-            let _ = tokio::time::timeout(LOOK_MAX, look).await;
+            // What takes longer goes on, for connections to come.
+            if tokio::time::timeout(LOOK_MAX, look).await.is_err() {
+                self.not_renewed(
+                    None,
+                    "to look at the files takes long: does their file system hang?".into(),
+                );
+            }
         }
         Arc::clone(&self.current().loaded)
     }
@@ -308,14 +313,17 @@ impl Tls {
                 tracing::info!(%id, "raft.tls.renewed");
                 *self.current() = Current { loaded: Arc::new(loaded), seen, failed: None };
             }
-            Err(error) => {
-                // Perhaps half of a replacement, or not good yet: tried again at each look, said once for each change.
-                let failed = Some((seen, error.to_string()));
-                if self.current().failed != failed {
-                    tracing::warn!(%id, %error, "raft.tls.not_renewed");
-                    self.current().failed = failed;
-                }
-            }
+            // Perhaps half of a replacement, or not good yet: tried again at each look.
+            Err(error) => self.not_renewed(seen, error.to_string()),
+        }
+    }
+
+    /// Said once for each change.
+    fn not_renewed(&self, seen: Stamps, error: String) {
+        let mut current = self.current();
+        if current.failed.as_ref() != Some(&(seen, error.clone())) {
+            tracing::warn!(id = %self.0.identity.node, error, "raft.tls.not_renewed");
+            current.failed = Some((seen, error));
         }
     }
 

@@ -38,7 +38,11 @@ impl Leader {
         };
         match target {
             Ok(to) => {
-                let (term, until, sent) = (shared.term(), now + timeout, told.and_then(|told| told.sent));
+                // One stop after the other puts nothing off.
+                let stops_at =
+                    shared.handover.filter(|running| running.step_down).map(|running| running.until);
+                let until = stops_at.unwrap_or(now + timeout);
+                let (term, sent) = (shared.term(), told.and_then(|told| told.sent));
                 let handover = Handover { ticket, to, term, until, step_down, sent };
                 if let Some(replaced) = shared.handover.replace(handover) {
                     // Who asked for it may find that it happens all the same; who is told so of a stop, that this node leads.
