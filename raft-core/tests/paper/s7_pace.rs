@@ -393,8 +393,8 @@ fn who_begins_anew_gets_the_latest() {
     assert!(old <= 1, "{old} chunks of the old one");
 }
 
-#[test]
-fn a_new_voter_that_restarts_on_its_way_gets_further_all_the_same() {
+/// Server 4 is to vote, and gets a snapshot in many chunks, which its store takes when it is told to.
+fn joining_by_small_chunks() -> Cluster {
     let mut cluster = Cluster::led_with(3, |config| {
         small_chunks(config);
         config.snapshot_chunk_bytes = 2;
@@ -404,6 +404,12 @@ fn a_new_voter_that_restarts_on_its_way_gets_further_all_the_same() {
     cluster.join(4);
     cluster.slow_chunks = vec![4];
     cluster.update(1, &[4], &[], &[]);
+    cluster
+}
+
+#[test]
+fn a_new_voter_that_restarts_on_its_way_gets_further_all_the_same() {
+    let mut cluster = joining_by_small_chunks();
     for second in 0..300 {
         cluster.run_ms(1_000);
         if second % 2 == 0 {
@@ -421,15 +427,7 @@ fn a_new_voter_that_restarts_on_its_way_gets_further_all_the_same() {
 /// A voter that joins gets a chunk a second, and does so with its place in the run. Returns after how many seconds the change is
 /// given up, if it is.
 fn given_up(mut turn: impl FnMut(&mut Cluster, usize)) -> Option<usize> {
-    let mut cluster = Cluster::led_with(3, |config| {
-        small_chunks(config);
-        config.snapshot_chunk_bytes = 2;
-    });
-    cluster.commit_each(1, &TEN);
-    cluster.take_snapshot(1);
-    cluster.join(4);
-    cluster.slow_chunks = vec![4];
-    cluster.update(1, &[4], &[], &[]);
+    let mut cluster = joining_by_small_chunks();
     let timed_out = |notice: &Notice| matches!(notice, Notice::ChangeTimedOut { .. });
     (0..600).find(|second| {
         cluster.run_ms(1_000);
