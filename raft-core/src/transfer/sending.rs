@@ -97,7 +97,7 @@ impl Sending {
             pace.patience = (pace.patience * 2).min(rest_max);
         }
         // Whoever lost what it got of the one before is forgiven no more for this one.
-        let lost = before.filter(|before| before.most > 0 && before.offset == Some(0));
+        let lost = before.filter(|before| before.most > 0 && before.has_nothing());
         let most = lost.map_or(0, |before| before.most);
         let reached = lost.filter(|before| before.fell).map_or(0, |before| before.reached);
         Self {
@@ -128,10 +128,15 @@ impl Sending {
         self.offset.unwrap_or(0)
     }
 
-    /// Whether nothing of it has arrived, nor is on its way, nor an answer by which it would begin.
+    /// Whether the peer has nothing of it, nor is anything on its way, nor an answer by which it would begin.
     pub(crate) fn is_idle(&self, now: Instant) -> bool {
         let begins = self.complete || self.begins_by.is_some_and(|until| now < until);
-        !begins && self.offset.unwrap_or(self.reached) == 0 && self.inflight.is_none()
+        !begins && self.has_nothing() && self.inflight.is_none()
+    }
+
+    /// Whether nothing of it has arrived, or all that had was lost.
+    fn has_nothing(&self) -> bool {
+        self.offset.unwrap_or(self.reached) == 0
     }
 
     /// Whether the peer got further within this time.

@@ -449,6 +449,16 @@ fn a_new_voter_that_loses_what_it_got_again_and_again_gets_no_further() {
         let is_given_up = given_up(crashes).is_some_and(|second| second <= 180);
         assert!(is_given_up, "it crashes each {each_s} s, newer snapshots {newer}");
     }
+    // Its connection breaks after it began anew, and then there is another snapshot.
+    let crashes = |cluster: &mut Cluster, second: usize| match second % 6 {
+        4 => cluster.restart(4),
+        5 => {
+            cluster.step(1, Event::Unreachable(n(4)));
+            take_another(cluster, true);
+        }
+        _ => cluster.perform_chunk(4),
+    };
+    assert!(given_up(crashes).is_some_and(|second| second <= 180), "it is interrupted besides");
     for newer in [false, true] {
         let without_room = |cluster: &mut Cluster, _| match cluster.servers[&4].chunk_tasks.front() {
             Some(SnapshotTask::Write { offset: 6.., .. }) => {
