@@ -313,7 +313,7 @@ pub enum AdminRefusal {
     /// Too many requests are pending. Try again later.
     #[error("too many administrative requests are pending")]
     Busy,
-    /// Only a voter campaigns.
+    /// Only a voter campaigns, or who was asked for a vote that its newer log forbids (thesis §4.2.2).
     #[error("the node is not a voter")]
     NotAVoter,
     /// It leads already.

@@ -57,7 +57,8 @@ marks! {
     StrangerObeyed: "A leader was obeyed that the follower's own configuration does not know.",
     EarlierLeaderHeard: "A message of a leader of an earlier term was answered with the later one.",
     LateWakeExcused: "A node that woke late did not campaign before it had read its mail.",
-    LastWords: "A node campaigned that votes only in a configuration before the one in force.",
+    NonVoterCampaigned: "A node campaigned that does not vote: it was asked by one whose log is older.",
+    NonVoterElected: "A leader was elected that does not vote by its own log.",
     TimeoutNowTooLate: "An order to campaign came when it was no good any more.",
     ElectedWhileJoint: "A leader was elected by both majorities of a joint configuration.",
 

@@ -157,11 +157,22 @@ impl<W: Workload> World<'_, W> {
         self.settle.part.as_ref().is_some_and(|part| part.is_outside(at))
     }
 
+    /// Whether a server is no member of the last configuration.
+    fn has_left(&self, at: usize) -> bool {
+        let id = self.servers[at].status().id;
+        self.checks.configuration().is_some_and(|(_, in_force)| !in_force.contains(id))
+    }
+
     /// Whether the last write has succeeded. If none was asked for yet, one is.
     fn wrote(&mut self) -> Result<bool, Broken> {
         let op = match self.settle.last_write {
-            // Who stays broken owes nobody an answer: then another one is asked for.
-            Some(op) if !self.clients.held_by(op).is_some_and(|at| self.is_outside(at)) => op,
+            // Who stays broken owes nobody an answer, and who was removed may never hear what becomes of it: then another
+            // one is asked for.
+            Some(op)
+                if !self.clients.held_by(op).is_some_and(|at| self.is_outside(at) || self.has_left(at)) =>
+            {
+                op
+            }
             _ => self.last_request()?,
         };
         self.settle.last_write = Some(op);

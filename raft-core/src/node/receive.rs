@@ -122,7 +122,7 @@ impl Node {
         }
     }
 
-    /// Says whether it would vote for the sender; changes nothing here, not even a timer (thesis §9.6, TRAP 9).
+    /// Says whether it would vote for the sender; changes nothing here, no timer that runs (thesis §9.6, TRAP 9).
     #[inline(never)]
     fn pre_vote(&mut self, from: NodeId, proposed: Term, last: LogId) {
         let sticky = self.is_sticky();
@@ -130,7 +130,11 @@ impl Node {
         shared.counters.sticky += u64::from(sticky);
         // Who could not keep a vote promises none: a campaign that counts on it would only disturb the others (TRAP 60).
         let able = !shared.disk_stalled();
-        let granted = !sticky && able && proposed > shared.term() && shared.is_up_to_date(last);
+        let behind = !shared.is_up_to_date(last);
+        let granted = !sticky && able && proposed > shared.term() && !behind;
+        if behind && !sticky {
+            shared.want();
+        }
         shared.send(from, Body::PreVoteReply { proposed, granted });
     }
 

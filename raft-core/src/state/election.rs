@@ -3,14 +3,14 @@
 //! * Term and vote change together and are durable before anybody hears of them.
 //! * A node that hears a leader helps nobody else to be elected (thesis §4.2.3); where leases are relied on, whatever
 //!   becomes of its term (thesis §6.4.1).
+//! * Whoever votes campaigns; and whoever is asked for a vote that its newer log forbids, while no leader is heard: the
+//!   asker counts it as a voter, and may not do without it (thesis §4.2.2).
 
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::Shared;
 use crate::action::{Action, AdminOutcome, AdminRefusal, HardState, Notice, ReadOutcome};
 use crate::ids::{LogId, LogIndex, NodeId, Term, Tickets};
-use crate::membership::Membership;
 use crate::message::Body;
 use crate::reads;
 use crate::timers::Deadline;
@@ -56,6 +56,9 @@ impl Shared {
     /// The leader of the current term was heard from (§5.2).
     pub(crate) fn hear_leader(&mut self) {
         self.leader_contact = Some(self.now);
+        if core::mem::take(&mut self.wanted) {
+            self.rearm_election();
+        }
         if self.config.lease.is_some() {
             self.lease_until = Some(self.now + self.config.election_timeout_min);
         }
@@ -131,14 +134,24 @@ impl Shared {
         if self.is_bound_by_lease() { Err(AdminRefusal::LeaderAlive) } else { self.can_campaign() }
     }
 
-    /// Whether this node votes, in force or in the configuration before as long as the one in force is not known to be
-    /// committed: then it may be the only one that can commit that one (thesis §4.2.2). It does not count itself.
+    /// Whether an election may need this node as a candidate. It does not count itself where it does not vote.
+    ///
+    /// A voter's log may lack what others hold, and be newer: by the configuration there this node votes too, and they wait
+    /// for a vote that it must refuse (§5.4.1). So it campaigns itself, by the configuration here (thesis §4.2.2), unless
+    /// that is committed and names it nowhere: then a majority knows so (TRAP 14).
     pub(super) fn may_be_needed(&self) -> bool {
         let (index, membership) = self.log.membership();
-        let votes = |membership: &Arc<Membership>| membership.is_voter(self.id());
-        votes(membership)
-            || (index > self.commit_index
-                && self.log.membership_as_of(index.prev()).is_some_and(|(_, before)| votes(before)))
+        let left = || index <= self.commit_index && !membership.contains(self.id());
+        membership.is_voter(self.id()) || (self.wanted && !left())
+    }
+
+    /// This node's vote was asked for, and its log forbids it: who does not vote campaigns then.
+    pub(crate) fn want(&mut self) {
+        if self.is_voter() || self.wanted || self.leader == Some(self.id()) {
+            return;
+        }
+        self.wanted = true;
+        self.rearm_election();
     }
 
     /// The same, when the leader itself asks for it (thesis §3.10).

@@ -70,6 +70,8 @@ pub(crate) struct Shared {
     lease_until: Option<Instant>,
     /// The election timeout; `None` for those who may not campaign.
     pub(crate) election: Option<Deadline>,
+    /// Its vote was asked for and refused for its newer log, and no leader was heard from since (thesis §4.2.2).
+    pub(crate) wanted: bool,
 
     pub(crate) proposals: Proposals,
     bootstraps: Vec<Ticket>,
@@ -126,6 +128,7 @@ impl Shared {
             leader_contact: None,
             lease_until: None,
             election: None,
+            wanted: false,
             proposals: Proposals::default(),
             bootstraps: Vec::new(),
             questions: Questions::new(incarnation),

@@ -20,6 +20,7 @@ mod t10_2_durability;
 mod t3_10_transfer;
 mod t4_2_catching_up;
 mod t4_2_disruption;
+mod t4_2_needed;
 mod t6_2_quorum;
 mod t6_4_follower_reads;
 mod t6_4_leases;

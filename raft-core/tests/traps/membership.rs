@@ -13,6 +13,8 @@ fn trap_45_a_candidate_goes_by_the_last_configuration_in_its_log() {
     let mut cluster = Cluster::pristine(1);
     let without = Entries::membership(id(4, 2), Arc::new(voters(2..=3)));
     cluster.place(1, in_term(4), Entries::join([log(3, &[1]), without]).expect("consecutive"));
+    let behind = Body::PreVote { proposed: Term::new(5), last: id(1, 1) };
+    cluster.step(1, Event::Receive(message(2, 1, 4, behind)));
     cluster.campaign(1);
     let grant = |from| {
         let body = Body::PreVoteReply { proposed: Term::new(5), granted: true };

@@ -6,6 +6,7 @@
 //! * A leader has the durable votes of a majority by the configuration in its own log, of both sets while joint (§6).
 //! * An election that may disregard a living leader was asked for by that leader (thesis §3.10).
 //! * A pre-vote goes, like a vote, only to a candidate whose log is up to date and whose term is new (thesis §9.6).
+//! * Whoever does not vote has been asked, by somebody whose log is older, before it campaigns (thesis §4.2.2).
 //! * Who wakes late hears what has come meanwhile before it campaigns (TRAP 62).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,6 +31,8 @@ pub(crate) struct Election {
     hurried: Vec<Term>,
     /// Who may be given a pre-vote, by whom, for which term: as it was when the question came.
     electable: BTreeSet<(NodeId, NodeId, Term)>,
+    /// Who was asked for a vote that its newer log forbids, and has heard no leader since.
+    wanted: Vec<bool>,
     wakes: Vec<Wakes>,
 }
 
@@ -59,6 +62,7 @@ impl Election {
             candidates: BTreeMap::new(),
             hurried: vec![Term::ZERO; nodes],
             electable: BTreeSet::new(),
+            wanted: vec![false; nodes],
             wakes: vec![Wakes::default(); nodes],
         }
     }
@@ -66,6 +70,16 @@ impl Election {
     /// Whether this node led a term above `term`.
     pub(crate) fn led_after(&self, node: NodeId, term: Term) -> bool {
         self.leaders.iter().any(|(of, leader)| *of > term && *leader == node)
+    }
+
+    /// A node has started.
+    pub(crate) fn started(&mut self, node: NodeId) {
+        self.wanted[slot(node)] = false;
+    }
+
+    /// Whether an election may need this node though it does not vote.
+    pub(crate) fn wants(&self, node: NodeId) -> bool {
+        self.wanted[slot(node)]
     }
 
     /// Who was elected last, and in which term.
@@ -120,11 +134,18 @@ impl Election {
             Some(due) if due.late || due.election => due.late,
             _ => wakes.late,
         };
-        if let Event::Receive(Message { from, body: Body::PreVote { proposed, last }, .. }) = event
-            && *proposed > before.term
-            && *last >= before.last
-        {
-            self.electable.insert((before.id, *from, *proposed));
+        if let Event::Receive(Message { from, term, body, .. }) = event {
+            let wanted = &mut self.wanted[slot(before.id)];
+            match body {
+                Body::PreVote { last, .. } if *last < before.last => *wanted = true,
+                Body::PreVote { proposed, .. } if *proposed > before.term => {
+                    self.electable.insert((before.id, *from, *proposed));
+                }
+                Body::AppendEntries { .. } | Body::InstallSnapshot { .. } if *term >= before.term => {
+                    *wanted = false;
+                }
+                _ => {}
+            }
         }
         self.wakes[slot(before.id)].excused
     }
@@ -268,6 +289,24 @@ mod tests {
         assert!(election.elected_leader(&leader, &by).unwrap_err().what.contains("both lead term 2"));
         assert_eq!(election.sent(&message(1, 2, 2, append(LogId::ZERO, Entries::empty(), 0))), Ok(()));
         assert!(election.sent(&message(2, 1, 2, append(LogId::ZERO, Entries::empty(), 0))).is_err());
+    }
+
+    #[test]
+    fn who_is_asked_by_one_that_is_behind_is_wanted_until_it_hears_a_leader() {
+        let mut election = Election::new(3);
+        let before = Status { last: id(5, 3), ..status(1, 3) };
+        let mut takes = |body, term| {
+            election.takes(&before, &Event::Receive(message(2, 1, term, body)), None);
+            election.wants(node(1))
+        };
+        let ask = |last| Body::PreVote { proposed: Term::new(4), last };
+        assert!(!takes(ask(id(5, 3)), 3), "it gets the vote");
+        assert!(takes(ask(id(6, 2)), 3));
+        assert!(takes(append(LogId::ZERO, Entries::empty(), 0), 2), "of an earlier term");
+        assert!(!takes(append(LogId::ZERO, Entries::empty(), 0), 3));
+        assert!(takes(ask(LogId::ZERO), 3));
+        election.started(node(1));
+        assert!(!election.wants(node(1)));
     }
 
     #[test]

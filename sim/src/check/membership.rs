@@ -5,8 +5,8 @@
 //! * A leader appends one only when an entry of its own term is committed (TRAP 44), and when the one before it is
 //!   committed: only the joint one that it appended itself may be taken back before that.
 //! * Neighbours in a log are steps of joint consensus, and whatever decides by one meets whatever decides by the other.
-//! * Only voters in force campaign and lead, and those whom a configuration that is not known to be committed leaves out:
-//!   without them nobody might be able to commit it (thesis §4.2.2). A leader that is leaving goes once it is committed.
+//! * Only voters in force campaign and lead, and those who were asked for a vote that their newer log forbids: without them
+//!   nobody might be elected (thesis §4.2.2). Who was removed and knows it never does.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -79,6 +79,7 @@ impl Memberships {
         membership: &Arc<Membership>,
         book: &Book,
         commit: &Commit,
+        wanted: bool,
     ) -> Check {
         let node = after.id;
         if before.last != after.last || before.membership_index != after.membership_index {
@@ -102,16 +103,11 @@ impl Memberships {
         let known = &self.nodes[slot(node)];
         let campaigns =
             after.role != RoleKind::Follower && (before.role != after.role || before.term != after.term);
-        let may = || {
-            let last_words = known.at.index > before.commit;
-            let previous =
-                || book.at(known.at, known.at.index.prev()).and_then(|prev| book.configuration(prev));
-            known.membership.is_voter(node)
-                || last_words && previous().is_some_and(|(_, membership)| membership.is_voter(node))
-        };
+        let left = known.at.index <= before.commit && !known.membership.contains(node);
+        let may = known.membership.is_voter(node) || wanted && !left;
         ensure!(
             CHECKER,
-            !campaigns || may(),
+            !campaigns || may,
             "n{node} is {:?} of term {} and no voter of {:?} at {}",
             after.role,
             after.term,
@@ -119,7 +115,7 @@ impl Memberships {
             known.at
         );
         let gone = after.role == RoleKind::Leader
-            && !known.membership.is_voter(node)
+            && !known.membership.contains(node)
             && commit.id_at(known.at.index) == Some(known.at)
             && after.commit >= known.at.index
             && before.commit >= known.at.index;
@@ -309,8 +305,9 @@ mod tests {
         let started = leader(id(6, 3), 6, 5);
         known.started(&started, &Arc::new(voters(&[1, 2, 3])), &book).unwrap();
         let both = Arc::new(both);
-        let step =
-            |known: &mut Memberships, after: Status| known.stepped(&started, &after, &both, &book, &commit);
+        let step = |known: &mut Memberships, after: Status| {
+            known.stepped(&started, &after, &both, &book, &commit, false)
+        };
         assert!(step(&mut known, leader(id(7, 3), 7, 5)).unwrap_err().what.contains("is not committed"));
         assert!(
             step(&mut known, leader(id(7, 3), 7, 3))
@@ -319,10 +316,33 @@ mod tests {
                 .contains("before an entry of its term")
         );
         assert_eq!(step(&mut known, leader(id(7, 3), 7, 6)), Ok(()));
-        let learner = Status { id: node(1), ..started };
-        let candidate = Status { role: RoleKind::Candidate, ..learner };
-        known.nodes[0].membership = Arc::new(voters(&[2, 3]));
-        let follower = Status { role: RoleKind::Follower, ..learner };
-        assert!(known.stepped(&follower, &candidate, &both, &book, &commit).is_err());
+    }
+
+    #[test]
+    fn who_does_not_vote_campaigns_only_where_it_may_be_needed() {
+        let without = voters(&[2, 3]);
+        let (book, mut known, _) = book_with(&[(id(6, 3), voters(&[1, 2, 3])), (id(7, 3), without.clone())]);
+        let commit = committed(&book, id(7, 3));
+        let mut campaigns = |membership: &Membership, commit_index, wanted| {
+            let membership = Arc::new(membership.clone());
+            known.nodes[0] =
+                InForce { at: id(7, 3), membership: Arc::clone(&membership), before: Arc::default() };
+            let before = Status {
+                last: id(7, 3),
+                membership_index: index(7),
+                commit: index(commit_index),
+                ..status(1, 3)
+            };
+            let after = Status { role: RoleKind::PreCandidate, ..before };
+            known.stepped(&before, &after, &membership, &book, &commit, wanted).is_ok()
+        };
+        let learner = Membership { learners: [node(1)].into(), ..without.clone() };
+        assert!(campaigns(&voters(&[1, 2]), 7, false));
+        for removed in [&without, &learner] {
+            assert!(!campaigns(removed, 6, false), "nobody asked");
+            assert!(campaigns(removed, 6, true), "the entry may be lost");
+        }
+        assert!(campaigns(&learner, 7, true));
+        assert!(!campaigns(&without, 7, true), "it has left");
     }
 }

@@ -214,6 +214,7 @@ impl Checks {
             "{status:?} started from a disk that holds {stored} and a snapshot through {snapshot}"
         );
         self.watch.started(status);
+        self.election.started(status.id);
         self.watch.marks.hit_if(Mark::SnapshotBeyondLog, !held);
         self.log.restarted(status);
         self.memberships.started(status, view.membership, &self.book)?;
@@ -275,7 +276,8 @@ impl Checks {
         if elected {
             self.book.lead(after, view.term_at)?;
         }
-        self.memberships.stepped(before, after, view.membership, &self.book, &self.commit)?;
+        let wanted = self.election.wants(after.id);
+        self.memberships.stepped(before, after, view.membership, &self.book, &self.commit, wanted)?;
         if elected {
             self.election.elected_leader(after, self.memberships.in_force(after.id))?;
             self.commit.complete(after, &self.book)?;

@@ -323,10 +323,10 @@ impl Known {
         let Some(membership) = &self.membership else { return Ok(()) };
         let id = NodeId::new(self.id);
         if self.role == Some(RoleKind::Candidate) {
-            // By the configuration before too, as long as the one in force may be truncated.
-            let before = super::view::configurations(&self.server.log()).into_iter().rev().nth(1);
-            if !membership.is_voter(id) && !before.is_some_and(|(_, before)| before.is_voter(id)) {
-                return broken("campaigns and is no voter");
+            // Who does not vote may be needed, unless it was removed and knows it (thesis §4.2.2).
+            let open = self.log.configurations_after(self.commit) > 0;
+            if !membership.contains(id) && !open {
+                return broken("campaigns and has left");
             }
         }
         if self.role == Some(RoleKind::Leader) && self.log.configurations_after(self.commit) > 1 {

@@ -5,7 +5,8 @@
 //! * New voters catch up before they vote (thesis §4.2.1). A change whose new voters make no progress is given up.
 //! * Only the leader that appended the joint entry backs out of it, and only before it is committed: nobody can have
 //!   C_new in its log yet, so every majority that counts still contains one of C_old (§6).
-//! * A leader that is not in C_new leaves once it is committed (§6), after it told everybody (TRAP 47).
+//! * A leader that does not vote leaves once the configuration that says so and an entry of its own are committed (§6), after
+//!   it told everybody (TRAP 47).
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -198,10 +199,13 @@ impl Leader {
         }
         if membership.is_joint() {
             self.append_membership(shared, change::finish(&membership));
-        } else if membership.intent.is_some() {
+        } else if membership.intent.is_none() {
+            self.answer_change(shared);
+            return self.farewell(shared, index, &membership);
+        } else if shared.is_voter() {
             self.catch_up(shared, &membership);
         } else {
-            self.answer_change(shared);
+            // It led because nobody else could (thesis §4.2.2). Now others have its log.
             return self.farewell(shared, index, &membership);
         }
         Next::Stay

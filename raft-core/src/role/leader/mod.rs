@@ -74,7 +74,7 @@ impl Leader {
         shared.counters.elections_won += 1;
         shared.set_leader(Some(id));
         shared.abandon_receiving();
-        shared.election = None;
+        (shared.election, shared.wanted) = (None, false);
         let next_index = shared.log.last_index().next();
         let mut leader = Self {
             settled: false,
@@ -92,7 +92,8 @@ impl Leader {
             reads: Reads::default(),
             backlog: Backlog::default(),
             change: Change::new(shared.now),
-            dismissed: false,
+            // Who votes alone may be elected without waiting for a leader that does not vote (see `Shared::new`).
+            dismissed: !shared.is_voter(),
         };
         leader.match_peers(shared);
         if shared.log.membership().0 > shared.commit_index {

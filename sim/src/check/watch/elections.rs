@@ -62,7 +62,7 @@ impl Watch {
             }
         }
         let asks = after.role != RoleKind::Follower && before.role == RoleKind::Follower;
-        marks.hit_if(Mark::LastWords, asks && !in_force.is_voter(node));
+        marks.hit_if(Mark::NonVoterCampaigned, asks && !in_force.is_voter(node));
         marks.hit_if(
             Mark::CampaignLost,
             before.role == RoleKind::Candidate
@@ -80,6 +80,7 @@ impl Watch {
         self.marks.hit_if(Mark::TwoLeaders, others);
         let in_force = around.memberships.in_force(leader.id);
         self.marks.hit_if(Mark::ElectedWhileJoint, in_force.is_joint());
+        self.marks.hit_if(Mark::NonVoterElected, !in_force.is_voter(leader.id));
         // What stands before the first entry of its own term.
         let inherited =
             around.book.leader(leader.term).and_then(|(_, first)| around.book.at(leader.last, first.prev()));
