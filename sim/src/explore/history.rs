@@ -48,11 +48,17 @@ impl History {
             || (before.commit, before.view, before.machine) != (after.commit, after.view, after.machine)
     }
 
-    /// Server `at` of `servers` has just come to be what it is.
-    pub(super) fn advance(&mut self, at: usize, servers: &[&Known], seen: &[Seen]) -> Result<(), Broken> {
+    /// Server `at` of `servers`, which was `before`, has just come to be what it is.
+    pub(super) fn advance(
+        &mut self,
+        at: usize,
+        before: &Known,
+        servers: &[&Known],
+        seen: &[Seen],
+    ) -> Result<(), Broken> {
         let server = servers[at];
         self.elected(server)?;
-        self.commits(at, servers)?;
+        self.commits(at, before, servers)?;
         self.applied(server)?;
         seen.iter().try_for_each(|seen| self.answered(server, seen))?;
         if server.role.is_none() {
@@ -90,7 +96,7 @@ impl History {
         Ok(())
     }
 
-    fn commits(&mut self, at: usize, servers: &[&Known]) -> Result<(), Broken> {
+    fn commits(&mut self, at: usize, before: &Known, servers: &[&Known]) -> Result<(), Broken> {
         let server = servers[at];
         for (index, (item, _)) in (1..=server.commit).zip(&self.committed) {
             if !server.log.holds(index, *item) {
@@ -99,8 +105,8 @@ impl History {
                 return Err(Broken::new("commit", what));
             }
         }
-        let before = self.committed.len() as u64;
-        for index in before + 1..=server.commit {
+        let known = self.committed.len() as u64;
+        for index in known + 1..=server.commit {
             let broken =
                 |what: String| Err(Broken::new("commit", format!("n{} commits {index}: {what}", server.id)));
             let Some(item) = server.log.item(index) else {
@@ -118,7 +124,9 @@ impl History {
                 found
                     .is_some_and(|server| server.disk.last_index() >= index && server.disk.holds(index, item))
             };
-            if !decides(membership, &stored) {
+            // What is committed may be what the next configuration waited for (§6): then it follows in the same step.
+            let until_now = before.membership.as_ref();
+            if !decides(membership, &stored) && !until_now.is_some_and(|until| decides(until, &stored)) {
                 return broken("those who decide do not have it on their disks (§5.3)".into());
             }
             self.committed.push((item, server.term));

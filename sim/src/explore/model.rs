@@ -252,6 +252,14 @@ pub fn models() -> Vec<Model> {
             ..led.clone()
         },
         Model {
+            name: "leaving",
+            about: "a leader that its own change removes crashes on the way, and may be needed once more",
+            voters: 2,
+            budget: Budget { timeouts: 3, crashes: 1, changes: 1, ..Budget::NONE },
+            targets: &[&[2, 3]],
+            ..led.clone()
+        },
+        Model {
             name: "snapshot",
             about: "a follower that lags behind the compacted log gets a snapshot in two chunks, while leaders change",
             slow: true,

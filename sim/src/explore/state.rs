@@ -313,7 +313,7 @@ impl State {
             }
         }
         if is_news {
-            next.take_note(at, step, tables)?;
+            next.take_note(at, self.servers[at], step, tables)?;
         }
         Ok(())
     }
@@ -378,12 +378,12 @@ impl State {
         }
     }
 
-    /// A server did something that the history has to know of.
-    fn take_note(&mut self, at: usize, step: u32, tables: &mut Tables<'_>) -> Result<(), Broken> {
+    /// A server, which was `from`, did something that the history has to know of.
+    fn take_note(&mut self, at: usize, from: u32, step: u32, tables: &mut Tables<'_>) -> Result<(), Broken> {
         let mut history = tables.history(self.history).clone();
         let servers: Vec<_> = self.servers().iter().map(|server| tables.known(*server)).collect();
         if let Ok(outcome) = tables.outcome(step) {
-            history.advance(at, &servers, &outcome.seen)?;
+            history.advance(at, tables.known(from), &servers, &outcome.seen)?;
         }
         self.history = tables.add_history(history);
         Ok(())
