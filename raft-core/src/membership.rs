@@ -51,7 +51,7 @@ pub enum MembershipChange {
         /// The addresses of those who are new, and of those that moved.
         addresses: BTreeMap<NodeId, Bytes>,
     },
-    /// Give up the change in progress. While new voters catch up: at any leader. Once the joint configuration is in the
+    /// Give up the change in progress. While new voters catch up: at any leader that votes. Once the joint configuration is in the
     /// log: only at the leader that appended it, in that same term, before it is committed.
     Cancel,
     /// A member is reached elsewhere.

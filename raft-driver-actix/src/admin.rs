@@ -58,13 +58,13 @@ pub struct ProposeConfigChange {
     pub remove: BTreeSet<NodeId>,
 }
 
-/// Gives up the change of the membership that is in progress: at any leader while new voters catch up; once the joint
+/// Gives up the change of the membership that is in progress: at any leader that votes while new voters catch up; once the joint
 /// configuration is in the log, only at the leader that put it there, and only until it is committed
 /// ([`TooLate`](raft_core::AdminRefusal::TooLate)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CancelConfigChange;
 
-/// Adds a node that receives the log and never votes, until somebody changes that; or makes a voter one.
+/// Adds a node that receives the log and is not counted in any vote, until somebody changes that; or makes a voter one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AddLearner {
     /// Who.

@@ -185,12 +185,14 @@ impl Network {
         self.heal_among(u64::MAX);
     }
 
-    /// Ends every cut and every fault of the model on the links between members of `group` (a set of bits).
+    /// Ends every cut and every fault of the model on the links between members of `group` (a set of bits). No link is slow
+    /// any more: whoever stays cut off answers what was sent before, and its answers come as soon as others.
     pub(crate) fn heal_among(&mut self, group: u64) {
         for (at, link) in self.links.iter_mut().enumerate() {
             let (from, to) = (at / self.nodes, at % self.nodes);
+            link.slowness = None;
             if (group >> from) & (group >> to) & 1 == 1 {
-                (link.cut_until, link.flapping, link.slowness) = (0, None, None);
+                (link.cut_until, link.flapping) = (0, None);
                 link.healed = true;
                 // A new connection: what was held up on the old one holds up nothing.
                 link.last_arrival = 0;

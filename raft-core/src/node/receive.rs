@@ -133,6 +133,7 @@ impl Node {
         let behind = !shared.is_up_to_date(last);
         let granted = !sticky && able && proposed > shared.term() && !behind;
         if behind && !sticky {
+            // Whoever asks: a stranger may be one whose configuration this log lacks (TRAP 49).
             shared.want();
         }
         shared.send(from, Body::PreVoteReply { proposed, granted });

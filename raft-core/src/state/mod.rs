@@ -142,7 +142,7 @@ impl Shared {
             counters: Counters::default(),
         };
         // Before it stopped, it may have promised a leader not to elect another (TRAP 58). Who votes alone promised it to
-        // nobody but a leader that left, which relies on no lease.
+        // nobody but a leader that does not vote, which relies on no lease.
         if shared.config.lease.is_some() && shared.term() > Term::ZERO && !shared.is_sole_voter() {
             shared.lease_until = Some(now + shared.config.election_timeout_min);
         }

@@ -3,7 +3,7 @@
 
 use core::time::Duration;
 
-use raft_core::{AdminOutcome, Body, Event, LogId, RoleKind, Term};
+use raft_core::{AdminOutcome, AdminRefusal, Body, Event, LogId, RoleKind, Term};
 
 use super::support::{Cluster, message, n, voters};
 
@@ -78,6 +78,16 @@ fn a_new_server_campaigns_when_those_who_count_on_its_vote_lack_its_entries() {
     cluster.run_ms(2_000);
     for server in [1, 3, 4] {
         assert_eq!(**cluster.servers[&server].node.membership(), voters(1..=4), "{server}");
+    }
+}
+
+#[test]
+fn a_leader_that_does_not_vote_takes_no_orders_for_the_membership() {
+    let mut cluster = lost_while_4_joins();
+    cluster.run_until(5_000, |cluster| cluster.role(4) == RoleKind::Leader);
+    let (cancel, change) = (cluster.cancel(4), cluster.set_voters(4, &[1, 3]));
+    for ticket in [cancel, change] {
+        assert_eq!(cluster.refusal(4, ticket), Some(AdminRefusal::NotLeader { leader: None }));
     }
 }
 

@@ -151,7 +151,10 @@ impl Election {
     }
 
     /// A node stepped: its vote, or the leader that it knows, may have changed.
-    pub(crate) fn voted(&self, before: &Status, after: &Status) -> Check {
+    pub(crate) fn voted(&mut self, before: &Status, after: &Status) -> Check {
+        // Who hears a leader, or leads, is not needed.
+        let sticky = before.counters.sticky != after.counters.sticky;
+        self.wanted[slot(after.id)] &= !sticky && after.role != RoleKind::Leader;
         let same_term = before.term == after.term;
         let campaigns = before.role == RoleKind::Follower && after.role != RoleKind::Follower;
         ensure!(

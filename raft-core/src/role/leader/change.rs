@@ -126,7 +126,9 @@ impl Leader {
 
     fn cancel_change(&mut self, shared: &mut Shared, ticket: Ticket) -> Result<(), AdminRefusal> {
         let (index, membership) = shared.log.membership();
-        if membership.intent.is_none() {
+        if !shared.is_voter() {
+            return Err(AdminRefusal::NotLeader { leader: None });
+        } else if membership.intent.is_none() {
             return Err(AdminRefusal::NothingToCancel);
         } else if self.change.cancel.is_some() {
             return Err(AdminRefusal::ChangeInProgress);

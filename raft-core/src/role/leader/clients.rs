@@ -90,7 +90,7 @@ impl Leader {
         let alone = shared.is_sole_voter();
         let min = shared.config.election_timeout_min;
         let proved = alone || self.times.holds(self.confirmed_round(shared), shared.now, min, lease);
-        // Not for a leader that left: who votes alone then may be elected without waiting (see `Shared::new`).
+        // Not for a leader that does not vote: who votes alone may be elected without waiting for it (see `Shared::new`).
         proved && shared.is_voter() && !self.dismissed && shared.commit_index >= self.noop
     }
 

@@ -92,8 +92,7 @@ impl Leader {
             reads: Reads::default(),
             backlog: Backlog::default(),
             change: Change::new(shared.now),
-            // Who votes alone may be elected without waiting for a leader that does not vote (see `Shared::new`).
-            dismissed: !shared.is_voter(),
+            dismissed: false,
         };
         leader.match_peers(shared);
         if shared.log.membership().0 > shared.commit_index {
