@@ -384,6 +384,22 @@ async fn a_shutdown_hands_the_leadership_over_first() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shutdown_waits_for_the_hand_over_that_took_the_place_of_its_own() {
+    let (cluster, nodes) = patient_cluster().await;
+    // Nobody hears that they are to take over.
+    cluster.network.isolate(node(1));
+    let stopping = begin(nodes[0].shutdown());
+    let stepping_down = begin(nodes[0].step_down());
+    let status = within(nodes[0].status()).await;
+    assert!(status.is_some_and(|status| status.role == RoleKind::Leader), "{status:?}");
+    cluster.network.heal();
+    assert_eq!(within(stepping_down).await, Ok(()));
+    assert!(within(stopping).await.is_orderly());
+    let followed = |leader: Option<raft_core::NodeId>| leader != Some(node(1)) && leader.is_some();
+    nodes[1].wait(BOUND).until(|metrics| followed(metrics.status.leader)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_come_and_go_one_by_one() {
     let (mut cluster, nodes) = patient_cluster().await;
     cluster.run(4).await;

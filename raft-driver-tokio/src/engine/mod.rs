@@ -23,15 +23,15 @@ use raft_core::host::{
     Clients, LogSpan, NOBODY, Operator, Read, Rejection, SnapshotStore, StateMachine, Transport,
 };
 use raft_core::{
-    Action, AdminOutcome, Event, Instant, MachineTask, Membership, Message, Node, NodeId, ReadConsistency,
-    Response, RoleKind, SnapshotTask,
+    Action, AdminOutcome, AdminRefusal, Event, Instant, MachineTask, Membership, Message, Node, NodeId,
+    ReadConsistency, Response, RoleKind, SnapshotTask,
 };
 
 use crate::apply::{LaneTask, Restore};
 use crate::driver::{SnapshotLane, guard, reject_reads, trace_notice, trace_stop};
 use crate::error::StopReason;
 use crate::forward::{self, Caller, Desk, Forwards};
-use crate::leave::Leaving;
+use crate::leave::{Ended, HandedOver, Leaving};
 use crate::metrics::Load;
 use crate::recording::RecordingWriter;
 use crate::request::AdminRequest;
@@ -87,15 +87,18 @@ impl From<Incoming> for Input {
 #[derive(Debug)]
 enum Asked<A> {
     Caller(A),
-    Leaving(crate::leave::HandedOver),
+    Leaving(HandedOver),
 }
 
 impl<A: Operator> Operator for Asked<A> {
     fn answer(self, outcome: AdminOutcome, membership: &Membership) {
         match self {
             Self::Caller(operator) => operator.answer(outcome, membership),
-            // It is over, whatever came of it. Nobody listens any more if the node stops first.
-            Self::Leaving(handed_over) => drop(handed_over.send(())),
+            // Whatever came of it otherwise, it is over. Nobody listens any more if the node stops first.
+            Self::Leaving(handed_over) => drop(handed_over.send(match outcome {
+                AdminOutcome::Refused(AdminRefusal::TransferInProgress) => Ended::Replaced,
+                _ => Ended::Over,
+            })),
         }
     }
 
@@ -253,7 +256,7 @@ impl<S: StateMachine, W: Caller<Response = S::Response>, A: Operator> Engine<S, 
         if self.leaving.is_some() {
             return Ok(());
         }
-        let (leaving, handed_over) = Leaving::begin(self.node.config().election_timeout_max);
+        let (leaving, handed_over) = Leaving::begin(now, self.node.config().election_timeout_max);
         self.leaving = Some(leaving);
         let ticket = self.clients.admin(Asked::Leaving(handed_over));
         self.step(now, Event::StepDown { ticket })
@@ -286,7 +289,11 @@ impl<S: StateMachine, W: Caller<Response = S::Response>, A: Operator> Engine<S, 
         desk.send(|to, letter| post.send_letter(to, letter));
         let writes = self.load().writes;
         let leave_at = match &mut self.leaving {
-            Some(leaving) => Some(leaving.at(now, writes).ok_or(StopReason::Requested)?),
+            Some(leaving) => {
+                let status = self.node.status();
+                let succeeded = status.leader.is_some_and(|leader| leader != status.id);
+                Some(leaving.at(now, succeeded, writes).ok_or(StopReason::Requested)?)
+            }
             None => None,
         };
         // A node without members to hear from, or a learner, has no deadline of its own.
