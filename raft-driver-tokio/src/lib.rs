@@ -197,7 +197,7 @@
 //! | `raft.tcp.unreachable` | info, debug | `id` `peer` `lane` `address` `error` | none could be made; info for the first time |
 //! | `raft.tcp.closed` | debug | `id` `peer` `reason` | one that a peer made ended |
 //! | `raft.tcp.refused` | warn | `id` `peer` `address` `by_peer` `refusal` | a handshake was refused |
-//! | `raft.tcp.directory` | error | `id` `peer` `error` | a peer came back with another data directory |
+//! | `raft.tcp.directory` | error | `id` `peer` `error` | a peer came back with another data directory, or its own cannot be remembered; once |
 //! | `raft.tcp.shut_out` | warn | `id` `address` `pause` | an address misbehaved too often |
 //! | `raft.tcp.stalled` | debug | `id` `from` | a handshake did not come to an end |
 //! | `raft.tcp.malformed` | warn | `id` `peer` or `from`, `error` | bytes that are no message |

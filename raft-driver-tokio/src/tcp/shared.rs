@@ -30,7 +30,7 @@ use crate::transport::Counts;
 
 /// The same refusal is logged again after this time.
 const TOLD_AGAIN: Duration = Duration::from_secs(60);
-/// Refusals that are remembered as logged.
+/// Refusals that are remembered as logged, and peers with whose directories something is wrong.
 const TOLD_MAX: usize = 256;
 
 #[derive(Debug)]
@@ -61,6 +61,8 @@ struct Gate {
     accepted: u64,
     /// Refusals that were logged lately: who, whether that peer refused, and why.
     told: BTreeMap<(NodeId, bool, Refusal), Instant>,
+    /// What is wrong with peers' data directories, as it was logged.
+    directories: BTreeMap<NodeId, String>,
 }
 
 impl Gate {
@@ -91,6 +93,18 @@ impl Gate {
             self.told.clear();
         }
         self.told.insert(refusal, now);
+        true
+    }
+
+    /// Whether something else is wrong with this peer's directory than was logged, or nothing was until now.
+    fn is_new_trouble(&mut self, peer: NodeId, trouble: String) -> bool {
+        if self.directories.get(&peer) == Some(&trouble) {
+            return false;
+        }
+        if self.directories.len() >= TOLD_MAX {
+            self.directories.clear();
+        }
+        self.directories.insert(peer, trouble);
         true
     }
 }
@@ -275,13 +289,17 @@ impl Shared {
     /// Whether a peer, which is who it says, still has the data directory that it had before; a new one is remembered.
     pub(crate) async fn remember(&self, peer: &Identity) -> Result<(), Refusal> {
         let Some(known) = &self.config.known_peers else { return Ok(()) };
-        known.admit(peer.node, peer.directory).await.map_err(|error| {
+        let Err(error) = known.admit(peer.node, peer.directory).await else {
+            self.gate().directories.remove(&peer.node);
+            return Ok(());
+        };
+        if self.gate().is_new_trouble(peer.node, error.to_string()) {
             tracing::error!(id = %self.identity.node, peer = %peer.node, %error, "raft.tcp.directory");
-            match error {
-                PeerRefused::AnotherDirectory { .. } => Refusal::Directory,
-                PeerRefused::TooMany { .. } | PeerRefused::Failed { .. } => Refusal::Unremembered,
-            }
-        })
+        }
+        match error {
+            PeerRefused::AnotherDirectory { .. } => Err(Refusal::Directory),
+            PeerRefused::TooMany { .. } | PeerRefused::Failed { .. } => Err(Refusal::Unremembered),
+        }
     }
 
     /// Notes that something that no honest node does, or does often, came from this address.

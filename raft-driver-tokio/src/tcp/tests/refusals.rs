@@ -1,5 +1,8 @@
 //! Peers that do not belong here, or misbehave.
 
+use std::io;
+use std::sync::Mutex;
+
 use super::*;
 
 #[tokio::test]
@@ -222,6 +225,48 @@ async fn who_is_sent_away_takes_no_place_in_the_memory() {
     let (_four, verdict) = connect(&side, &stranger(4)).await;
     assert_eq!(verdict, Err(Refusal::Full));
     assert_eq!((known.get(node(3)), known.get(node(4))), (Some(DirectoryId::new(3)), None));
+}
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn another_directory_is_logged_when_it_comes_and_not_again_until_that_changes() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+    // All that this test runs has its thread.
+    let _logs = tracing::subscriber::set_default(subscriber);
+    let known = KnownPeers::in_memory(DirectoryId::new(1));
+    let side = side(TcpConfig { known_peers: Some(known.clone()), ..config() }).await;
+    for id in [2, 3] {
+        known.admit(node(id), Some(DirectoryId::new(id.into()))).await.unwrap();
+    }
+    let speak = |id, directory| {
+        let directory = Some(DirectoryId::new(directory));
+        Hello { from: Identity { node: node(id), directory, ..hello().from }, ..hello() }
+    };
+    // Whose, with which directory, and how often that was logged until then. The own one is no news.
+    let attempts = [(2, 7, 1), (2, 7, 1), (3, 7, 2), (2, 7, 2), (2, 8, 3), (2, 8, 3), (2, 2, 3), (2, 8, 4)];
+    for (id, directory, logged) in attempts {
+        let (_stream, verdict) = connect(&side, &speak(id, directory)).await;
+        let expected = if u128::from(id) == directory { None } else { Some(Refusal::Directory) };
+        assert_eq!(verdict.err(), expected);
+        let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(text.matches("raft.tcp.directory").count(), logged, "{text}");
+    }
 }
 
 #[tokio::test]
