@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use raft_core::Config;
 use raft_core::host::{SnapshotStore, StateMachine};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tracing::Instrument;
 
 use crate::cluster::GroupId;
@@ -155,7 +155,7 @@ impl Builder {
     {
         self.validate()?;
         let id = self.setup.config.id;
-        let (inbox, arrivals) = Inbox::new(self.queue_max);
+        let (inbox, arrivals) = Inbox::new(self.queue_max, self.queue_bytes_max);
         let (life_sender, life) = watch::channel(Life::default());
         let life_sender = Arc::new(life_sender);
         let abandoned = Arc::new(AtomicBool::new(false));
@@ -180,9 +180,7 @@ impl Builder {
             life,
             abandoned,
             transport: stats,
-            room: Arc::new(Semaphore::new(self.queue_bytes_max)),
             room_bytes: self.queue_bytes_max,
-            local_reads: Arc::new(Semaphore::new(self.queue_max)),
             freshness: Freshness::new(),
             times: Times::new(labels),
         }))

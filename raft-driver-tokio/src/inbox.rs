@@ -6,7 +6,8 @@
 //!   room in the node they stay here, and so their callers wait.
 //! * Writes and requests are bounded, and whoever finds no place waits in turn. Inputs are bounded by those who send them:
 //!   see [`driver::Input`](crate::driver::Input).
-//! * When the node is gone nothing is taken any more: it comes back, and what had arrived is dropped.
+//! * When the node is gone nothing is taken any more: it comes back, and what had arrived is dropped. Whoever waits for room
+//!   is told at once, also for room that others still hold.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,6 +29,9 @@ pub(crate) struct Inbox<S: StateMachine> {
     /// Places for writes, and for requests; closed when the node is gone.
     write_places: Semaphore,
     request_places: Semaphore,
+    /// Bytes of commands that may wait for their outcome, and local reads that may wait for the state machine; closed too.
+    pub(crate) room: Arc<Semaphore>,
+    pub(crate) local_reads: Arc<Semaphore>,
 }
 
 struct Waiting<S: StateMachine> {
@@ -57,8 +61,9 @@ impl<S: StateMachine> Default for Arrived<S> {
 }
 
 impl<S: StateMachine> Inbox<S> {
-    /// A way in, and its end. So many writes and as many requests may wait.
-    pub(crate) fn new(queue_max: usize) -> (Arc<Self>, Arrivals<S>) {
+    /// A way in, and its end. So many writes and as many requests may wait, and as many local reads beyond them; of commands
+    /// so many bytes until they have their outcome.
+    pub(crate) fn new(queue_max: usize, queue_bytes_max: usize) -> (Arc<Self>, Arrivals<S>) {
         let waiting = Waiting {
             arrived: Arrived::default(),
             writes_held: 0,
@@ -70,6 +75,8 @@ impl<S: StateMachine> Inbox<S> {
             waiting: Mutex::new(waiting),
             write_places: Semaphore::new(queue_max),
             request_places: Semaphore::new(queue_max),
+            room: Arc::new(Semaphore::new(queue_bytes_max)),
+            local_reads: Arc::new(Semaphore::new(queue_max)),
         });
         (Arc::clone(&inbox), Arrivals { inbox, writes_held: 0, requests_held: 0 })
     }
@@ -246,6 +253,8 @@ impl<S: StateMachine> Arrivals<S> {
     pub(crate) fn close(&self) -> Arrived<S> {
         self.inbox.write_places.close();
         self.inbox.request_places.close();
+        self.inbox.room.close();
+        self.inbox.local_reads.close();
         let mut waiting = self.inbox.lock();
         waiting.closed = true;
         let (rest, asleep) = (std::mem::take(&mut waiting.arrived), waiting.asleep.take());
@@ -338,7 +347,7 @@ pub(crate) mod tests {
 
     impl Task {
         fn new(queue_max: usize) -> Self {
-            let (inbox, arrivals) = Inbox::new(queue_max);
+            let (inbox, arrivals) = Inbox::new(queue_max, 1);
             Self { inbox, arrivals, arrived: Arrived::default(), wakes: Arc::default() }
         }
 
@@ -423,7 +432,7 @@ pub(crate) mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn what_goes_in_comes_out_whoever_runs_when() {
         const EACH: usize = 2_000;
-        let (inbox, mut arrivals) = Inbox::<Deaf>::new(3);
+        let (inbox, mut arrivals) = Inbox::<Deaf>::new(3, 1);
         let mut senders = tokio::task::JoinSet::new();
         for _ in 0..4 {
             let inbox = Arc::clone(&inbox);

@@ -6,6 +6,7 @@
 mod common;
 
 use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
 use bytes::Bytes;
 use common::{Journal, alone, config, within};
@@ -97,6 +98,38 @@ async fn a_shutdown_applies_what_is_committed_and_was_handed_over() {
         within(write).await.unwrap().unwrap();
     }
     assert_eq!(*applied.lock().unwrap(), ["gate", "b", "c"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_waits_for_room_hears_of_the_end_although_the_machine_hangs() {
+    let builder = Builder::new(config(1)).machine_on_thread().queue_max(1).queue_bytes_max(1);
+    let raft = alone(builder, MemoryLog::default(), Journal::default(), Channels::default().endpoint()).await;
+    // A stale read has the one place there is, and keeps the machine; a write has all the bytes, and waits for it.
+    let (open, gate) = mpsc::channel::<()>();
+    let (hangs, seen) = tokio::sync::oneshot::channel();
+    let reader = raft.clone();
+    let read = tokio::spawn(async move {
+        let closure = move |_: &Journal| (hangs.send(()), gate.recv().is_ok()).1;
+        reader.read_stale(Duration::MAX, closure).await
+    });
+    within(seen).await.unwrap();
+    let before = within(raft.status()).await.unwrap().commit;
+    let writer = raft.clone();
+    let write = tokio::spawn(async move { writer.write("first").await });
+    within(raft.metrics().wait_for(|metrics| metrics.status.commit > before)).await.unwrap();
+
+    // In this order: both wait when the end begins.
+    let (raft_to_stop, mut stopping) = (raft.clone(), None);
+    let stop = async { stopping = Some(tokio::spawn(async move { raft_to_stop.shutdown().await })) };
+    let ended = async { tokio::join!(raft.read_stale(Duration::MAX, |_| ()), raft.write("second"), stop) };
+    let (read_behind, written_behind, ()) = within(ended).await;
+    assert_eq!(read_behind, Err(ReadError::Stopped));
+    assert_eq!(written_behind, Err(WriteError::Stopped { command: "second".into() }));
+    // What the machine was handed is done all the same.
+    open.send(()).unwrap();
+    assert_eq!(within(read).await.unwrap(), Ok(true));
+    within(write).await.unwrap().unwrap();
+    assert!(within(stopping.unwrap()).await.unwrap().is_orderly());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

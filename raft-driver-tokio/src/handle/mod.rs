@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use raft_core::host::StateMachine;
 use raft_core::{NodeId, Status};
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::error::StopReason;
@@ -52,11 +52,8 @@ pub(crate) struct Shared<S: StateMachine> {
     /// Somebody stopped waiting since the task looked last.
     pub(crate) abandoned: Arc<AtomicBool>,
     pub(crate) transport: Arc<dyn Fn() -> TransportStats + Send + Sync>,
-    /// Bytes of commands that may wait for their outcome, and how many there are.
-    pub(crate) room: Arc<Semaphore>,
+    /// Bytes of commands that may wait for their outcome.
     pub(crate) room_bytes: usize,
-    /// Local reads that may wait for the state machine.
-    pub(crate) local_reads: Arc<Semaphore>,
     pub(crate) freshness: Arc<Freshness>,
     pub(crate) times: Times,
 }

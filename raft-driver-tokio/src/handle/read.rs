@@ -66,7 +66,7 @@ impl<S: StateMachine> Raft<S> {
             Fresh::Unproved => return self.read(closure).await,
         }
         let deadline = self.deadline();
-        let room = until(deadline, Arc::clone(&self.shared.local_reads).acquire_owned()).await;
+        let room = until(deadline, Arc::clone(&self.shared.inbox.local_reads).acquire_owned()).await;
         let room = room.ok_or(ReadError::TimedOut)?.map_err(|_| ReadError::Stopped)?;
         self.ask(deadline, closure, None, Some(room), Request::ReadLocal).await
     }

@@ -85,7 +85,7 @@ impl<S: StateMachine> Raft<S> {
 
     /// Hands a write over if there is room for it now; else it comes back, without any.
     fn hand_over_now(&self, mut write: PendingWrite<S::Response>) -> Result<(), PendingWrite<S::Response>> {
-        let room = Arc::clone(&self.shared.room);
+        let room = Arc::clone(&self.shared.inbox.room);
         // Whoever waits comes first: what is given back is theirs.
         let Ok(room) = room.try_acquire_many_owned(self.share(write.command.len())) else {
             return Err(write);
@@ -163,7 +163,7 @@ impl<S: StateMachine> Raft<S> {
 
     /// A share of what may wait and a place in the inbox, once there are both.
     async fn admission(&self, bytes: usize) -> Result<(OwnedSemaphorePermit, Place<'_, S>), Closed> {
-        let room = Arc::clone(&self.shared.room).acquire_many_owned(self.share(bytes)).await;
+        let room = Arc::clone(&self.shared.inbox.room).acquire_many_owned(self.share(bytes)).await;
         let room = room.map_err(|_| Closed)?;
         Ok((room, self.shared.inbox.write_place().await?))
     }
@@ -210,6 +210,6 @@ mod tests {
         assert_eq!(one, Poll::Ready(stopped.clone()));
         let many = pin!(raft.write_all([command].into_iter().collect())).poll(&mut context);
         assert_eq!(many, Poll::Ready(vec![stopped]));
-        assert_eq!(raft.shared.room.available_permits(), ROOM);
+        assert_eq!(raft.shared.inbox.room.available_permits(), ROOM);
     }
 }
