@@ -49,15 +49,17 @@ const LOOK_MAX: Duration = Duration::from_millis(250);
 /// ```no_run
 /// use raft_core::NodeId;
 /// use raft_driver_tokio::ClusterId;
-/// use raft_driver_tokio::storage::Identity;
+/// use raft_driver_tokio::storage::{DurableLog, Identity};
 /// use raft_driver_tokio::tcp::{Tcp, TcpConfig, Tls};
 ///
 /// # async fn start() -> Result<(), Box<dyn std::error::Error>> {
 /// let (cluster, node) = (ClusterId::new(7), NodeId::new(3));
 /// assert_eq!(Tls::name(cluster, node), "node-3.00000000000000000000000000000007.raft");
 ///
+/// let log = DurableLog::open("/var/lib/node-3", Identity { cluster, node })?;
 /// let tls = Tls::from_files(Identity { cluster, node }, "ca.pem", "node-3.pem", "node-3.key")?;
-/// let config = TcpConfig { tls: Some(tls), ..TcpConfig::new(cluster) };
+/// let mut config = TcpConfig { tls: Some(tls), ..TcpConfig::new(cluster) };
+/// config.known_peers = Some(log.peers()); // a peer that comes back with an emptied directory is refused
 /// let network = Tcp::bind("[::]:7103", config).await?;
 /// # Ok(())
 /// # }
