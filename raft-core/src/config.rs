@@ -34,14 +34,17 @@ pub struct Config {
     pub append_bytes_max: u64,
     /// `AppendEntries` with entries on the way to one peer. Default 64.
     pub inflight_appends_max: usize,
-    /// Bytes on the way to one peer. Default 8 MiB.
+    /// Bytes of entries sent to one peer that it has not acknowledged, which it does once they are durable. Default 8 MiB.
+    /// Should not be above the `unpersisted_bytes_max` of any peer.
     pub inflight_bytes_max: u64,
     /// Writes handed to the log store and not yet reported; at the limit further entries gather in the next
     /// one, so that group commit forms by itself. Default 2.
     pub writes_inflight_max: usize,
     /// Bytes in one write, except that one entry is always written. Default 4 MiB.
     pub write_bytes_max: u64,
-    /// Bytes of entries that are not durable here. A follower at the limit drops further appends. Default 64 MiB.
+    /// Bytes of entries that are not durable here. A follower at the limit drops further appends. Default 64 MiB. Should not
+    /// be below the `inflight_bytes_max` of any node that may lead: what a follower drops counts as late at the leader, which
+    /// then waits longer before it sends anything again, so that a follower with a slow disk catches up more slowly still.
     pub unpersisted_bytes_max: u64,
     /// Bytes that a leader appended and has not committed; at the limit proposals are `Busy`. Default 64 MiB.
     pub uncommitted_bytes_max: u64,
