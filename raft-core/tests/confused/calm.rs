@@ -6,12 +6,17 @@ use super::ops::Op;
 use super::storm::Storm;
 
 impl Storm {
-    pub(crate) fn calm(mut self) {
+    /// The network is whole again, and everything is as fast as can be.
+    pub(crate) fn heal(&mut self) {
         for op in
             [Op::Heal, Op::FastDisks, Op::FastMachines, Op::FastReads, Op::FastChunks, Op::FastSnapshots]
         {
             self.perform(op);
         }
+    }
+
+    pub(crate) fn calm(mut self) {
+        self.heal();
         for _ in 0..1_500 {
             if self.agreed().is_some_and(|members| self.unanswered(&members).is_none()) {
                 break;

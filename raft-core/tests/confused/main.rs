@@ -13,6 +13,7 @@ mod support;
 
 mod calm;
 mod forge;
+mod living;
 mod marks;
 mod ops;
 mod storm;
@@ -21,9 +22,10 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use proptest::test_runner::TestRunner;
+use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
 
-use ops::{op, op_or_forgery};
+use living::Fate;
+use ops::{change, op, op_or_forgery};
 use storm::{Storm, World};
 
 /// At least so many; `PROPTEST_CASES` asks for more.
@@ -31,6 +33,11 @@ fn cases(least: u32) -> ProptestConfig {
     let default = ProptestConfig::default();
     let cases = default.cases.max(least);
     ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 4_000, ..default }
+}
+
+fn the_same_everywhere(least: u32) -> TestRunner {
+    let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+    TestRunner::new_with_rng(cases(least), rng)
 }
 
 fn world() -> impl Strategy<Value = World> {
@@ -51,6 +58,17 @@ proptest! {
     }
 
     #[test]
+    fn a_majority_that_lives_is_enough_amid_changes_of_the_membership(
+        world in world(),
+        ops in proptest::collection::vec(change(), 100..400),
+        living in 0u8..1 << ops::SERVERS,
+    ) {
+        let mut storm = Storm::new(true, world);
+        ops.into_iter().for_each(|op| storm.perform(op));
+        storm.survive(living);
+    }
+
+    #[test]
     fn messages_that_nobody_sent_neither_panic_nor_stop_a_node(
         world in world(),
         ops in proptest::collection::vec(op_or_forgery(), 50..400),
@@ -61,16 +79,30 @@ proptest! {
     }
 }
 
+/// Who does not vote leads in some of them, the same on every machine.
+#[test]
+fn a_majority_that_lives_may_need_a_leader_that_does_not_vote() {
+    let seen = RefCell::new(BTreeMap::<Fate, u64>::new());
+    let strategy = (world(), proptest::collection::vec(change(), 100..400), 0u8..1 << ops::SERVERS);
+    let result = the_same_everywhere(2_000).run(&strategy, |(world, ops, living)| {
+        let mut storm = Storm::new(true, world);
+        ops.into_iter().for_each(|op| storm.perform(op));
+        *seen.borrow_mut().entry(storm.survive(living)).or_default() += 1;
+        Ok(())
+    });
+    result.expect("no schedule fails");
+    let seen = seen.into_inner();
+    assert!(seen.contains_key(&Fate::RecoveredByNonVoter), "{seen:?}");
+    let excused = [Fate::NotTried, Fate::Excused].iter().filter_map(|fate| seen.get(fate)).sum::<u64>();
+    assert!(excused * 100 < seen.values().sum(), "{seen:?}");
+}
+
 /// The same schedules on every machine, so that what they reach is known: every branch of every handler.
 #[test]
 fn every_branch_of_every_handler_is_reached() {
     let seen = RefCell::new(BTreeMap::<String, u64>::new());
     let strategy = (world(), any::<bool>(), proptest::collection::vec(op_or_forgery(), 300..400));
-    let mut runner = TestRunner::new_with_rng(
-        cases(300),
-        proptest::test_runner::TestRng::deterministic_rng(proptest::test_runner::RngAlgorithm::ChaCha),
-    );
-    let result = runner.run(&strategy, |(world, honest, ops)| {
+    let result = the_same_everywhere(300).run(&strategy, |(world, honest, ops)| {
         let mut storm = Storm::new(honest, world);
         ops.into_iter().filter(|op| !honest || !op.is_forgery()).for_each(|op| storm.perform(op));
         let mut seen = seen.borrow_mut();

@@ -131,6 +131,28 @@ fn devices() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// Changes of the membership in which leaders are lost.
+pub(crate) fn change() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        30 => place().prop_map(Op::Deliver),
+        6 => (1u8..40).prop_map(Op::DeliverMany),
+        4 => place().prop_map(Op::Lose),
+        2 => place().prop_map(Op::Replay),
+        4 => (0u16..500).prop_map(Op::Pass),
+        12 => server().prop_map(Op::TimeOut),
+        3 => server().prop_map(Op::Cut),
+        2 => Just(Op::Heal),
+        2 => server().prop_map(Op::Restart),
+        1 => server().prop_map(Op::Campaign),
+        2 => (client(), 1u8..4).prop_map(|(server, count)| Op::Propose(server, count)),
+        6 => (Just(ANY_LEADER), 0u8..32, 0u8..32).prop_map(|(server, voters, learners)| {
+            Op::Change(server, voters, learners & !voters)
+        }),
+        1 => client().prop_map(Op::Cancel),
+        2 => devices(),
+    ]
+}
+
 pub(crate) fn op() -> impl Strategy<Value = Op> {
     prop_oneof![8 => traffic(), 3 => requests(), 2 => devices()]
 }

@@ -2,11 +2,12 @@
 
 use core::time::Duration;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use raft_core::{
-    AdminOutcome, Event, Lease, LogId, MembershipChange, Message, Response, RoleKind, SnapshotError, Ticket,
-    Tickets, WriteOutcome,
+    AdminOutcome, Event, Lease, LogId, Membership, MembershipChange, Message, Response, RoleKind,
+    SnapshotError, Ticket, Tickets, WriteOutcome,
 };
 
 use super::forge::{forge, stray};
@@ -39,7 +40,9 @@ pub(crate) struct Storm {
     applied: BTreeMap<u64, (LogId, Vec<u8>)>,
     /// By read: what was committed anywhere when it was asked.
     reads: BTreeMap<u64, u64>,
-    committed: u64,
+    pub committed: u64,
+    /// The last configuration that anybody knows to be committed, and where it stands.
+    pub configuration: (u64, Arc<Membership>),
     /// Proposed commands, by ticket.
     pub proposed: BTreeMap<u64, String>,
     pub answered: BTreeMap<u64, WriteOutcome>,
@@ -58,7 +61,7 @@ struct Seen {
     responses: usize,
 }
 
-fn bits(set: u8) -> Vec<u64> {
+pub(crate) fn bits(set: u8) -> Vec<u64> {
     (1..=SERVERS).filter(|server| set >> (server - 1) & 1 == 1).collect()
 }
 
@@ -94,6 +97,7 @@ impl Storm {
             applied: BTreeMap::new(),
             reads: BTreeMap::new(),
             committed: 0,
+            configuration: (0, Arc::default()),
             proposed: BTreeMap::new(),
             answered: BTreeMap::new(),
             waiting: BTreeMap::new(),
@@ -369,6 +373,10 @@ impl Storm {
                     assert_eq!(leader, *name, "two leaders in term {} (Election Safety, §5.2)", status.term);
                 }
                 self.committed = self.committed.max(status.commit.get());
+                let at = status.membership_index;
+                if at <= status.commit && at.get() > self.configuration.0 {
+                    self.configuration = (at.get(), Arc::clone(server.node.membership()));
+                }
                 for (at, command) in &server.applied[seen.applied..] {
                     let expected = self.applied.entry(at.index.get()).or_insert((*at, command.clone()));
                     assert_eq!(*expected, (*at, command.clone()), "State Machine Safety (§5.4.3)");
