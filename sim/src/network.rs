@@ -185,9 +185,10 @@ impl Network {
         self.heal_among(u64::MAX);
     }
 
-    /// Ends every cut and every fault of the model on the links between members of `group` (a set of bits). No link is slow
-    /// any more: whoever stays cut off answers what was sent before, and its answers come as soon as others.
+    /// Ends every cut and every fault of the model on the links between members of `group` (a set of bits). Nothing that
+    /// is sent from now on is late on any link: whoever stays cut off answers what was sent before, and is heard soon.
     pub(crate) fn heal_among(&mut self, group: u64) {
+        self.model.straggle_mean = 0;
         for (at, link) in self.links.iter_mut().enumerate() {
             let (from, to) = (at / self.nodes, at % self.nodes);
             link.slowness = None;

@@ -14,6 +14,7 @@ const RARE: &[Mark] = &[
     Mark::TransferOvertaken,
     Mark::JointBackedOut,
     Mark::VoteForStranger,
+    Mark::NonVoterElected,
     Mark::SnapshotBeyondLog,
     Mark::PreVoteRefusedByLog,
     Mark::DecidedBySnapshot,
