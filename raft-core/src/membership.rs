@@ -71,7 +71,9 @@ pub struct Membership {
     pub voters: BTreeSet<NodeId>,
     /// C_old in the joint phase, else empty.
     pub outgoing: BTreeSet<NodeId>,
-    /// Those who receive the log and do not vote (thesis §4.2.1).
+    /// Those who receive the log and are counted nowhere (thesis §4.2.1). Asked for their vote they give it, since they may
+    /// be the ones who are behind (§6); and one that must refuse it, because its own log is newer, may have to lead until
+    /// a voter has that log (thesis §4.2.2).
     pub learners: BTreeSet<NodeId>,
     /// Voters that become learners when the joint phase ends.
     pub learners_next: BTreeSet<NodeId>,
