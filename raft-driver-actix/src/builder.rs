@@ -142,7 +142,8 @@ impl Builder {
 
     /// Starts the node on the current arbiter under a [`Supervisor`]: should its state machine, the restore of a snapshot,
     /// its network or the node itself fail, everything of it ends, and after a pause it is opened anew and goes on from
-    /// what survived. Its address stays. Meanwhile requests are answered `Busy`, and
+    /// what survived. Its address stays. Whoever waits for an outcome when it fails is told as of a node that has stopped;
+    /// requests that come meanwhile are answered `Busy`, and
     /// [`GetMetrics`](crate::metrics::GetMetrics) tells why.
     ///
     /// It does not return after a failure of its log store ([`StopReason::Log`](crate::StopReason::Log), or a panic of the
@@ -151,9 +152,10 @@ impl Builder {
     /// Then it stays stopped and says so, as a node that is not supervised: look at the disk, and reboot or mount its file
     /// system anew, before the process is started again.
     ///
-    /// `open` is called for each life of the node, and must open the same stores each time. A panic in it, or in what it
-    /// returns, is a start that failed. Snapshots must last as long as the log: one that was compacted behind a snapshot
-    /// which is gone is refused for ever.
+    /// `open` is called for each life of the node, and must open the same stores each time, and a state machine that holds
+    /// what it says it has applied: one that is rebuilt from the log begins empty, also if it is an actor that is still
+    /// there. A panic in it, or in what it returns, is a start that failed. Snapshots must last as long as the log: one
+    /// that was compacted behind a snapshot which is gone is refused for ever.
     ///
     /// # Errors
     /// If the first start fails. Later ones are tried until one succeeds, ever less often, and traced.

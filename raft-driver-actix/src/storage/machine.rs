@@ -16,7 +16,8 @@ use super::log::storage_messages;
 
 storage_messages! {
     /// The last entry that the machine itself holds durably; [`LogId::ZERO`] for one that is rebuilt from snapshot and log.
-    /// Asked once, before anything else.
+    /// Asked once in each life of a node, before anything else. Whoever answers zero begins empty: everything is applied from
+    /// the beginning, or from the snapshot that is installed next. An actor that outlives a node drops what it holds.
     GetLastApplied {} -> LogId;
 
     /// Replaces the state by a snapshot's (§7), of which this is a part: the first has offset 0, the others follow one after
@@ -80,6 +81,9 @@ impl<A, R: Send + 'static, F: Send + 'static, E: Send + 'static> RaftStateMachin
 ///
 /// To read what the actor holds, send a [`ClientRead`](crate::messages::ClientRead) with a closure that does nothing, and
 /// then ask the actor: its state only moves forward.
+///
+/// The actor may outlive the node. Started anew with it, the node applies what follows [`GetLastApplied`]'s answer: everything
+/// again, where that is zero.
 pub struct ActorMachine<R: Send + 'static, F: Send + 'static, E: Send + 'static> {
     last_applied: Recipient<GetLastApplied<E>>,
     apply: Recipient<ApplyToStateMachine<R, E>>,

@@ -8,6 +8,7 @@ mod asking;
 mod conformance;
 mod drivers;
 mod floods;
+mod hubs;
 mod journals;
 mod lifecycle;
 mod operators;

@@ -130,11 +130,8 @@ impl<'a> Desk<'a> {
     fn link(&mut self, group: GroupId) -> Option<&Link> {
         use std::collections::hash_map::Entry;
         if self.shared.registry.changes() != self.changes {
-            let before = std::mem::replace(self, Self::new(self.shared, self.admitted));
-            if before.is_member == self.is_member {
-                self.links = before.links;
-                self.links.retain(|group, _| self.shared.registry.inbox(*group).is_some());
-            }
+            // None is kept: the same group may have been started anew, and its old inbox take what nobody reads.
+            *self = Self::new(self.shared, self.admitted);
         }
         match self.links.entry(group) {
             Entry::Occupied(known) => Some(known.into_mut()),

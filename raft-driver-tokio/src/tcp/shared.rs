@@ -46,6 +46,8 @@ pub(crate) struct Shared {
     pub(crate) counts: Arc<Counts>,
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
+    /// Where all of them run: groups may have others, which end before.
+    runtime: tokio::runtime::Handle,
     /// Who may begin a handshake.
     pub(crate) door: Arc<Door>,
     refusals: watch::Sender<Option<Refused>>,
@@ -165,6 +167,7 @@ impl Shared {
             counts: Arc::new(Counts::default()),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            runtime: tokio::runtime::Handle::current(),
             refusals,
             gate: Mutex::new(Gate::default()),
         }
@@ -177,9 +180,10 @@ impl Shared {
 
     /// Runs a task until it ends or `stop` is cancelled.
     pub(crate) fn spawn(&self, stop: CancellationToken, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.spawn(async move {
+        let task = async move {
             stop.run_until_cancelled(task).await;
-        });
+        };
+        drop(self.tasks.spawn_on(task, &self.runtime));
     }
 
     /// A group has a member at this address.

@@ -184,6 +184,10 @@ impl BackupFile {
     /// If `to` exists, or the file cannot be named so. Nothing is left under that name then.
     pub fn name(self, to: impl AsRef<Path>) -> Result<Self, SnapshotFileError> {
         let to = to.as_ref();
+        // Whoever wrote it may not have synced it.
+        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.sync_all().map_err(SnapshotFileError::io("sync", &self.path))?;
+        drop(file);
         name(&self.path, to)?;
         Ok(Self { path: to.to_owned(), ..self })
     }
