@@ -366,7 +366,7 @@ pub enum Notice {
     },
     /// A change of the membership is given up because new voters did not catch up in time.
     ChangeTimedOut {
-        /// Who did not.
+        /// Who did not. Nobody, if they did and a majority of those who are to vote was not heard from.
         behind: Arc<[NodeId]>,
     },
     /// A peer's message would prove that Raft's safety is broken: it was refused. Operators must see this: a

@@ -22,7 +22,8 @@ pub struct Config {
     /// An election timeout is drawn from `[min, max)` each time that it is armed (§5.2). Default 200 ms. Also
     /// the time within which a node that heard from its leader refuses to elect another (thesis §4.2.3).
     pub election_timeout_min: Duration,
-    /// Default 400 ms, at most a day. A leader that has not heard from a majority for this long steps down (thesis §6.2).
+    /// Default 400 ms, at most a day. A leader that has not heard from a majority for this long steps down (thesis §6.2), and
+    /// so does one whose disk has not answered for this long. An election takes two syncs, one here and one at the voters.
     pub election_timeout_max: Duration,
     /// How often an idle leader sends heartbeats (§5.2). Default 50 ms.
     pub heartbeat_interval: Duration,
@@ -40,7 +41,8 @@ pub struct Config {
     /// Writes handed to the log store and not yet reported; at the limit further entries gather in the next
     /// one, so that group commit forms by itself. Default 2.
     pub writes_inflight_max: usize,
-    /// Bytes in one write, except that one entry is always written. Default 4 MiB.
+    /// Bytes in one write, except that one entry is always written. Default 4 MiB. The disk must be able to make so many
+    /// durable well within `election_timeout_max`: who leads and waits longer for one write steps down (TRAP 60).
     pub write_bytes_max: u64,
     /// Bytes of entries that are not durable here. A follower at the limit drops further appends. Default 64 MiB. Should not
     /// be below the `inflight_bytes_max` of any node that may lead: what a follower drops counts as late at the leader, which
@@ -178,6 +180,9 @@ pub enum SnapshotPolicy {
 }
 
 /// How far clocks are relied on for lease reads (thesis §6.4.1).
+///
+/// A clock that stands still breaks every bound: Linux's `CLOCK_MONOTONIC` does while the machine is suspended, so a leader
+/// that wakes from it may serve stale lease reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub struct Lease {

@@ -147,7 +147,7 @@ impl Durability {
     }
 
     /// This write and all before it are durable. A write reported before is a no-op.
-    pub(crate) fn persisted(&mut self, id: WriteId) -> Result<(), Fatal> {
+    pub(crate) fn persisted(&mut self, id: WriteId, now: Instant) -> Result<(), Fatal> {
         if id.get() >= self.next_id {
             return Err(Fatal::UnknownWrite(id));
         }
@@ -159,10 +159,14 @@ impl Durability {
                 self.durable = self.durable.max(through);
             }
         }
+        // Whatever is behind them waited for them: a disk that is busy answers, one that stands still does not (TRAP 60).
+        if let Some(next) = self.inflight.front_mut() {
+            next.since = next.since.max(now);
+        }
         Ok(())
     }
 
-    /// Since when the oldest write has been in flight.
+    /// Since when the disk owes an answer: the oldest write was handed out then, or the one before it reported.
     pub(crate) fn waiting_since(&self) -> Option<Instant> {
         self.inflight.front().map(|write| write.since)
     }
@@ -183,11 +187,11 @@ mod tests {
         let first = disk.hand_out(Some(index(8)), Instant::ZERO);
         disk.overwrite(index(5));
         let second = disk.hand_out(Some(index(9)), Instant::ZERO);
-        disk.persisted(first).expect("it was handed out");
+        disk.persisted(first, Instant::ZERO).expect("it was handed out");
         assert_eq!(disk.durable(), index(4), "5 to 8 are other entries now");
-        disk.persisted(second).expect("it was handed out");
+        disk.persisted(second, Instant::ZERO).expect("it was handed out");
         assert_eq!(disk.durable(), index(9));
-        disk.persisted(first).expect("reported again: a no-op");
+        disk.persisted(first, Instant::ZERO).expect("reported again: a no-op");
         assert_eq!(disk.durable(), index(9));
     }
 
@@ -206,9 +210,9 @@ mod tests {
         assert_eq!(disk.handed(), index(20));
         let reset = disk.hand_out(None, Instant::ZERO);
         assert_eq!(disk.unwritten_reset(), None);
-        disk.persisted(before).expect("it was handed out");
+        disk.persisted(before, Instant::ZERO).expect("it was handed out");
         assert_eq!(disk.durable(), LogIndex::ZERO, "that log is gone");
-        disk.persisted(reset).expect("it was handed out");
+        disk.persisted(reset, Instant::ZERO).expect("it was handed out");
         assert_eq!(disk.durable(), index(20));
     }
 
@@ -219,11 +223,11 @@ mod tests {
         let first = disk.hand_out(None, Instant::ZERO);
         disk.set_hard_state(HardState { term: Term::new(2), voted_for: Some(NodeId::new(1)) });
         let second = disk.hand_out(None, Instant::ZERO);
-        disk.persisted(first).expect("it was handed out");
+        disk.persisted(first, Instant::ZERO).expect("it was handed out");
         assert!(!disk.settled());
-        disk.persisted(second).expect("it was handed out");
+        disk.persisted(second, Instant::ZERO).expect("it was handed out");
         assert!(disk.settled());
         let never = WriteId::mint(9);
-        assert_eq!(disk.persisted(never), Err(Fatal::UnknownWrite(never)));
+        assert_eq!(disk.persisted(never, Instant::ZERO), Err(Fatal::UnknownWrite(never)));
     }
 }

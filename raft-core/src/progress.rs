@@ -156,7 +156,7 @@ impl Progress {
         self.round
     }
 
-    /// Whether it keeps up with a log that ends at `last` (thesis §4.2.1).
+    /// Whether it keeps up with a log that is committed through `last` (thesis §4.2.1).
     pub(crate) fn catches_up(&mut self, last: LogIndex, now: Instant, within: Duration) -> bool {
         let reached = self.last_contact.map(|_| self.counted_match());
         self.catch_up.advance(reached, last, now, within)

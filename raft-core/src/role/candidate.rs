@@ -84,9 +84,10 @@ impl Candidate {
     }
 
     /// The own vote counts now if it became durable.
-    pub(crate) fn persisted(&mut self, shared: &Shared) -> Next {
-        if shared.disk.settled() {
-            self.granted.insert(shared.id());
+    pub(crate) fn persisted(&mut self, shared: &mut Shared) -> Next {
+        if shared.disk.settled() && self.granted.insert(shared.id()) {
+            // The requests leave only now: those who vote have a whole timeout for their own disks (§5.2).
+            shared.rearm_election();
         }
         self.decide(shared)
     }

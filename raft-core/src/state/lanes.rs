@@ -47,7 +47,7 @@ impl Default for LogReads {
 
 impl Shared {
     pub(crate) fn persisted(&mut self, id: crate::ids::WriteId) -> Result<(), Fatal> {
-        self.disk.persisted(id)?;
+        self.disk.persisted(id, self.now)?;
         if !self.gated.is_empty() && self.disk.settled() {
             // Elections are rare: the list need not be kept.
             let gated = core::mem::take(&mut self.gated).into_iter().map(Action::Send);

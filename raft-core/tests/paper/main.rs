@@ -16,6 +16,7 @@ mod s7_pace;
 mod s7_snapshots;
 mod s7_transfer;
 mod s8_clients;
+mod t10_2_busy_disks;
 mod t10_2_durability;
 mod t3_10_transfer;
 mod t4_2_catching_up;
