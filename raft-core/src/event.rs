@@ -55,7 +55,8 @@ pub enum Event {
         /// What to change.
         change: Box<MembershipChange>,
     },
-    /// Hands the leadership to another voter (thesis §3.10).
+    /// Hands the leadership to another voter (thesis §3.10). Proposals wait until the target has the whole log, at most for
+    /// `election_timeout_max`: where what is under way takes the target longer than that, the transfer is given up.
     TransferLeadership {
         /// Echoed in the outcome.
         ticket: Ticket,
@@ -63,7 +64,7 @@ pub enum Event {
         to: Option<NodeId>,
     },
     /// This server is about to stop: if it leads, it hands over first and then follows, so that nobody waits for an
-    /// election timeout.
+    /// election timeout, unless the transfer has to be given up.
     StepDown {
         /// Echoed in the outcome. `Done`, `Transferred` and `TimedOut` say that it does not lead.
         ticket: Ticket,

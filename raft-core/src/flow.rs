@@ -3,8 +3,8 @@
 //! * After a conflict there is one, and one more for each that is answered with progress, as in the slow start of TCP: a
 //!   message that is answered never causes more than two.
 //! * A message without entries may overtake those with, and then finds that they are lacking. They are sent again at once
-//!   unless such entries came late before, then only after a time that follows how late: a slow link is not filled with
-//!   copies. What was lost is sent again after [`late_max`] at the latest, and each copy of it after as long again as it has
+//!   unless entries came late before (a heartbeat interval or more), then only after a time that follows how late: neither
+//!   a slow link nor a full one is filled with copies. What was lost is sent again after [`late_max`] at the latest, and each copy of it after as long again as it has
 //!   been lacking, half of the catch-up timeout at most.
 
 use alloc::collections::VecDeque;
@@ -17,15 +17,15 @@ use crate::time::Instant;
 #[derive(Clone, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 pub(crate) struct Flow {
-    /// The last entry of each message on its way, and the bytes of its entries.
-    inflight: VecDeque<(LogIndex, u64)>,
+    /// The last entry of each message on its way, the bytes of its entries, and when it was sent.
+    inflight: VecDeque<(LogIndex, u64, Instant)>,
     bytes: u64,
     /// How many there may be. On a network that reorders, or to a receiver that is full, a whole window sent again for each
     /// conflict would cause as many conflicts again, without end.
     window: u32,
     lacking: Option<Lacking>,
-    /// How long after it was found lacking, or was sent again, something is acknowledged: a round trip, and what entries
-    /// take longer than a message without any.
+    /// How long after it was sent, or found lacking, something is acknowledged: a round trip, what entries take longer than
+    /// a message without any, and the peer's disk.
     late: Duration,
 }
 
@@ -61,13 +61,14 @@ impl Flow {
     }
 
     /// A message leaves whose last entry is this one.
-    pub(crate) fn sent(&mut self, last: LogIndex, bytes: u64) {
-        self.inflight.push_back((last, bytes));
+    pub(crate) fn sent(&mut self, last: LogIndex, bytes: u64, now: Instant) {
+        self.inflight.push_back((last, bytes, now));
         self.bytes += bytes;
     }
 
     /// The peer has what ends there.
     pub(crate) fn acknowledged(&mut self, through: LogIndex, now: Instant) {
+        let copied = self.lacking.is_some_and(|lacking| lacking.sent_again.is_some());
         match &mut self.lacking {
             Some(lacking) if lacking.behind < through => {
                 let (late, took) = (self.late, now.since(lacking.since));
@@ -88,12 +89,19 @@ impl Flow {
             None => self.late = self.late * 7 / 8,
         }
         let before = self.inflight.len();
+        let mut sent = None;
         // Most often that is all there is.
-        if self.inflight.back().is_some_and(|(last, _)| *last <= through) {
+        if let Some((_, _, at)) = self.inflight.back().filter(|(last, ..)| *last <= through) {
+            sent = Some(*at);
             self.clear();
         }
-        while let Some((_, bytes)) = self.inflight.pop_front_if(|(last, _)| *last <= through) {
+        while let Some((_, bytes, at)) = self.inflight.pop_front_if(|(last, ..)| *last <= through) {
             self.bytes -= bytes;
+            sent = Some(at);
+        }
+        // A full link is late all the time, though nothing is lacking for long. Of copies it is not known which one arrived.
+        if let Some(sent) = sent.filter(|_| !copied) {
+            self.late = self.late.max(now.since(sent));
         }
         let answered = before - self.inflight.len();
         self.window = self.window.saturating_add(u32::try_from(answered).unwrap_or(u32::MAX));
@@ -154,7 +162,7 @@ mod tests {
     fn fill(flow: &mut Flow, config: &Config, next: &mut LogIndex) -> usize {
         let before = flow.messages();
         while flow.has_room(config) {
-            flow.sent(*next, 1);
+            flow.sent(*next, 1, Instant::ZERO);
             *next = next.next();
         }
         flow.messages() - before

@@ -208,7 +208,7 @@ impl Progress {
             self.state = ReplicationState::Replicate;
             if let Some((last, bytes)) = self.probing.take() {
                 self.next_index = last.next();
-                self.flow.sent(last, bytes);
+                self.flow.sent(last, bytes, self.last_contact.unwrap_or_default());
             }
         }
         if index > self.match_index {
@@ -360,7 +360,7 @@ impl Progress {
     }
 
     /// A message that begins at `next_index` leaves.
-    pub(crate) fn sent(&mut self, entries: &Entries) {
+    pub(crate) fn sent(&mut self, entries: &Entries, now: Instant) {
         self.heartbeat_due = false;
         match self.state {
             ReplicationState::Snapshot => {}
@@ -373,7 +373,7 @@ impl Progress {
             ReplicationState::Replicate => {
                 if let Some(LogId { index, .. }) = entries.last() {
                     self.next_index = index.next();
-                    self.flow.sent(index, entries.size_bytes());
+                    self.flow.sent(index, entries.size_bytes(), now);
                 }
             }
         }
@@ -465,7 +465,7 @@ mod tests {
         let config = Config::new(NodeId::new(1));
         let mut peer = Progress::new(NodeId::new(2), index(1), 1, Instant::ZERO);
         assert!(peer.has_room(&config));
-        peer.sent(&Entries::empty());
+        peer.sent(&Entries::empty(), Instant::ZERO);
         assert!(!peer.has_room(&config));
         peer.acknowledged(LogIndex::ZERO, 1, 1, index(6));
         assert!(peer.has_room(&config));

@@ -1,10 +1,11 @@
 //! §5.3, §7: AppendEntries and InstallSnapshot over a link that takes its time for bytes, while what carries none overtakes
 //! them.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use raft_core::{Body, Event, Instant, Message, SnapshotPolicy};
+use bytes::Bytes;
+use raft_core::{Body, Commands, Event, Instant, Message, NodeId, RoleKind, SnapshotPolicy, Ticket};
 
 use super::s7_transfer::{TEN, equal};
 use super::support::{Cluster, n};
@@ -266,4 +267,52 @@ fn a_stall_of_the_disk_makes_few_later_losses_dear() {
         took[0] <= 3_300 && took[1] <= 100,
         "{took:?} ms: eight election timeouts at most, and soon a heartbeat"
     );
+}
+
+/// Clients propose as much as the leader takes, over links so fast, on which heartbeats overtake entries. Returns the bytes
+/// of entries that were sent to both followers in the last ten of twenty seconds, and that were committed then.
+fn saturated(bytes_s: u64) -> (u64, u64) {
+    let mut cluster = Cluster::led_with(3, |config| config.snapshot_policy = SnapshotPolicy::Never);
+    cluster.servers.values_mut().for_each(|server| server.remembers = 1);
+    let command = Bytes::from(vec![0; usize::try_from(ENTRY_BYTES).expect("a small number")]);
+    let (mut proposed, mut sent_bytes) = (1 << 20, 0);
+    let mut under_way: Vec<(Instant, Message)> = Vec::new();
+    let mut free = BTreeMap::<NodeId, Instant>::new();
+    let mut before = (0, 0);
+    for tick in 0..20_000 {
+        if tick == 10_000 {
+            before = (sent_bytes, cluster.commit(1));
+        }
+        cluster.pass_ms(1);
+        let now = cluster.now;
+        while let Some((_, server)) = cluster.next_due().filter(|(when, _)| *when <= now) {
+            cluster.wake(server);
+        }
+        while cluster.servers[&1].node.write_room_bytes() > 0 {
+            proposed += 1;
+            let commands = Commands::one(command.clone());
+            cluster.step(1, Event::Propose { first: Ticket::new(proposed), commands });
+        }
+        for (_, message) in under_way.extract_if(.., |(when, _)| *when <= now).collect::<Vec<_>>() {
+            cluster.deliver(message);
+        }
+        for message in core::mem::take(&mut cluster.wire) {
+            let bytes = payload_bytes(&message);
+            sent_bytes += bytes;
+            let carried = free.entry(message.to).or_insert(now);
+            *carried = (*carried).max(now) + Duration::from_micros(bytes * 1_000_000 / bytes_s);
+            let arrives = if bytes > 0 { *carried } else { now };
+            under_way.push((arrives + Duration::from_millis(1), message));
+        }
+    }
+    assert_eq!(cluster.role(1), RoleKind::Leader);
+    (sent_bytes - before.0, 2 * (cluster.commit(1) - before.1) * ENTRY_BYTES)
+}
+
+#[test]
+fn a_link_that_is_full_does_not_carry_everything_twice() {
+    let bytes_s = 5_000_000;
+    let (sent, committed) = saturated(bytes_s);
+    assert!(sent <= committed + committed / 10, "{sent} bytes were sent for {committed}");
+    assert!(committed >= 18 * bytes_s, "{committed} bytes in ten seconds, of {bytes_s} a second to each");
 }

@@ -347,7 +347,7 @@ fn next_for(peer: &mut Progress, shared: &mut Shared, round: u64) -> Option<Acti
         return None;
     }
     let prev = shared.log.terms.id(from.prev())?;
-    peer.sent(&entries);
+    peer.sent(&entries, now);
     let body = Body::AppendEntries { prev, entries, commit: shared.commit_index, round };
     Some(Action::Send(shared.message(peer.id, body)))
 }
