@@ -151,6 +151,7 @@ impl Durability {
         if id.get() >= self.next_id {
             return Err(Fatal::UnknownWrite(id));
         }
+        let is_news = self.inflight.front().is_some_and(|write| write.id <= id);
         while let Some(write) = self.inflight.pop_front_if(|write| write.id <= id) {
             if let Some(hard_state) = write.hard_state {
                 self.hard_durable = hard_state;
@@ -160,7 +161,7 @@ impl Durability {
             }
         }
         // Whatever is behind them waited for them: a disk that is busy answers, one that stands still does not (TRAP 60).
-        if let Some(next) = self.inflight.front_mut() {
+        if let Some(next) = self.inflight.front_mut().filter(|_| is_news) {
             next.since = next.since.max(now);
         }
         Ok(())
@@ -229,5 +230,18 @@ mod tests {
         assert!(disk.settled());
         let never = WriteId::mint(9);
         assert_eq!(disk.persisted(never, Instant::ZERO), Err(Fatal::UnknownWrite(never)));
+    }
+
+    #[test]
+    fn a_disk_that_answers_again_what_it_said_before_stands_still() {
+        let at = |second| Instant::ZERO + core::time::Duration::from_secs(second);
+        let mut disk = Durability::new(HardState::default(), index(3));
+        let first = disk.hand_out(Some(index(4)), at(0));
+        disk.hand_out(Some(index(5)), at(1));
+        assert_eq!(disk.waiting_since(), Some(at(0)));
+        for again in [2, 3] {
+            disk.persisted(first, at(again)).expect("it was handed out");
+            assert_eq!(disk.waiting_since(), Some(at(2)));
+        }
     }
 }

@@ -41,11 +41,9 @@ struct Lacking {
     sent_again: Option<Instant>,
     /// Until when it may be on its way.
     until: Instant,
-    /// What bounds how late it is taken to be: ages beyond every timeout make no difference.
-    late_max: Duration,
 }
 
-/// For how long entries may be on their way before they are sent again.
+/// For how long entries may be on their way before they are sent again: ages beyond every timeout make no difference.
 fn late_max(config: &Config) -> Duration {
     (config.election_timeout_max * 8).min(config.catch_up_timeout / 2)
 }
@@ -67,7 +65,7 @@ impl Flow {
     }
 
     /// The peer has what ends there.
-    pub(crate) fn acknowledged(&mut self, through: LogIndex, now: Instant) {
+    pub(crate) fn acknowledged(&mut self, through: LogIndex, now: Instant, config: &Config) {
         let copied = self.lacking.is_some_and(|lacking| lacking.sent_again.is_some());
         match &mut self.lacking {
             Some(lacking) if lacking.behind < through => {
@@ -79,7 +77,7 @@ impl Flow {
                     // The waiting itself is not how late it was.
                     Some(since) => took.min(late + since),
                 };
-                self.late = self.late.min(lacking.late_max);
+                self.late = self.late.min(late_max(config));
                 self.lacking = None;
             }
             // It came so far only now: what came with it then found it full.
@@ -101,7 +99,7 @@ impl Flow {
         }
         // A full link is late all the time, though nothing is lacking for long. Of copies it is not known which one arrived.
         if let Some(sent) = sent.filter(|_| !copied) {
-            self.late = self.late.max(now.since(sent));
+            self.late = self.late.max(now.since(sent).min(late_max(config)));
         }
         let answered = before - self.inflight.len();
         self.window = self.window.saturating_add(u32::try_from(answered).unwrap_or(u32::MAX));
@@ -121,7 +119,7 @@ impl Flow {
         let until = now + first.max(now.since(since).min(config.catch_up_timeout / 2));
         let is_lost = again.is_some() || self.late <= config.heartbeat_interval;
         let sent_again = is_lost.then_some(now);
-        self.lacking = Some(Lacking { behind, since, sent_again, until, late_max });
+        self.lacking = Some(Lacking { behind, since, sent_again, until });
         if is_lost {
             self.window = 1;
         }
@@ -174,9 +172,9 @@ mod tests {
         config.inflight_appends_max = 2;
         let (mut flow, mut next) = (Flow::new(), LogIndex::FIRST);
         assert_eq!(fill(&mut flow, &config, &mut next), 2);
-        flow.acknowledged(LogIndex::new(1), Instant::ZERO);
+        flow.acknowledged(LogIndex::new(1), Instant::ZERO, &config);
         assert_eq!(fill(&mut flow, &config, &mut next), 1);
-        flow.acknowledged(LogIndex::new(3), Instant::ZERO);
+        flow.acknowledged(LogIndex::new(3), Instant::ZERO, &config);
         assert_eq!((flow.messages(), flow.bytes()), (0, 0));
     }
 
@@ -190,12 +188,12 @@ mod tests {
         next = LogIndex::FIRST;
         assert_eq!(fill(&mut flow, &config, &mut next), 1);
         for answered in 1..=40 {
-            flow.acknowledged(LogIndex::new(answered), Instant::ZERO);
+            flow.acknowledged(LogIndex::new(answered), Instant::ZERO, &config);
             assert_eq!(fill(&mut flow, &config, &mut next), 2, "one in its place, and one more");
         }
-        flow.acknowledged(LogIndex::new(60), Instant::ZERO);
+        flow.acknowledged(LogIndex::new(60), Instant::ZERO, &config);
         assert_eq!(fill(&mut flow, &config, &mut next), 40, "two for each of twenty");
-        flow.acknowledged(LogIndex::new(70), Instant::ZERO);
+        flow.acknowledged(LogIndex::new(70), Instant::ZERO, &config);
         let more = config.inflight_appends_max - 51;
         assert_eq!(fill(&mut flow, &config, &mut next), more, "no more than there may be");
     }
@@ -212,14 +210,14 @@ mod tests {
                 flow.refused(behind, now, &config)
             });
             let times = refused.count();
-            flow.acknowledged(behind.next(), now);
+            flow.acknowledged(behind.next(), now, &config);
             times
         };
         assert_eq!(sent(&mut flow, behind, 100), 8, "within five seconds");
         assert_eq!(sent(&mut flow, behind.next(), 90), 1, "what takes as long the next time");
         assert_eq!(sent(&mut flow, behind, 30), 0, "what takes less long");
         for index in 100..150 {
-            flow.acknowledged(LogIndex::new(index), Instant::ZERO);
+            flow.acknowledged(LogIndex::new(index), Instant::ZERO, &config);
         }
         assert_eq!(sent(&mut flow, behind, 2), 2, "until entries were quick for a time");
         assert_eq!(sent(&mut flow, behind, 1_200), 19, "each five seconds in the end");
@@ -239,7 +237,7 @@ mod tests {
                 waited += 1;
             }
             now = now + config.heartbeat_interval / 2;
-            flow.acknowledged(LogIndex::new(index + 1), now);
+            flow.acknowledged(LogIndex::new(index + 1), now, &config);
         }
         assert!(
             (1..=700).contains(&waited),
@@ -253,7 +251,7 @@ mod tests {
         let late = [40, 600].map(|seconds| {
             let mut flow = Flow::new();
             assert!(flow.refused(LogIndex::new(7), Instant::ZERO, &config));
-            flow.acknowledged(LogIndex::new(8), Instant::ZERO + Duration::from_secs(seconds));
+            flow.acknowledged(LogIndex::new(8), Instant::ZERO + Duration::from_secs(seconds), &config);
             flow.late
         });
         assert_eq!(late[0], late[1], "states that are taken for the same behave alike");

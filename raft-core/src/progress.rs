@@ -186,6 +186,7 @@ impl Progress {
         round: u64,
         current_round: u64,
         end: LogIndex,
+        config: &Config,
     ) -> bool {
         let mut news = index > self.match_index;
         if let Some(lost) = self.lost {
@@ -216,7 +217,7 @@ impl Progress {
             self.match_round = current_round;
             self.next_index = self.next_index.max(index.next());
             if let Some(now) = self.last_contact {
-                self.flow.acknowledged(index, now);
+                self.flow.acknowledged(index, now, config);
                 if let Some(behind) = self.behind {
                     self.behind = behind.reached(index, end, now);
                 }
@@ -431,7 +432,7 @@ mod tests {
     #[test]
     fn a_stale_refusal_moves_nothing() {
         let mut peer = Progress::new(NodeId::new(2), index(7), 1, Instant::ZERO);
-        assert!(peer.acknowledged(index(5), 3, 3, index(6)));
+        assert!(peer.acknowledged(index(5), 3, 3, index(6), &CONFIG));
         assert_eq!(peer.refused(conflict(4, 2, 1), 3, 3, &terms(), &CONFIG), ConflictFound::Stale);
         assert_eq!((peer.match_index, peer.next_index()), (index(5), index(7)));
         let mut probing = Progress::new(NodeId::new(2), index(7), 1, Instant::ZERO);
@@ -441,7 +442,7 @@ mod tests {
     #[test]
     fn a_stale_refusal_of_something_later_moves_nothing_either() {
         let mut peer = Progress::new(NodeId::new(2), index(7), 1, Instant::ZERO);
-        assert!(peer.acknowledged(index(5), 3, 3, index(6)));
+        assert!(peer.acknowledged(index(5), 3, 3, index(6), &CONFIG));
         assert_eq!(peer.refused(conflict(6, 2, 1), 2, 3, &terms(), &CONFIG), ConflictFound::Stale);
         assert_eq!((peer.match_index, peer.next_index()), (index(5), index(7)));
     }
@@ -450,24 +451,23 @@ mod tests {
     fn a_peer_that_lost_acknowledged_entries_counts_for_nothing_until_it_has_them_again() {
         let mut peer = Progress::new(NodeId::new(2), index(7), 1, Instant::ZERO);
         peer.heard(3, Instant::ZERO);
-        assert!(peer.acknowledged(index(6), 3, 3, index(6)));
+        assert!(peer.acknowledged(index(6), 3, 3, index(6), &CONFIG));
         assert_eq!(peer.refused(conflict(6, 0, 0), 4, 4, &terms(), &CONFIG), ConflictFound::Lost(index(6)));
         assert_eq!((peer.counted_match(), peer.counted_round(), peer.next_index()), (index(0), 0, index(1)));
-        assert!(!peer.acknowledged(index(6), 4, 4, index(6)), "a duplicate of the time before");
-        assert!(peer.acknowledged(index(4), 5, 5, index(6)));
+        assert!(!peer.acknowledged(index(6), 4, 4, index(6), &CONFIG), "a duplicate of the time before");
+        assert!(peer.acknowledged(index(4), 5, 5, index(6), &CONFIG));
         assert_eq!(peer.counted_match(), index(0));
-        assert!(peer.acknowledged(index(6), 5, 5, index(6)));
+        assert!(peer.acknowledged(index(6), 5, 5, index(6), &CONFIG));
         assert_eq!(peer.counted_match(), index(6));
     }
 
     #[test]
     fn one_probe_is_on_its_way_at_a_time() {
-        let config = Config::new(NodeId::new(1));
         let mut peer = Progress::new(NodeId::new(2), index(1), 1, Instant::ZERO);
-        assert!(peer.has_room(&config));
+        assert!(peer.has_room(&CONFIG));
         peer.sent(&Entries::empty(), Instant::ZERO);
-        assert!(!peer.has_room(&config));
-        peer.acknowledged(LogIndex::ZERO, 1, 1, index(6));
-        assert!(peer.has_room(&config));
+        assert!(!peer.has_room(&CONFIG));
+        peer.acknowledged(LogIndex::ZERO, 1, 1, index(6), &CONFIG);
+        assert!(peer.has_room(&CONFIG));
     }
 }

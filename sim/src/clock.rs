@@ -54,6 +54,23 @@ impl<E> Clock<E> {
         self.at(self.now.saturating_add(delay), event);
     }
 
+    /// Whatever `is_meant` of what is scheduled from `since` on happens now, in the order in which it would have.
+    pub(crate) fn hasten(&mut self, since: Nanos, is_meant: impl Fn(&E) -> bool) {
+        let slots = &self.slots;
+        let meant = |slot: u32| slots[slot as usize].as_ref().is_some_and(&is_meant);
+        let all = std::mem::take(&mut self.heap).into_sorted_vec();
+        // The last comes first.
+        for Reverse((at, scheduled, slot)) in all.into_iter().rev() {
+            let (at, scheduled) = if at >= since && meant(slot) {
+                self.scheduled += 1;
+                (self.now, self.scheduled)
+            } else {
+                (at, scheduled)
+            };
+            self.heap.push(Reverse((at, scheduled, slot)));
+        }
+    }
+
     /// Moves time to the next event and takes it.
     pub(crate) fn pop(&mut self) -> Option<E> {
         let Reverse((at, _, slot)) = self.heap.pop()?;
@@ -153,6 +170,18 @@ mod tests {
         assert_eq!(clock.pop(), Some('c'));
         assert_eq!(clock.now(), 20);
         assert_eq!(clock.pop(), None);
+    }
+
+    #[test]
+    fn what_is_hastened_happens_now_and_in_its_order() {
+        let mut clock = Clock::new();
+        for (at, event) in [(50, 'c'), (10, 'a'), (40, 'b'), (60, 'd'), (45, 'x'), (20, 'e')] {
+            clock.at(at, event);
+        }
+        assert_eq!(clock.pop(), Some('a'));
+        clock.hasten(40, |event| "bcd".contains(*event));
+        let order: Vec<_> = std::iter::from_fn(|| clock.pop().map(|event| (clock.now(), event))).collect();
+        assert_eq!(order, [(10, 'b'), (10, 'c'), (10, 'd'), (20, 'e'), (45, 'x')]);
     }
 
     /// Looks at the clock now and then: what it shows never goes back, and `when` is its exact inverse.

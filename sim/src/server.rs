@@ -309,10 +309,13 @@ impl<M: StateMachine> Server<M> {
         self.crash_in = Some((actions, down));
     }
 
-    pub(crate) fn heal(&mut self, now: Nanos) {
+    /// Nothing is wrong with it any more. Until when it would have stood still, if it did.
+    pub(crate) fn heal(&mut self, now: Nanos) -> Option<Nanos> {
+        let paused_until = Some(self.paused_until).filter(|until| *until > now);
         (self.paused_until, self.stalled_until, self.slowed, self.crash_in) = (0, 0, None, None);
         self.disk.heal();
         self.change_clock(|clock| clock.heal(now));
+        paused_until
     }
 
     /// A ticket for a request of `waiter`.

@@ -78,6 +78,15 @@ impl<W: Workload> World<'_, W> {
         driver.late_poll_mean = driver.late_poll_mean.min(heartbeat / 16);
     }
 
+    /// A server works again. If it stood still, what waits for it is waited for no longer.
+    fn heal_server(&mut self, at: usize) {
+        if let Some(until) = self.servers[at].heal(self.clock.now()) {
+            let node = self.servers[at].status().id;
+            self.clock.hasten(until, |happening| happening.waits_for(at, node));
+        }
+        self.resume_sync(at);
+    }
+
     /// The longest election timeout of any server, in true time: its clock may be slow.
     fn election_max(&self) -> Nanos {
         let longest = self.scenario.configs.iter().map(|config| nanos(config.election_timeout_max)).max();

@@ -8,7 +8,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use raft_core::{Body, Config, Event, InstallProgress, Message};
+use raft_core::{Body, Config, Event, InstallProgress, Message, NodeId};
 
 use crate::check::{Agreement, Broken, Check, Checks, OpId};
 use crate::clients::Clients;
@@ -58,6 +58,20 @@ pub(crate) enum Happening {
     Start(usize),
     /// Has the cluster come to rest?
     Settle,
+}
+
+impl Happening {
+    /// Whether it waits for this server to go on, if that stands still. Timers are set anew.
+    pub(crate) fn waits_for(&self, server: usize, id: NodeId) -> bool {
+        match self {
+            Self::Deliver(message, _) => message.to == id,
+            Self::Local(at, _, local) => {
+                *at == server && !matches!(local, Local::Wake(_) | Local::SpuriousWake)
+            }
+            Self::Asked(at, ..) => *at == server,
+            _ => false,
+        }
+    }
 }
 
 /// One run.

@@ -148,10 +148,8 @@ impl<W: Workload> World<'_, W> {
         let ids = || inside.iter().map(|at| self.servers[*at].status().id).collect();
         note!(self, None, What::MajorityHealed { nodes: ids() });
         // What is about to fail fails no more, wherever it is, except for what is broken now.
-        let now = self.clock.now();
         for at in 0..self.servers.len() {
-            self.servers[at].heal(now);
-            self.resume_sync(at);
+            self.heal_server(at);
         }
         let mut broken = BTreeMap::new();
         for at in outside {

@@ -43,10 +43,9 @@ impl<W: Workload> World<'_, W> {
         note!(self, None, What::FaultsOver);
         self.repair()?;
         self.network.heal();
-        let (now, needed) = (self.clock.now(), self.needed());
+        let needed = self.needed();
         for server in 0..self.servers.len() {
-            self.servers[server].heal(now);
-            self.resume_sync(server);
+            self.heal_server(server);
             if needed.contains(&self.servers[server].status().id) {
                 self.servers[server].enlist(true);
             }

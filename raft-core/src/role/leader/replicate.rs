@@ -110,7 +110,7 @@ impl Leader {
         let Some(peer) = self.answering(shared, from, round) else { return };
         match result {
             Ok(index) => {
-                if peer.acknowledged(index, round, current, last) {
+                if peer.acknowledged(index, round, current, last, &shared.config) {
                     self.progressed(shared, from);
                     self.advance_commit(shared);
                 }
@@ -148,7 +148,7 @@ impl Leader {
         match progress {
             InstallProgress::Installed(index) => {
                 let sent_whole = peer.sending_of(id).is_some_and(|sending| sending.was_sent_whole());
-                let news = peer.acknowledged(index, round, current, last);
+                let news = peer.acknowledged(index, round, current, last, &shared.config);
                 if sent_whole {
                     shared.snapshot_arrived(id);
                 }
