@@ -98,8 +98,8 @@ impl Flow {
             sent = Some(at);
         }
         // A full link is late all the time, though nothing is lacking for long. Of copies it is not known which one arrived.
-        if let Some(sent) = sent.filter(|_| !copied) {
-            self.late = self.late.max(now.since(sent).min(late_max(config)));
+        if let Some(took) = sent.map(|sent| now.since(sent)).filter(|took| !copied && *took > self.late) {
+            self.late = took.min(late_max(config));
         }
         let answered = before - self.inflight.len();
         self.window = self.window.saturating_add(u32::try_from(answered).unwrap_or(u32::MAX));
