@@ -4,8 +4,8 @@
 //!   message that is answered never causes more than two.
 //! * A message without entries may overtake those with, and then finds that they are lacking. They are sent again at once
 //!   unless entries came late before (a heartbeat interval or more), then only after a time that follows how late: neither
-//!   a slow link nor a full one is filled with copies. What was lost is sent again after [`late_max`] at the latest, and each copy of it after as long again as it has
-//!   been lacking, half of the catch-up timeout at most.
+//!   a slow link nor a full one is filled with copies. What was lost is sent again after [`late_max`] at the latest, and
+//!   each copy of it after as long again as it has been lacking, half of the catch-up timeout at most.
 
 use alloc::collections::VecDeque;
 use core::time::Duration;

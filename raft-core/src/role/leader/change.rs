@@ -213,8 +213,8 @@ impl Leader {
         Next::Stay
     }
 
-    /// New voters catch up with what is committed (thesis §4.2.1). All of them must, and a majority of the target must be there: else the joint
-    /// configuration could not be left again.
+    /// New voters catch up with what is committed (thesis §4.2.1). All of them must, and a majority of the target must be
+    /// there: else the joint configuration could not be left again.
     fn catch_up(&mut self, shared: &mut Shared, membership: &Membership) {
         let target = membership.intent.as_ref().expect("a change in progress has a target");
         // What is not committed waits for everybody's disk, the leader's too: a round ends at what is.
