@@ -3,7 +3,7 @@
 //! * After a conflict there is one, and one more for each that is answered with progress, as in the slow start of TCP: a
 //!   message that is answered never causes more than two.
 //! * A message without entries may overtake those with, and then finds that they are lacking. They are sent again at once
-//!   unless entries came late before (a heartbeat interval or more), then only after a time that follows how late: neither
+//!   unless entries came late before (by more than a heartbeat interval), then only after a time that follows how late: neither
 //!   a slow link nor a full one is filled with copies. What was lost is sent again after [`late_max`] at the latest, and
 //!   each copy of it after as long again as it has been lacking, half of the catch-up timeout at most.
 
@@ -67,23 +67,9 @@ impl Flow {
     /// The peer has what ends there.
     pub(crate) fn acknowledged(&mut self, through: LogIndex, now: Instant, config: &Config) {
         let copied = self.lacking.is_some_and(|lacking| lacking.sent_again.is_some());
-        match &mut self.lacking {
-            Some(lacking) if lacking.behind < through => {
-                let (late, took) = (self.late, now.since(lacking.since));
-                self.late = match lacking.sent_again.map(|sent| now.since(sent)) {
-                    None => took.max(late * 7 / 8),
-                    // There soon after it was sent again: it was waited for in vain.
-                    Some(since) if since * 8 < late => late / 2,
-                    // The waiting itself is not how late it was.
-                    Some(since) => took.min(late + since),
-                };
-                self.late = self.late.min(late_max(config));
-                self.lacking = None;
-            }
-            // It came so far only now: what came with it then found it full.
-            Some(lacking) if lacking.behind == through => lacking.until = now,
-            Some(_) => {}
-            None if self.late.is_zero() => {}
+        match self.lacking.take_if(|lacking| lacking.behind < through) {
+            Some(lacking) => self.arrived(lacking, now, config),
+            None if self.lacking.is_some() || self.late.is_zero() => {}
             None => self.late = self.late * 7 / 8,
         }
         let before = self.inflight.len();
@@ -101,8 +87,28 @@ impl Flow {
         if let Some(took) = sent.map(|sent| now.since(sent)).filter(|took| !copied && *took > self.late) {
             self.late = took.min(late_max(config));
         }
+        if let Some(lacking) = &mut self.lacking
+            && lacking.behind == through
+        {
+            // It came so far only now: what should be there too by now found it full.
+            let due = self.inflight.front().map_or(now, |(.., sent)| *sent + self.late * 2);
+            lacking.until = lacking.until.min(due.max(now));
+        }
         let answered = before - self.inflight.len();
         self.window = self.window.saturating_add(u32::try_from(answered).unwrap_or(u32::MAX));
+    }
+
+    /// What was lacking is there.
+    fn arrived(&mut self, lacking: Lacking, now: Instant, config: &Config) {
+        let (late, took) = (self.late, now.since(lacking.since));
+        let learned = match lacking.sent_again.map(|sent| now.since(sent)) {
+            None => took.max(late * 7 / 8),
+            // There soon after it was sent again: it was waited for in vain.
+            Some(since) if since * 8 < late => late / 2,
+            // The waiting itself is not how late it was.
+            Some(since) => took.min(late + since),
+        };
+        self.late = learned.min(late_max(config));
     }
 
     /// The peer lacks what comes behind this entry. Returns whether it is to be sent again: else it may be on its way.
@@ -110,6 +116,9 @@ impl Flow {
         let again = self.lacking.filter(|lacking| lacking.behind == behind);
         if again.is_some_and(|lacking| now < lacking.until) {
             return false;
+        }
+        if let Some(before) = self.lacking.take_if(|lacking| lacking.behind < behind) {
+            self.arrived(before, now, config);
         }
         let late_max = late_max(config);
         let since = again.map_or(now, |lacking| lacking.since);
