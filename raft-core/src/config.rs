@@ -116,6 +116,13 @@ impl Config {
         }
     }
 
+    /// How long a transfer of the leadership may take: eight times `election_timeout_max`. One whose target gets no further
+    /// is given up after one (thesis §3.10).
+    #[must_use]
+    pub const fn handover_max(&self) -> Duration {
+        self.election_timeout_max.saturating_mul(8)
+    }
+
     /// Checks that the parts fit together.
     ///
     /// # Errors

@@ -55,8 +55,9 @@ pub enum Event {
         /// What to change.
         change: Box<MembershipChange>,
     },
-    /// Hands the leadership to another voter (thesis §3.10). Proposals wait until the target has the whole log, at most for
-    /// `election_timeout_max`: where what is under way takes the target longer than that, the transfer is given up.
+    /// Hands the leadership to another voter (thesis §3.10). Proposals are `Busy` until the target has the whole log: it is
+    /// given up when that gets no further for `election_timeout_max`, or takes
+    /// [`Config::handover_max`](crate::Config::handover_max).
     TransferLeadership {
         /// Echoed in the outcome.
         ticket: Ticket,

@@ -94,7 +94,8 @@ pub struct StepDown;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TriggerSnapshot;
 
-/// Stops the node, after it has handed the leadership over if it has it, which takes one election timeout at most.
+/// Stops the node, after it has handed the leadership over if it has it, which takes
+/// [`Config::handover_max`](raft_core::Config::handover_max) at most.
 ///
 /// Resolves when everything of the node has ended: log store and state machine are dropped, their threads and tasks are
 /// gone, the network is closed, and nothing of it sends a heartbeat any more. Says why the node stopped, which may be an

@@ -1,12 +1,12 @@
 //! An orderly end: the leadership is handed over before the node stops, and writes that are on their way get their
 //! outcome if it comes soon.
 //!
-//! * The core ends a hand-over, successful or not, within an election timeout; what follows has one more at most.
+//! * The core ends a hand-over, successful or not, within [`Config::handover_max`]; what follows has an election timeout.
 //! * Another hand-over may take the place of the one that was asked for: that one is waited for instead, no longer.
 
 use std::time::Duration;
 
-use raft_core::Instant;
+use raft_core::{Config, Instant};
 use tokio::sync::oneshot;
 
 /// To be told how the hand-over ended.
@@ -35,9 +35,10 @@ pub(crate) struct Leaving {
 
 impl Leaving {
     /// The end begins: the node is to step down.
-    pub(crate) fn begin(now: Instant, election_timeout: Duration) -> (Self, HandedOver) {
+    pub(crate) fn begin(now: Instant, config: &Config) -> (Self, HandedOver) {
         let (operator, handed_over) = oneshot::channel();
-        let over_by = now + election_timeout;
+        let election_timeout = config.election_timeout_max;
+        let over_by = now + config.handover_max();
         (Self { election_timeout, handed_over, over_by, replaced: false, until: None }, operator)
     }
 
@@ -68,9 +69,17 @@ impl Leaving {
 
 #[cfg(test)]
 mod tests {
+    use raft_core::NodeId;
+
     use super::*;
 
     const TIMEOUT: Duration = Duration::from_secs(3);
+
+    fn begin() -> (Leaving, HandedOver) {
+        let mut config = Config::new(NodeId::new(1));
+        config.election_timeout_max = TIMEOUT;
+        Leaving::begin(second(4), &config)
+    }
 
     fn second(second: u64) -> Instant {
         Instant::ZERO + Duration::from_secs(second)
@@ -78,11 +87,11 @@ mod tests {
 
     #[test]
     fn a_hand_over_that_took_the_place_of_another_is_waited_for_no_longer() {
-        for (succeeds_at, over_at) in [(5, 5), (9, 7)] {
-            let (mut leaving, handed_over) = Leaving::begin(second(4), TIMEOUT);
+        for (succeeds_at, over_at) in [(5, 5), (29, 28)] {
+            let (mut leaving, handed_over) = begin();
             handed_over.send(Ended::Replaced).expect("it listens");
             for now in 4..over_at {
-                assert_eq!(leaving.at(second(now), false, 1), Some(second(7)));
+                assert_eq!(leaving.at(second(now), false, 1), Some(second(28)));
             }
             // Then writes have their time.
             assert_eq!(
@@ -95,7 +104,7 @@ mod tests {
 
     #[test]
     fn what_is_over_is_not_waited_for_whoever_leads() {
-        let (mut leaving, handed_over) = Leaving::begin(second(4), TIMEOUT);
+        let (mut leaving, handed_over) = begin();
         assert_eq!(leaving.at(second(5), true, 0), Some(second(8)));
         handed_over.send(Ended::Over).expect("it listens");
         assert_eq!(leaving.at(second(6), false, 1), Some(second(9)));

@@ -99,8 +99,10 @@ pub(crate) struct Handover {
     pub(crate) to: NodeId,
     /// The term of the old leader.
     pub(crate) term: Term,
-    /// When it is given up: after one election timeout.
+    /// When it is given up: an election timeout after its target last got further.
     pub(crate) until: Instant,
+    /// When it is given up though the target gets further.
+    pub(crate) until_max: Instant,
     /// Whether the old leader stops leading in any case.
     pub(crate) step_down: bool,
     /// The round in which `TimeoutNow` was sent last.

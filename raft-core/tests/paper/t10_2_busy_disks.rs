@@ -5,7 +5,9 @@ use core::time::Duration;
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
-use raft_core::{AdminOutcome, Commands, Config, Event, Instant, Message, RoleKind, SnapshotPolicy, Ticket};
+use raft_core::{
+    AdminOutcome, AdminRefusal, Commands, Config, Event, Instant, Message, RoleKind, SnapshotPolicy, Ticket,
+};
 
 use super::support::Cluster;
 
@@ -16,6 +18,8 @@ struct World {
     cluster: Cluster,
     sync: Duration,
     bytes_per_s: u64,
+    /// A server whose disk is slower.
+    slow: Option<(u64, u64)>,
     /// When the write that each disk is busy with is done.
     done: BTreeMap<u64, Instant>,
     under_way: VecDeque<(Instant, Message)>,
@@ -37,6 +41,7 @@ impl World {
             cluster,
             sync: Duration::from_millis(sync_ms),
             bytes_per_s,
+            slow: None,
             done: BTreeMap::new(),
             under_way: VecDeque::new(),
             proposed: 1 << 20,
@@ -72,8 +77,10 @@ impl World {
     /// What the disk of a server has done by now, one write after the other.
     fn sync(&mut self, server: u64) {
         let now = self.cluster.now;
+        let slow = self.slow.filter(|(slow, _)| *slow == server);
+        let bytes_per_s = slow.map_or(self.bytes_per_s, |(_, bytes_per_s)| bytes_per_s);
         while let Some(write) = self.cluster.servers[&server].unsynced.front() {
-            let bytes = Duration::from_micros(write.entries.size_bytes() * 1_000_000 / self.bytes_per_s);
+            let bytes = Duration::from_micros(write.entries.size_bytes() * 1_000_000 / bytes_per_s);
             if *self.done.entry(server).or_insert(now + self.sync + bytes) > now {
                 return;
             }
@@ -117,4 +124,33 @@ fn a_dead_voter_can_be_removed_amid_load() {
     let ticket = world.cluster.set_voters(1, &[1, 2]);
     (0..10_000).for_each(|_| world.tick(true));
     assert_eq!(world.cluster.outcome(1, ticket), Some(AdminOutcome::Done));
+}
+
+#[test]
+fn the_leadership_is_handed_over_amid_load() {
+    for step_down in [false, true] {
+        // What is under way takes the disks up to two seconds.
+        let mut world = World::new(5, 32 * MIB, |_| {});
+        (0..3_000).for_each(|_| world.tick(true));
+        let ticket = if step_down { world.cluster.step_down(1) } else { world.cluster.transfer(1, Some(2)) };
+        (0..4_000).for_each(|_| world.tick(true));
+        let outcome = world.cluster.outcome(1, ticket);
+        assert!(matches!(outcome, Some(AdminOutcome::Transferred { .. })), "{outcome:?}");
+        assert_eq!(world.terms.len(), 2, "nobody waited for an election timeout: {:?}", world.terms);
+    }
+}
+
+#[test]
+fn a_target_that_gets_further_is_waited_for_eight_election_timeouts() {
+    let mut world = World::new(5, 200 * MIB, |_| {});
+    world.slow = Some((2, 20 * MIB));
+    (0..2_000).for_each(|_| world.tick(true));
+    let ticket = world.cluster.transfer(1, Some(2));
+    let took = (0..10_000).find(|_| {
+        world.tick(true);
+        world.cluster.outcome(1, ticket).is_some()
+    });
+    assert_eq!(world.cluster.refusal(1, ticket), Some(AdminRefusal::TimedOut));
+    assert!((3_190..3_210).contains(&took.expect("an outcome")), "{took:?} ms");
+    assert_eq!((world.cluster.role(1), world.terms.len()), (RoleKind::Leader, 1));
 }

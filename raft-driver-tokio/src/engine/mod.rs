@@ -256,7 +256,7 @@ impl<S: StateMachine, W: Caller<Response = S::Response>, A: Operator> Engine<S, 
         if self.leaving.is_some() {
             return Ok(());
         }
-        let (leaving, handed_over) = Leaving::begin(now, self.node.config().election_timeout_max);
+        let (leaving, handed_over) = Leaving::begin(now, self.node.config());
         self.leaving = Some(leaving);
         let ticket = self.clients.admin(Asked::Leaving(handed_over));
         self.step(now, Event::StepDown { ticket })

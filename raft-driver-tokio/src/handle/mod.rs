@@ -158,7 +158,8 @@ impl<S: StateMachine> Raft<S> {
     }
 
     /// Hands the leadership over if the node has it, so that no client waits for an election timeout, then stops the node.
-    /// The hand-over takes one election timeout at most, successful or not; the node stops even if this future is dropped.
+    /// The hand-over takes [`Config::handover_max`](raft_core::Config::handover_max) at most, successful or not; the node
+    /// stops even if this future is dropped.
     ///
     /// Resolves when every task and thread has ended, and files and sockets are closed; says why the node stopped, which
     /// may be another reason than this call. A call after that only says why. What is committed and was handed to the state

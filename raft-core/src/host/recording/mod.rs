@@ -60,7 +60,7 @@ pub use replay::{Divergence, Ending, Replay, ReplayError, Replayed};
 pub const MAGIC: [u8; 8] = *b"\x89raftrec";
 
 /// The version of the format. Others are refused.
-pub const VERSION: u16 = 7;
+pub const VERSION: u16 = 8;
 
 /// The release whose nodes replay what its own nodes did.
 const RELEASE: &str = env!("CARGO_PKG_VERSION");

@@ -76,8 +76,9 @@ impl Change {
 }
 
 impl Leader {
-    /// A peer got further. Only those for whom the change waits count.
-    pub(super) fn progressed(&mut self, shared: &Shared, node: NodeId) {
+    /// A peer got further. Only those for whom the change or the transfer waits count.
+    pub(super) fn progressed(&mut self, shared: &mut Shared, node: NodeId) {
+        Self::goes_on(shared, node);
         let membership = shared.membership();
         let waits = membership.intent.as_ref().is_some_and(|target| target.voters.contains(&node));
         if waits && !membership.is_voter(node) && self.peer(node).is_some_and(|peer| !peer.is_caught_up()) {

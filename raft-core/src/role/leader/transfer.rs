@@ -3,8 +3,9 @@
 //!
 //! * The target is brought up to date first, and proposals wait meanwhile; then it is told to campaign at once.
 //! * From then on this leader serves no read by its lease, whatever becomes of the transfer (TRAP 57).
-//! * A transfer that does not happen within one election timeout is given up. When this node is to stop, that takes the place
-//!   of a transfer that is running: whoever was told to campaign takes over, else whoever is best.
+//! * A transfer is given up one election timeout after its target last got further, and after eight in any case. When this
+//!   node is to stop, that takes the place of a transfer that is running: whoever was told to campaign takes over, else
+//!   whoever is best.
 
 use super::Leader;
 use crate::action::{Action, AdminOutcome, AdminRefusal};
@@ -39,11 +40,13 @@ impl Leader {
         match target {
             Ok(to) => {
                 // One stop after the other puts nothing off.
-                let stops_at =
-                    shared.handover.filter(|running| running.step_down).map(|running| running.until);
-                let until = stops_at.unwrap_or(now + timeout);
+                let stops = shared.handover.filter(|running| running.step_down);
+                let (until, until_max) = stops
+                    .map_or((now + timeout, now + shared.config.handover_max()), |stops| {
+                        (stops.until, stops.until_max)
+                    });
                 let (term, sent) = (shared.term(), told.and_then(|told| told.sent));
-                let handover = Handover { ticket, to, term, until, step_down, sent };
+                let handover = Handover { ticket, to, term, until, until_max, step_down, sent };
                 if let Some(replaced) = shared.handover.replace(handover) {
                     // Who asked for it may find that it happens all the same; who is told so of a stop, that this node leads.
                     let refusal = match replaced.sent {
@@ -65,6 +68,18 @@ impl Leader {
             let there = peer.is_in_contact(shared.now, shared.config.election_timeout_max);
             (there, peer.counted_match(), peer.last_contact())
         })
+    }
+
+    /// A peer got further: a transfer to it goes on. What is under way can take a busy disk longer than an election timeout,
+    /// and what is proposed meanwhile would wait for that too.
+    pub(super) fn goes_on(shared: &mut Shared, peer: NodeId) {
+        let until = shared.now + shared.config.election_timeout_max;
+        if let Some(handover) = &mut shared.handover
+            && handover.to == peer
+            && handover.sent.is_none()
+        {
+            handover.until = until.min(handover.until_max);
+        }
     }
 
     /// Tells the target to campaign once it has the whole log, and again with each round.
