@@ -9,12 +9,11 @@
 //!   does.
 
 use alloc::collections::VecDeque;
-use alloc::vec::Vec;
 
 use crate::action::{Action, ReadOutcome};
 use crate::ids::{LogIndex, NodeId, Tickets};
 use crate::message::QuestionId;
-use crate::reads::{self, Reads};
+use crate::reads::{self, Queue, Reads};
 use crate::time::Instant;
 
 #[derive(Clone, Debug)]
@@ -24,8 +23,7 @@ pub(crate) struct Questions {
     next_seq: u64,
     asking: Option<Asking>,
     /// For the next question.
-    queued: Vec<Tickets>,
-    count: u64,
+    queued: Queue,
     /// Those that have their index.
     answered: Reads,
     /// When to ask again, and to look whether there is still a leader, as long as somebody waits.
@@ -37,19 +35,19 @@ pub(crate) struct Questions {
 struct Asking {
     id: QuestionId,
     leader: NodeId,
-    reads: Vec<Tickets>,
+    reads: Queue,
     due: bool,
 }
 
 impl Questions {
     pub(crate) fn new(incarnation: u64) -> Self {
-        let (queued, answered) = (Vec::new(), Reads::default());
-        Self { incarnation, next_seq: 1, asking: None, queued, count: 0, answered, again: Instant::ZERO }
+        let (queued, answered) = (Queue::default(), Reads::default());
+        Self { incarnation, next_seq: 1, asking: None, queued, answered, again: Instant::ZERO }
     }
 
     /// Reads that wait, in any way.
     pub(crate) fn len(&self) -> u64 {
-        self.count + self.answered.len()
+        self.asking.as_ref().map_or(0, |asking| asking.reads.len()) + self.queued.len() + self.answered.len()
     }
 
     /// These wait from now on; `again` is when to look after them.
@@ -57,8 +55,7 @@ impl Questions {
         if self.len() == 0 {
             self.again = again;
         }
-        self.count += u64::from(tickets.count);
-        self.queued.push(tickets);
+        self.queued.push_tickets(tickets);
     }
 
     /// The next question to send to the leader, if there is one to send.
@@ -100,8 +97,7 @@ impl Questions {
         let Some(asking) = self.asking.take_if(|asking| asking.id == id && asking.leader == from) else {
             return false;
         };
-        for tickets in asking.reads {
-            self.count -= u64::from(tickets.count);
+        for tickets in asking.reads.into_tickets() {
             match index {
                 Some(index) => self.answered.push_proved(tickets, index),
                 None => out.push_back(reads::refuse(tickets, ReadOutcome::NotLeader { leader: None })),
@@ -118,10 +114,10 @@ impl Questions {
     /// The leader that was asked is gone: what has no index gets none.
     pub(crate) fn give_up(&mut self, leader: Option<NodeId>, out: &mut VecDeque<Action>) {
         let asking = self.asking.take().map(|asking| asking.reads).unwrap_or_default();
-        for tickets in asking.into_iter().chain(self.queued.drain(..)) {
+        let queued = core::mem::take(&mut self.queued);
+        for tickets in asking.into_tickets().chain(queued.into_tickets()) {
             out.push_back(reads::refuse(tickets, ReadOutcome::NotLeader { leader }));
         }
-        self.count = 0;
     }
 
     /// Nobody leads any more: what they wait for may never come.
@@ -133,18 +129,9 @@ impl Questions {
     /// The caller no longer waits for these.
     pub(crate) fn forget(&mut self, tickets: Tickets, out: &mut VecDeque<Action>) {
         self.answered.forget(tickets, out);
-        let asking = self.asking.as_mut().map(|asking| &mut asking.reads);
-        for queue in [Some(&mut self.queued), asking].into_iter().flatten() {
-            let mut kept = Vec::with_capacity(queue.len());
-            for read in queue.drain(..) {
-                let (before, gone, after) = read.cut(tickets);
-                kept.extend([before, after].into_iter().flatten());
-                if let Some(gone) = gone {
-                    self.count -= u64::from(gone.count);
-                    out.push_back(reads::refuse(gone, ReadOutcome::Unknown));
-                }
-            }
-            *queue = kept;
+        self.queued.forget(tickets, out);
+        if let Some(asking) = &mut self.asking {
+            asking.reads.forget(tickets, out);
         }
     }
 }

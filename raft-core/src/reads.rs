@@ -11,7 +11,7 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use crate::action::{Action, MachineTask, ReadOutcome, Response};
-use crate::ids::{LogIndex, NodeId, Ticket, Tickets};
+use crate::ids::{LogIndex, NodeId, Tickets};
 use crate::message::QuestionId;
 
 #[derive(Clone, Debug, Default)]
@@ -38,7 +38,7 @@ struct Asked {
 /// Reads in the order in which they came.
 #[derive(Clone, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
-struct Queue {
+pub(crate) struct Queue {
     reads: VecDeque<Waiting>,
     count: u64,
     /// Tickets fall somewhere in `reads`: callers choose them, but most count upwards.
@@ -54,6 +54,25 @@ struct Waiting {
 }
 
 impl Queue {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.reads.is_empty()
+    }
+
+    /// How many tickets wait.
+    pub(crate) fn len(&self) -> u64 {
+        self.count
+    }
+
+    /// These wait, and it is not known yet for what.
+    pub(crate) fn push_tickets(&mut self, tickets: Tickets) {
+        self.push(Waiting { tickets, round: 0, index: LogIndex::ZERO });
+    }
+
+    /// All of them, in their order.
+    pub(crate) fn into_tickets(self) -> impl Iterator<Item = Tickets> {
+        self.reads.into_iter().map(|read| read.tickets)
+    }
+
     fn push(&mut self, read: Waiting) {
         let tickets = read.tickets;
         self.count += u64::from(tickets.count);
@@ -77,35 +96,25 @@ impl Queue {
         Some(read)
     }
 
-    fn forget(&mut self, tickets: Tickets, out: &mut VecDeque<Action>) {
-        let gone = tickets.range();
+    pub(crate) fn forget(&mut self, tickets: Tickets, out: &mut VecDeque<Action>) {
+        let range = tickets.range();
         // Many callers may give up at once: each is looked up, not searched for.
         let candidates = if self.unordered {
             0..self.reads.len()
         } else {
-            self.reads.partition_point(|read| read.tickets.range().end <= gone.start)
-                ..self.reads.partition_point(|read| read.tickets.range().start < gone.end)
+            self.reads.partition_point(|read| read.tickets.range().end <= range.start)
+                ..self.reads.partition_point(|read| read.tickets.range().start < range.end)
         };
         for at in candidates.rev() {
             let read = self.reads[at];
-            let range = read.tickets.range();
-            let (start, end) = (range.start.max(gone.start), range.end.min(gone.end));
-            if start >= end {
-                continue;
-            }
-            let part = |from: u64, to: u64| {
-                let count = u32::try_from(to - from).expect("a part is no longer than the whole");
-                Tickets::new(Ticket::new(from), count)
-            };
-            let forgotten = part(start, end);
-            self.count -= u64::from(forgotten.count);
-            out.push_back(refuse(forgotten, ReadOutcome::Unknown));
-            // What remains of the range stays where it was, in up to two parts.
+            let (before, gone, after) = read.tickets.cut(tickets);
+            let Some(gone) = gone else { continue };
+            self.count -= u64::from(gone.count);
+            out.push_back(refuse(gone, ReadOutcome::Unknown));
+            // What remains of the range stays where it was.
             self.reads.remove(at);
-            for (from, to) in [(end, range.end), (range.start, start)] {
-                if from < to {
-                    self.reads.insert(at, Waiting { tickets: part(from, to), ..read });
-                }
+            for tickets in [after, before].into_iter().flatten() {
+                self.reads.insert(at, Waiting { tickets, ..read });
             }
         }
     }
@@ -113,17 +122,17 @@ impl Queue {
 
 impl Reads {
     pub(crate) fn len(&self) -> u64 {
-        self.waiting.count + self.proved.count
+        self.waiting.len() + self.proved.len()
     }
 
     /// Whether somebody waits for a round.
     pub(crate) fn is_waiting(&self) -> bool {
-        !self.waiting.reads.is_empty() || !self.asked.is_empty()
+        !self.waiting.is_empty() || !self.asked.is_empty()
     }
 
     /// Whether somebody waits for nothing but the state machine.
     pub(crate) fn is_proved(&self) -> bool {
-        !self.proved.reads.is_empty()
+        !self.proved.is_empty()
     }
 
     pub(crate) fn push(&mut self, tickets: Tickets, round: u64, index: LogIndex) {
@@ -204,6 +213,7 @@ pub(crate) fn refuse(tickets: Tickets, outcome: ReadOutcome) -> Action {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::Ticket;
 
     fn tickets(first: u64, count: u32) -> Tickets {
         Tickets::new(Ticket::new(first), count)
