@@ -26,8 +26,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Accepts connections until the transport stops.
 pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener) {
+    let mut failing = false;
     loop {
-        match listener.accept().await {
+        let accepted = listener.accept().await;
+        let was_failing = std::mem::replace(&mut failing, accepted.is_err());
+        match accepted {
             // Dropped at once: it costs nothing but this.
             Ok((_, from)) if shared.door.is_shut_out(from.ip()) => shared.counts.refused_shut_out.one(),
             Ok((stream, from)) => {
@@ -39,7 +42,10 @@ pub(crate) async fn accept(shared: Arc<Shared>, listener: TcpListener) {
                 shared.spawn(shared.stop.clone(), task);
             }
             Err(error) => {
-                tracing::warn!(id = %shared.identity.node, %error, "raft.tcp.accept");
+                // Once, until it works again.
+                if !was_failing {
+                    tracing::warn!(id = %shared.identity.node, %error, "raft.tcp.accept");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
