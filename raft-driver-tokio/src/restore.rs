@@ -11,7 +11,7 @@
 //! * It refuses while it is not needed: as long as those members that still answer could be a majority, and as long as
 //!   another survivor is known to hold a longer log.
 //! * [`import`] begins with a [`BackupFile`]; every founder of the new cluster imports the same one.
-//! * What goes wrong in the middle leaves stores that no node can be started on: delete them, and try again.
+//! * What goes wrong in the middle leaves stores that no node can be started on, or empty ones: delete them, and try again.
 //!
 //! ```no_run
 //! use std::collections::{BTreeMap, BTreeSet};
@@ -206,13 +206,14 @@ impl<L: LogStore, P: SnapshotStore> Stores<L, P> {
         self.log.write(&[write]).map_err(RestoreError::store("write to the new log"))
     }
 
-    /// Copies a snapshot that `read` gives, from an offset on, as what `meta` says.
+    /// Begins the log, and then copies the snapshot that `read` gives, from an offset on.
     fn copy_snapshot(
-        &self,
-        meta: &SnapshotMeta,
+        &mut self,
+        (begin, meta): (raft_core::Write, SnapshotMeta),
         mut read: impl FnMut(u64) -> Result<Bytes, RestoreError>,
         progress: &mut impl FnMut(Progress),
     ) -> Result<(), RestoreError> {
+        self.write(begin)?;
         let failed = || RestoreError::store("write the new snapshot");
         let mut writer = self.snapshots.begin(meta.id).map_err(failed())?;
         let mut offset = 0;
@@ -229,7 +230,7 @@ impl<L: LogStore, P: SnapshotStore> Stores<L, P> {
         if (written.size_bytes, written.digest) != (meta.size_bytes, meta.digest) {
             return Err(RestoreError::Differs);
         }
-        writer.finish(meta).map_err(failed())
+        writer.finish(&meta).map_err(failed())
     }
 }
 
@@ -297,9 +298,8 @@ where
             let part = survivor.snapshots.read(meta.id, offset, COPY_BYTES);
             part.map_err(RestoreError::store("read the snapshot"))
         };
-        founder.copy_snapshot(&refounding.snapshot(meta), read, &mut progress)?;
+        founder.copy_snapshot(refounding.begin(meta), read, &mut progress)?;
     }
-    founder.write(refounding.begin())?;
     let reader = survivor.log.reader();
     let entries = refounding.rest().map_or(0, |(from, through)| through.since(from) + 1);
     while let Some((from, through)) = refounding.rest() {
@@ -332,8 +332,7 @@ pub fn import<L: LogStore, P: SnapshotStore>(
     founder.recover_empty()?;
     let mut refounding = Refounding::plan(&LogRecovery::default(), Some(backup.meta()), members)?;
     let read = |offset| backup.read(offset, COPY_BYTES).map_err(RestoreError::store("read the backup"));
-    founder.copy_snapshot(&refounding.snapshot(backup.meta()), read, &mut progress)?;
-    founder.write(refounding.begin())?;
+    founder.copy_snapshot(refounding.begin(backup.meta()), read, &mut progress)?;
     let last = refounding.last();
     founder.write(refounding.finish())?;
     Ok(last)

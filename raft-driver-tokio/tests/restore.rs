@@ -7,6 +7,7 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -368,7 +369,6 @@ async fn a_rescue_that_was_cut_short_cannot_be_started() {
     let mut founder = open(&root.path().join("new"), NEW, 1);
     let found = survivor.log.recover().unwrap();
     let mut refounding = Refounding::plan(&found, None, members([1])).unwrap();
-    founder.log.write(&[refounding.begin()]).unwrap();
     let (from, _) = refounding.rest().unwrap();
     let part = survivor.log.reader().read(from, LogIndex::new(3), u64::MAX).unwrap();
     founder.log.write(&[refounding.copy(&part).unwrap()]).unwrap();
@@ -378,6 +378,32 @@ async fn a_rescue_that_was_cut_short_cannot_be_started() {
     let started = Builder::new(config(1)).start(log, snapshots, Journal::default(), network.endpoint());
     let error = within(started).await.unwrap_err();
     assert!(matches!(error, StartError::Node(raft_core::StartError::HardStateBehindLog { .. })), "{error}");
+}
+
+/// Nor is what a crash leaves of an import while the snapshot is copied, which takes the longest.
+#[tokio::test]
+async fn an_import_that_was_cut_short_cannot_be_started() {
+    let root = tempfile::tempdir().unwrap();
+    let old = open(&root.path().join("1"), OLD, 1);
+    take(&old.snapshots, entry(3, 9), 1, "all that the old cluster held");
+    let file = root.path().join("backup");
+    old.snapshots.export(&file).unwrap();
+    let backup = BackupFile::open(&file).unwrap();
+    let mut founder = open(&root.path().join("new"), NEW, 1);
+    let killed =
+        catch_unwind(AssertUnwindSafe(|| import(&backup, &mut founder, members([1]), |_| panic!("killed"))));
+    assert!(killed.is_err());
+    drop(founder);
+    let mut founder = open(&root.path().join("new"), NEW, 1);
+    assert!(matches!(
+        import(&backup, &mut founder, members([1]), |_| ()),
+        Err(RestoreError::Store { .. } | RestoreError::NotEmpty)
+    ));
+    let Stores { log, snapshots } = founder;
+    let network = Channels::default();
+    let started = Builder::new(config(1)).start(log, snapshots, Journal::default(), network.endpoint());
+    let error = within(started).await.unwrap_err();
+    assert!(matches!(error, StartError::Snapshots { .. }), "{error}");
 }
 
 /// A crash between naming a backup and removing its other name leaves two names of one file.

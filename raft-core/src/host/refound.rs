@@ -3,7 +3,8 @@
 //!
 //! * Every configuration that the copy knows, in the snapshot and in the log, is the new one: at no prefix of its log can
 //!   members of the old cluster form a majority again.
-//! * A copy that was cut short cannot be started: the term is written last, and a log or a snapshot beyond it is refused.
+//! * A copy that was cut short cannot be started: the log comes before the snapshot that it begins behind, and the term
+//!   comes last; a log beyond its snapshot or its term is refused. Where nothing is there yet, the stores are empty.
 //! * Its term is above every term that the server knew, and no vote is given in it (§5.1).
 //! * What the server held and nobody had committed becomes part of the new cluster's log.
 //! * The new cluster needs a name of its own, which its transport compares: servers of the old one must not reach it.
@@ -47,13 +48,12 @@ pub enum RefoundError {
     },
 }
 
-/// Copies what a server holds into the stores of a new cluster's first server: the snapshot if there is one, then
-/// [`begin`](Self::begin), then [`copy`](Self::copy) for the entries of [`rest`](Self::rest), then [`finish`](Self::finish).
+/// Copies what a server holds into the stores of a new cluster's first server: [`begin`](Self::begin) and the
+/// snapshot if there is one, then [`copy`](Self::copy) for the entries of [`rest`](Self::rest), then [`finish`](Self::finish).
 #[derive(Clone, Debug)]
 pub struct Refounding {
     members: Arc<Membership>,
     hard_state: HardState,
-    base: LogId,
     last: LogId,
     copied: LogId,
     writes: u64,
@@ -83,14 +83,7 @@ impl Refounding {
         let term = found.hard_state.term.max(found.last.term).max(reached.term);
         let term = term.next().ok_or(RefoundError::Term(term))?;
         let hard_state = HardState { term, voted_for: None };
-        Ok(Self { members: Arc::new(members), hard_state, base: reached, last, copied: reached, writes: 0 })
-    }
-
-    /// What is known of the server's snapshot, as the new cluster has it. Its bytes stay as they are.
-    #[must_use]
-    pub fn snapshot(&self, meta: &SnapshotMeta) -> SnapshotMeta {
-        let membership = Arc::clone(&self.members);
-        SnapshotMeta { membership, membership_index: meta.id.last.index, ..meta.clone() }
+        Ok(Self { members: Arc::new(members), hard_state, last, copied: reached, writes: 0 })
     }
 
     /// The last entry of the copy.
@@ -105,10 +98,13 @@ impl Refounding {
         (self.copied.index < self.last.index).then(|| (self.copied.index.next(), self.last.index))
     }
 
-    /// The first write to the new log.
-    pub fn begin(&mut self) -> Write {
-        let reset_to = (self.base != LogId::ZERO).then_some(self.base);
-        Write { id: self.mint(), hard_state: None, reset_to, entries: Entries::empty() }
+    /// The first write to the new log, for what has a snapshot; and what is known of that, as the new cluster has it. Its
+    /// bytes stay as they are. They are to be copied when the write is done: a server without them cannot be started then.
+    pub fn begin(&mut self, meta: &SnapshotMeta) -> (Write, SnapshotMeta) {
+        let membership = Arc::clone(&self.members);
+        let meta = SnapshotMeta { membership, membership_index: meta.id.last.index, ..meta.clone() };
+        let reset_to = Some(meta.id.last);
+        (Write { id: self.mint(), hard_state: None, reset_to, entries: Entries::empty() }, meta)
     }
 
     /// The last write: from now on a node can be started.
