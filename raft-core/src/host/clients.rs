@@ -3,7 +3,7 @@
 //! * One wake's commands become one [`Event::Propose`], packed into one buffer; one wake's reads one [`Event::Read`] for
 //!   each run of the same consistency.
 //! * Commands are taken in only as far as the node has room for them; the rest stays queued, and so its callers wait.
-//! * Reads and writes have tickets of their own ranges: an [`Event::Forget`] names no kind. No reader gets [`NOBODY`].
+//! * Reads and writes have tickets of their own ranges: an [`Event::Forget`] names no kind.
 //! * A writer keeps its command until the outcome, so that it can go back if it did not happen.
 //! * How an answer travels is the driver's matter: see [`Writer`], [`Reader`] and [`Operator`].
 
@@ -23,9 +23,6 @@ const BY_REFERENCE_BYTES: usize = 8 * 1024;
 
 /// Tickets of reads begin here, so that they never meet those of writes.
 const READS_FROM: u64 = 1 << 63;
-
-/// Of a read for which nobody waits, and whose outcome nobody is told: a node asks its leader what is committed.
-pub const NOBODY: Tickets = Tickets::one(Ticket::new(u64::MAX - 1));
 
 /// Why a write or a read has no result.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -199,6 +196,18 @@ impl<W: Writer, R: Reader, A: Operator> Clients<W, R, A> {
     /// Lets a read wait.
     pub fn read(&mut self, reader: R, consistency: ReadConsistency) {
         self.readers.push(reader);
+        self.read_untold(consistency);
+    }
+
+    /// A linearizable read for nobody, by which a node asks its leader what is committed. Returns the ticket that the node
+    /// will serve or refuse, among those of [`reads`](Self::reads).
+    pub fn question(&mut self) -> Ticket {
+        let ticket = self.readers.skip();
+        self.read_untold(ReadConsistency::Linearizable);
+        to_node(ticket)
+    }
+
+    fn read_untold(&mut self, consistency: ReadConsistency) {
         match self.reads_untold.back_mut() {
             Some((count, last)) if *last == consistency && *count < u32::MAX => *count += 1,
             _ => self.reads_untold.push_back((1, consistency)),
@@ -475,7 +484,7 @@ pub(super) mod tests {
             clients.read(reader, ReadConsistency::Linearizable);
         }
         let Some(Event::Read { tickets, .. }) = clients.reads() else { panic!("three reads wait") };
-        assert_eq!((tickets.count, clients.reads(), clients.served(NOBODY).len()), (3, None, 0));
+        assert_eq!((tickets.count, clients.reads(), clients.pending().1), (3, None, 3));
         assert!(tickets.first.get() >= READS_FROM);
         let third = Tickets::one(tickets.iter().last().unwrap());
         assert_eq!(clients.abandoned(), [Event::Forget { tickets: third }]);
@@ -490,11 +499,16 @@ pub(super) mod tests {
         for consistency in [ReadConsistency::Lease, ReadConsistency::Lease, ReadConsistency::Linearizable] {
             clients.read(Probe::new(9, &told), consistency);
         }
+        assert_eq!(
+            clients.question(),
+            Ticket::new(READS_FROM + 6),
+            "in its order, that others can be looked up"
+        );
         let events: Vec<Event> = core::iter::from_fn(|| clients.reads()).collect();
         let event = |first, count, consistency| {
             let tickets = Tickets::new(Ticket::new(READS_FROM + first), count);
             Event::Read { tickets, consistency }
         };
-        assert_eq!(events, [event(3, 2, ReadConsistency::Lease), event(5, 1, ReadConsistency::Linearizable)]);
+        assert_eq!(events, [event(3, 2, ReadConsistency::Lease), event(5, 2, ReadConsistency::Linearizable)]);
     }
 }

@@ -18,7 +18,7 @@ mod typed;
 mod waiters;
 
 pub use application::{Application, Freeze};
-pub use clients::{Clients, Committed, NOBODY, Operator, Reader, Rejection, Writer};
+pub use clients::{Clients, Committed, Operator, Reader, Rejection, Writer};
 pub use codec::{Codec, Raw};
 pub use frozen::{FrozenState, RestoreError, SnapshotSource, WholeState};
 pub use log_store::{AsyncLogReader, AsyncLogStore, LogReader, LogSpan, LogStore};

@@ -37,6 +37,13 @@ impl<W> Waiters<W> {
         ticket
     }
 
+    /// The next ticket, for which nobody waits.
+    pub fn skip(&mut self) -> Ticket {
+        let ticket = self.next();
+        self.slots.push_back(None);
+        ticket
+    }
+
     /// The waiter of this ticket, if it still waits.
     pub fn take(&mut self, ticket: Ticket) -> Option<W> {
         let at = usize::try_from(ticket.get().checked_sub(self.base)?).ok()?;
@@ -109,5 +116,14 @@ mod tests {
         assert_eq!(waiters.next(), Ticket::new(5));
         assert_eq!(waiters.take(tickets[3]), None);
         assert!(waiters.is_empty());
+        for after in [7, 9] {
+            assert_eq!((waiters.skip(), waiters.len()), (Ticket::new(after - 2), 0));
+            assert_eq!((waiters.push(5), waiters.len()), (Ticket::new(after - 1), 1));
+            assert_eq!(
+                waiters.take_all(Tickets::new(Ticket::new(after - 2), 2)).collect::<Vec<_>>(),
+                [(1, 5)]
+            );
+            assert_eq!(waiters.next(), Ticket::new(after));
+        }
     }
 }

@@ -19,9 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use raft_core::host::recording::RecordedNode;
-use raft_core::host::{
-    Clients, LogSpan, NOBODY, Operator, Read, Rejection, SnapshotStore, StateMachine, Transport,
-};
+use raft_core::host::{Clients, LogSpan, Operator, Read, Rejection, SnapshotStore, StateMachine, Transport};
 use raft_core::{
     Action, AdminOutcome, AdminRefusal, Event, Instant, MachineTask, Membership, Message, Node, NodeId,
     ReadConsistency, Response, RoleKind, SnapshotTask,
@@ -269,9 +267,7 @@ impl<S: StateMachine, W: Caller<Response = S::Response>, A: Operator> Engine<S, 
     /// The reason to stop.
     pub fn finish(&mut self, now: Instant, look: bool) -> Result<Option<Instant>, StopReason> {
         self.worked = 0;
-        while let Some(event) = self.clients.reads() {
-            self.step(now, event)?;
-        }
+        self.tell_reads(now)?;
         self.propose(now)?;
         // One that has moved to an earlier moment in this turn is seen in the next.
         let is_due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
@@ -345,6 +341,13 @@ impl<S: StateMachine, W: Caller<Response = S::Response>, A: Operator> Engine<S, 
         Ok(())
     }
 
+    fn tell_reads(&mut self, now: Instant) -> Result<(), StopReason> {
+        while let Some(event) = self.clients.reads() {
+            self.step(now, event)?;
+        }
+        Ok(())
+    }
+
     /// Gives up what nobody waits for any more.
     fn forget(&mut self, now: Instant) -> Result<(), StopReason> {
         self.backlog.retain(|write| !write.is_abandoned());
@@ -373,10 +376,10 @@ impl<S: StateMachine, W: Caller<Response = S::Response>, A: Operator> Engine<S, 
             }
             match self.machine.flush(entries_max)? {
                 Some(applied) => self.step(now, Event::Applied(applied))?,
-                None => match self.question.next(|| self.node.status().commit) {
-                    Some(event) => self.step(now, event)?,
-                    None => return Ok(()),
-                },
+                None if self.question.next(|| self.node.status().commit, || self.clients.question()) => {
+                    self.tell_reads(now)?;
+                }
+                None => return Ok(()),
             }
         }
     }
@@ -389,10 +392,12 @@ impl<S: StateMachine, W: Caller<Response = S::Response>, A: Operator> Engine<S, 
                 let committed = self.clients.committed();
                 self.machine.perform(LaneTask::Apply { entries, committed });
             }
-            Action::Machine(MachineTask::Serve(NOBODY))
-            | Action::Respond(Response::Read { tickets: NOBODY, .. }) => self.question.ended(),
             Action::Machine(MachineTask::Serve(tickets)) => {
+                self.question.ended(tickets);
                 let reads = self.clients.served(tickets);
+                if reads.is_empty() {
+                    return Ok(());
+                }
                 self.unserved.fetch_add(reads.len(), Ordering::Relaxed);
                 self.machine.perform(LaneTask::Serve(reads, Some(Arc::clone(&self.unserved))));
             }
@@ -404,7 +409,12 @@ impl<S: StateMachine, W: Caller<Response = S::Response>, A: Operator> Engine<S, 
                 self.machine.perform(LaneTask::Restore(Restore { meta, committed }));
             }
             Action::Snapshot(task) => self.snapshots.perform(task),
-            Action::Respond(response) => self.clients.respond(response, self.node.membership()),
+            Action::Respond(response) => {
+                if let Response::Read { tickets, .. } = response {
+                    self.question.ended(tickets);
+                }
+                self.clients.respond(response, self.node.membership());
+            }
             Action::ReadLog { read, from, through, bytes_max } => {
                 if let Some(event) = self.log.read(LogSpan { read, from, through, bytes_max })? {
                     self.step(now, event)?;

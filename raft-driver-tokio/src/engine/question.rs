@@ -8,15 +8,14 @@
 //! * One is under way at a time: what is told of meanwhile waits for the next.
 //! * One that is refused is not repeated: the next heartbeat says as much.
 
-use raft_core::host::NOBODY;
-use raft_core::{Event, LogIndex, ReadConsistency};
+use raft_core::{LogIndex, Ticket, Tickets};
 
 /// Whether to ask.
 #[derive(Debug, Default)]
 pub(super) struct Question {
     /// The last entry that the leader told of since the last question.
     told: Option<LogIndex>,
-    under_way: bool,
+    under_way: Option<Ticket>,
 }
 
 impl Question {
@@ -25,16 +24,16 @@ impl Question {
         self.told = self.told.max(Some(index));
     }
 
-    /// The next question to step, if there is one to ask. `commit` is what this node knows.
-    pub(super) fn next(&mut self, commit: impl FnOnce() -> LogIndex) -> Option<Event> {
-        let told = self.told.take_if(|_| !self.under_way)?;
-        self.under_way = told > commit();
-        self.under_way.then_some(Event::Read { tickets: NOBODY, consistency: ReadConsistency::Linearizable })
+    /// Asks the next question with `ask`, if there is one to ask, and returns whether. `commit` is what this node knows.
+    pub(super) fn next(&mut self, commit: impl FnOnce() -> LogIndex, ask: impl FnOnce() -> Ticket) -> bool {
+        let Some(told) = self.told.take_if(|_| self.under_way.is_none()) else { return false };
+        self.under_way = (told > commit()).then(ask);
+        self.under_way.is_some()
     }
 
-    /// It has been answered or refused.
-    pub(super) const fn ended(&mut self) {
-        self.under_way = false;
+    /// These reads have been answered or refused.
+    pub(super) fn ended(&mut self, tickets: Tickets) {
+        self.under_way.take_if(|ticket| tickets.range().contains(&ticket.get()));
     }
 }
 
@@ -48,9 +47,10 @@ mod tests {
         let mut ask = |told: &[u64], ended: bool, commit: u64| {
             told.iter().for_each(|index| question.told(LogIndex::new(*index)));
             if ended {
-                question.ended();
+                question.ended(Tickets::new(Ticket::new(5), 2));
+                question.ended(Tickets::new(Ticket::new(7), 2));
             }
-            question.next(|| LogIndex::new(commit)).is_some()
+            question.next(|| LogIndex::new(commit), || Ticket::new(8))
         };
         assert!(!ask(&[], false, 4));
         assert!(!ask(&[3, 4], false, 4), "known");
