@@ -70,8 +70,8 @@ pub struct Config {
     /// snapshot that is being sent once what it has behind that is more than each of twice the snapshot, the log of eight
     /// snapshots by the policy, and `inflight_bytes_max`. What was sent to a peer is first taken for lost after half of this
     /// time at most, entries after eight election timeouts too, and sent again. So where messages without payload overtake
-    /// others, a link should carry `append_bytes_max` in half of this time, and `snapshot_chunk_bytes` in twice: what takes
-    /// longer may never arrive. Default 30 s.
+    /// others, a link should carry `append_bytes_max` in half of this time (and with it `inflight_bytes_max` for each other
+    /// peer that shares the link), and `snapshot_chunk_bytes` in twice: what takes longer may never arrive. Default 30 s.
     pub catch_up_timeout: Duration,
     /// Lets a leader serve reads by its lease (thesis §6.4.1). Default `None`: clocks are not relied on. Must be the
     /// same on all nodes, and `election_timeout_min` too.
@@ -116,11 +116,11 @@ impl Config {
         }
     }
 
-    /// How long a transfer of the leadership may take: eight times `election_timeout_max`. One whose target gets no further
+    /// How long a transfer of the leadership may take: four times `election_timeout_max`. One whose target gets no further
     /// is given up after one (thesis §3.10).
     #[must_use]
     pub const fn handover_max(&self) -> Duration {
-        self.election_timeout_max.saturating_mul(8)
+        self.election_timeout_max.saturating_mul(4)
     }
 
     /// Checks that the parts fit together.

@@ -129,8 +129,8 @@ fn a_dead_voter_can_be_removed_amid_load() {
 #[test]
 fn the_leadership_is_handed_over_amid_load() {
     for step_down in [false, true] {
-        // What is under way takes the disks up to two seconds.
-        let mut world = World::new(5, 32 * MIB, |_| {});
+        // What is under way takes the disks up to a second.
+        let mut world = World::new(5, 64 * MIB, |_| {});
         (0..3_000).for_each(|_| world.tick(true));
         let ticket = if step_down { world.cluster.step_down(1) } else { world.cluster.transfer(1, Some(2)) };
         (0..4_000).for_each(|_| world.tick(true));
@@ -141,7 +141,7 @@ fn the_leadership_is_handed_over_amid_load() {
 }
 
 #[test]
-fn a_target_that_gets_further_is_waited_for_eight_election_timeouts() {
+fn a_target_that_gets_further_is_waited_for_four_election_timeouts() {
     let mut world = World::new(5, 200 * MIB, |_| {});
     world.slow = Some((2, 20 * MIB));
     (0..2_000).for_each(|_| world.tick(true));
@@ -151,6 +151,22 @@ fn a_target_that_gets_further_is_waited_for_eight_election_timeouts() {
         world.cluster.outcome(1, ticket).is_some()
     });
     assert_eq!(world.cluster.refusal(1, ticket), Some(AdminRefusal::TimedOut));
-    assert!((3_190..3_210).contains(&took.expect("an outcome")), "{took:?} ms");
+    assert!((1_590..1_610).contains(&took.expect("an outcome")), "{took:?} ms");
     assert_eq!((world.cluster.role(1), world.terms.len()), (RoleKind::Leader, 1));
+}
+
+#[test]
+fn who_is_to_stop_hands_over_to_whoever_has_everything_first() {
+    let mut world = World::new(5, 200 * MIB, |_| {});
+    world.slow = Some((2, 12 * MIB));
+    (0..2_000).for_each(|_| world.tick(true));
+    // 2 has more of the log than 3, which comes back just now, and would take longer than there is time.
+    world.cluster.cut = vec![3];
+    (0..2_000).for_each(|_| world.tick(true));
+    world.cluster.cut.clear();
+    (0..10).for_each(|_| world.tick(true));
+    let ticket = world.cluster.step_down(1);
+    (0..2_000).for_each(|_| world.tick(true));
+    let outcome = world.cluster.outcome(1, ticket);
+    assert!(matches!(outcome, Some(AdminOutcome::Transferred { to }) if to.get() == 3), "{outcome:?}");
 }

@@ -3,9 +3,9 @@
 //!
 //! * The target is brought up to date first, and proposals wait meanwhile; then it is told to campaign at once.
 //! * From then on this leader serves no read by its lease, whatever becomes of the transfer (TRAP 57).
-//! * A transfer is given up one election timeout after its target last got further, and after eight in any case. When this
+//! * A transfer is given up one election timeout after its target last got further, and after four in any case. When this
 //!   node is to stop, that takes the place of a transfer that is running: whoever was told to campaign takes over, else
-//!   whoever is best.
+//!   whoever has the whole log first.
 
 use super::Leader;
 use crate::action::{Action, AdminOutcome, AdminRefusal};
@@ -74,8 +74,9 @@ impl Leader {
     /// and what is proposed meanwhile would wait for that too.
     pub(super) fn goes_on(shared: &mut Shared, peer: NodeId) {
         let until = shared.now + shared.config.election_timeout_max;
+        let votes = shared.membership().voters.contains(&peer);
         if let Some(handover) = &mut shared.handover
-            && handover.to == peer
+            && (handover.to == peer || handover.step_down && votes)
             && handover.sent.is_none()
         {
             handover.until = until.min(handover.until_max);
@@ -85,34 +86,48 @@ impl Leader {
     /// Tells the target to campaign once it has the whole log, and again with each round.
     #[inline(never)]
     pub(super) fn drive_transfer(&mut self, shared: &mut Shared) {
-        let Some(Handover { ticket, to, sent, step_down, .. }) = shared.handover else { return };
+        let Some(Handover { ticket, to, sent, step_down, until_max, .. }) = shared.handover else { return };
         if !shared.membership().voters.contains(&to) {
             // A change of the membership took it away meanwhile (TRAP 59).
             shared.handover = None;
             if step_down {
-                return self.transfer(shared, ticket, None, true);
+                self.transfer(shared, ticket, None, true);
+                if let Some(handover) = &mut shared.handover {
+                    (handover.until, handover.until_max) = (handover.until.min(until_max), until_max);
+                }
+                return;
             }
             return shared.admin(ticket, AdminOutcome::Refused(AdminRefusal::UnknownNode(to)));
         }
-        let last = shared.log.last_index();
-        let complete = self.peer(to).is_some_and(|peer| peer.counted_match() == last);
-        if complete && sent.is_none_or(|sent| sent < self.round) {
-            self.dismissed = true;
-            shared.out.push_back(Action::Send(shared.message(to, Body::TimeoutNow)));
+        // Who is to stop waits for nobody in particular.
+        let first = if step_down && sent.is_none() { self.complete(shared) } else { None };
+        let has_all = |peer: &Progress| peer.counted_match() == shared.log.last_index();
+        let to = first.or_else(|| self.peer(to).filter(|peer| has_all(peer)).map(|peer| peer.id));
+        if let Some(to) = to
+            && sent.is_none_or(|sent| sent < self.round)
+        {
+            self.tell(shared, to);
             if let Some(handover) = &mut shared.handover {
-                handover.sent = Some(self.round);
+                (handover.to, handover.sent) = (to, Some(self.round));
             }
         }
     }
 
     /// Asks the best voter to take over, without waiting for it (§6; TRAP 60).
     pub(super) fn dismiss(&mut self, shared: &mut Shared) {
-        let last = shared.log.last_index();
-        let successor =
-            self.successor(shared).filter(|peer| peer.counted_match() == last).map(|peer| peer.id);
-        if let Some(to) = successor {
-            self.dismissed = true;
-            shared.out.push_back(Action::Send(shared.message(to, Body::TimeoutNow)));
+        if let Some(to) = self.complete(shared) {
+            self.tell(shared, to);
         }
+    }
+
+    /// The best voter, if it has the whole log.
+    fn complete(&self, shared: &Shared) -> Option<NodeId> {
+        let last = shared.log.last_index();
+        self.successor(shared).filter(|peer| peer.counted_match() == last).map(|peer| peer.id)
+    }
+
+    fn tell(&mut self, shared: &mut Shared, to: NodeId) {
+        self.dismissed = true;
+        shared.out.push_back(Action::Send(shared.message(to, Body::TimeoutNow)));
     }
 }

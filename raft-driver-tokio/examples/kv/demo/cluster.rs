@@ -17,7 +17,7 @@ use crate::failure::Failure;
 /// not be taken by somebody who connects, least of all by its own peers.
 const PORTS: std::ops::Range<u16> = 26_000..32_000;
 const TAIL_LINES: usize = 12;
-const STOP_LIMIT: Duration = Duration::from_secs(15);
+const STOP_LIMIT: Duration = Duration::from_secs(20);
 
 /// Processes of `kv serve` on loopback, with their data in a temporary directory.
 pub(crate) struct Cluster {

@@ -35,9 +35,7 @@ use crate::report::line;
 use crate::serve::refusals::refused_by_majority;
 use crate::stop::{Signals, stdin_closed};
 
-/// How long a shutdown waits for another node to take over.
-const HAND_OVER_LIMIT: Duration = Duration::from_secs(2);
-/// How long a shutdown waits for the node.
+/// How long a shutdown waits for the node, beyond the time that a hand-over may take.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// How often what was measured is put together.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -127,15 +125,16 @@ async fn serve(options: Serve, peers: Peers) -> Result<(), Failure> {
     };
     let result = run.await;
 
+    let hand_over_limit = config(&options).handover_max();
     let in_order = async {
         front.leave();
         if result.is_ok() {
-            hand_over(&node).await;
+            hand_over(&node, hand_over_limit).await;
         }
         clients.cancel();
         // An error: the task panicked, and took its connections with it.
         let _ = served.await;
-        match tokio::time::timeout(STOP_LIMIT, node.shutdown()).await {
+        match tokio::time::timeout(hand_over_limit + STOP_LIMIT, node.shutdown()).await {
             Ok(reason) if !reason.is_orderly() => result.and(Err(stopped(&reason))),
             Ok(_) => result,
             Err(_) => result.and(Err(Failure::new(
@@ -231,8 +230,8 @@ async fn watch(node: Handle, front: Arc<Front<Handle>>) {
 }
 
 /// Whoever leads lets another one lead first. One that is alone, or cannot be reached, just ends.
-async fn hand_over(node: &Handle) {
-    match tokio::time::timeout(HAND_OVER_LIMIT, node.step_down()).await {
+async fn hand_over(node: &Handle, limit: Duration) {
+    match tokio::time::timeout(limit, node.step_down()).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::info!(%error, "no hand-over"),
         Err(_) => tracing::info!("nobody took over in time"),
