@@ -99,7 +99,8 @@ pub(crate) fn finish(changing: &Membership) -> Membership {
     pruned(Membership { voters, learners, nodes: changing.nodes.clone(), ..Membership::default() })
 }
 
-/// The configuration as it was before the change began to catch up.
+/// The configuration as it was before the change began to catch up. Addresses that came with the change stay: members are
+/// there, whatever becomes of it.
 pub(crate) fn abandon(catching_up: &Membership) -> Membership {
     pruned(Membership { intent: None, ..catching_up.clone() })
 }
@@ -149,7 +150,7 @@ mod tests {
         let catching = begin(&now, &update(&[4, 6], &[3], &[1, 5], &[6])).expect("it can be done");
         assert_eq!((&catching.voters, &catching.learners), (&ids(&[1, 2, 3]), &ids(&[4, 5])));
         assert!(catching.contains(NodeId::new(6)) && !catching.is_voter(NodeId::new(6)));
-        assert_eq!(abandon(&catching), now, "a cancel leaves no trace");
+        assert_eq!(abandon(&catching), now, "a cancel leaves no trace of who was to come");
         let joint = join(&catching);
         assert_eq!((&joint.voters, &joint.outgoing), (&ids(&[2, 4, 6]), &ids(&[1, 2, 3])));
         assert_eq!((&joint.learners, &joint.learners_next), (&ids(&[]), &ids(&[3])));
