@@ -84,15 +84,18 @@ impl Flow {
             sent = Some(at);
         }
         // A full link is late all the time, though nothing is lacking for long. Of copies it is not known which one arrived.
-        let took = sent.filter(|_| !copied).map_or(Duration::ZERO, |sent| now.since(sent));
-        if took > self.late {
+        let took = sent.filter(|_| !copied).map(|sent| now.since(sent));
+        if let Some(took) = took.filter(|took| *took > self.late) {
             self.late = took.min(late_max(config));
         }
         if let Some(lacking) = &mut self.lacking
             && lacking.behind == through
         {
             // It came so far only now: what should be there too by now found it full.
-            let due = self.inflight.front().map_or(now, |(.., sent)| *sent + self.late.max(took) * 2);
+            let due = self
+                .inflight
+                .front()
+                .map_or(now, |(.., sent)| *sent + self.late.max(took.unwrap_or_default()) * 2);
             lacking.until = lacking.until.min(due.max(now));
         }
         let answered = before - self.inflight.len();

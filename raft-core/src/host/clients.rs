@@ -11,11 +11,11 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use bytes::Bytes;
 
-use super::{Unacceptable, Waiters};
+use super::{Rejection, Unacceptable, Waiters};
 use crate::action::{AdminOutcome, ReadOutcome, Response, WriteOutcome, WriteRefusal};
 use crate::entry::CommandPacker;
 use crate::event::{Event, ReadConsistency};
-use crate::ids::{LogId, NodeId, Ticket, Tickets};
+use crate::ids::{LogId, Ticket, Tickets};
 use crate::membership::Membership;
 
 /// From this size on a command is kept by reference instead of being copied into the batch.
@@ -23,41 +23,6 @@ const BY_REFERENCE_BYTES: usize = 8 * 1024;
 
 /// Tickets of reads begin here, so that they never meet those of writes.
 const READS_FROM: u64 = 1 << 63;
-
-/// Why a write or a read has no result.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Rejection {
-    /// Did not happen: the node does not lead.
-    NotLeader {
-        /// Who leads, if known.
-        leader: Option<NodeId>,
-        /// The leader's address as the membership has it.
-        address: Option<Bytes>,
-    },
-    /// Did not happen: limits are reached.
-    Busy,
-    /// Did not happen: another leader's entry was committed in its place.
-    Superseded,
-    /// Did not happen, and never can.
-    Refused(WriteRefusal),
-    /// Did not happen, and never can: it is no command of this state machine.
-    Invalid(Unacceptable),
-    /// Did not happen: the node has stopped.
-    Stopped,
-    /// It may have happened, or may happen later.
-    Unknown,
-    /// It happened, and the state machine's response is lost.
-    ResponseLost(LogId),
-}
-
-impl Rejection {
-    /// The node does not lead; `membership` knows where the leader is.
-    #[must_use]
-    pub fn not_leader(leader: Option<NodeId>, membership: &Membership) -> Self {
-        let address = leader.and_then(|leader| membership.nodes.get(&leader).cloned());
-        Self::NotLeader { leader, address }
-    }
-}
 
 /// A caller that waits for what becomes of its command. Each is answered once, by one of the methods that take it.
 pub trait Writer: Sized {
@@ -320,7 +285,7 @@ fn from_node(tickets: Tickets) -> Tickets {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::ids::{LogIndex, Term};
+    use crate::ids::{LogIndex, NodeId, Term};
     use alloc::rc::Rc;
     use core::cell::RefCell;
 

@@ -9,7 +9,8 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use super::clients::{Committed, Reader, Rejection, Writer};
+use super::Rejection;
+use super::clients::{Committed, Reader, Writer};
 use super::frozen::{RestoreError, SnapshotSource};
 use super::state_machine::StateMachine;
 use crate::entry::{BlockBody, Entries};

@@ -10,6 +10,7 @@ mod machine_lane;
 #[cfg(feature = "serde")]
 pub mod recording;
 mod refound;
+mod rejection;
 mod sessions;
 mod snapshots;
 mod state_machine;
@@ -18,12 +19,13 @@ mod typed;
 mod waiters;
 
 pub use application::{Application, Freeze};
-pub use clients::{Clients, Committed, Operator, Reader, Rejection, Writer};
+pub use clients::{Clients, Committed, Operator, Reader, Writer};
 pub use codec::{Codec, Raw};
 pub use frozen::{FrozenState, RestoreError, SnapshotSource, WholeState};
 pub use log_store::{AsyncLogReader, AsyncLogStore, LogReader, LogSpan, LogStore};
 pub use machine_lane::{LaneError, MachineLane, Read};
 pub use refound::{RefoundError, Refounding};
+pub use rejection::Rejection;
 pub use sessions::{
     ClientSession, Envelope, FrozenSessions, FrozenSessionsError, NotSealed, SessionId, SessionLimits,
     SessionRefusal, SessionResponse, Sessions, SessionsError, TRAILER_BYTES_MAX,

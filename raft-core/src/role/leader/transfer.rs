@@ -73,13 +73,12 @@ impl Leader {
     /// A peer got further: a transfer to it goes on. What is under way can take a busy disk longer than an election timeout,
     /// and what is proposed meanwhile would wait for that too.
     pub(super) fn goes_on(shared: &mut Shared, peer: NodeId) {
-        let until = shared.now + shared.config.election_timeout_max;
-        let votes = shared.membership().voters.contains(&peer);
-        if let Some(handover) = &mut shared.handover
-            && (handover.to == peer || handover.step_down && votes)
+        if let Some(handover) = shared.handover
             && handover.sent.is_none()
+            && (handover.to == peer || handover.step_down && shared.membership().voters.contains(&peer))
         {
-            handover.until = until.min(handover.until_max);
+            let until = (shared.now + shared.config.election_timeout_max).min(handover.until_max);
+            shared.handover = Some(Handover { until, ..handover });
         }
     }
 
