@@ -116,8 +116,8 @@ impl Config {
         }
     }
 
-    /// How long a transfer of the leadership may take: four times `election_timeout_max`. One whose target gets no further
-    /// is given up after one (thesis §3.10).
+    /// How long a transfer of the leadership may take: four times `election_timeout_max`. One whose target (any voter, if
+    /// the leader is to stop) gets no further is given up after one (thesis §3.10).
     #[must_use]
     pub const fn handover_max(&self) -> Duration {
         self.election_timeout_max.saturating_mul(4)

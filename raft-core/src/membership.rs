@@ -36,7 +36,7 @@ pub enum MembershipChange {
     Set {
         /// Where to arrive.
         target: Target,
-        /// The addresses of those who are new, and of members that moved: in force at once, whatever becomes of the change.
+        /// The addresses of those who are new, and of members that moved: in force at once, even if the change is given up.
         addresses: BTreeMap<NodeId, Bytes>,
     },
     /// Arrive at what there is with these differences. A node named here may be a member already: a learner among
@@ -48,7 +48,7 @@ pub enum MembershipChange {
         learners: BTreeSet<NodeId>,
         /// Who is to leave.
         remove: BTreeSet<NodeId>,
-        /// The addresses of those who are new, and of members that moved: in force at once, whatever becomes of the change.
+        /// The addresses of those who are new, and of members that moved: in force at once, even if the change is given up.
         addresses: BTreeMap<NodeId, Bytes>,
     },
     /// Give up the change in progress. While new voters catch up: at any leader that votes. Once the joint configuration is in the

@@ -87,11 +87,11 @@ mod tests {
 
     #[test]
     fn a_hand_over_that_took_the_place_of_another_is_waited_for_no_longer() {
-        for (succeeds_at, over_at) in [(5, 5), (29, 28)] {
+        for (succeeds_at, over_at) in [(5, 5), (17, 16)] {
             let (mut leaving, handed_over) = begin();
             handed_over.send(Ended::Replaced).expect("it listens");
             for now in 4..over_at {
-                assert_eq!(leaving.at(second(now), false, 1), Some(second(28)));
+                assert_eq!(leaving.at(second(now), false, 1), Some(second(16)));
             }
             // Then writes have their time.
             assert_eq!(

@@ -142,7 +142,9 @@ pub enum RestoreError {
     #[error("server {0} is no voter of the configuration that it has in force")]
     NoVoter(NodeId),
     /// What is to be filled is not empty.
-    #[error("the new stores are not empty: choose an empty directory")]
+    #[error(
+        "the new stores are not empty: choose an empty directory, or delete what an attempt left that was cut short"
+    )]
     NotEmpty,
     /// What the server holds makes no cluster.
     #[error(transparent)]
@@ -197,8 +199,9 @@ impl<L: LogStore, P: SnapshotStore> Stores<L, P> {
     }
 
     fn recover_empty(&mut self) -> Result<(), RestoreError> {
-        let (found, snapshot) = self.recover()?;
-        let empty = found == LogRecovery::default() && snapshot.is_none();
+        // Of a copy that was cut short the log may lack its snapshot: that is no fault of the store.
+        let found = self.log.recover().map_err(RestoreError::store("recover the log"))?;
+        let empty = found == LogRecovery::default() && self.recover()?.1.is_none();
         if empty { Ok(()) } else { Err(RestoreError::NotEmpty) }
     }
 

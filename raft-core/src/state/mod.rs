@@ -99,7 +99,7 @@ pub(crate) struct Handover {
     pub(crate) to: NodeId,
     /// The term of the old leader.
     pub(crate) term: Term,
-    /// When it is given up: an election timeout after its target last got further.
+    /// When it is given up: an election timeout after its target, or any voter of a stop, last got further.
     pub(crate) until: Instant,
     /// When it is given up though the target gets further.
     pub(crate) until_max: Instant,

@@ -3,9 +3,9 @@
 //!
 //! * The target is brought up to date first, and proposals wait meanwhile; then it is told to campaign at once.
 //! * From then on this leader serves no read by its lease, whatever becomes of the transfer (TRAP 57).
-//! * A transfer is given up one election timeout after its target last got further, and after four in any case. When this
-//!   node is to stop, that takes the place of a transfer that is running: whoever was told to campaign takes over, else
-//!   whoever has the whole log first.
+//! * A transfer is given up one election timeout after its target last got further, and after four in any case.
+//! * When this node is to stop, that takes the place of a transfer that is running: whoever was told to campaign takes over,
+//!   else whoever has the whole log first. It goes on while any voter gets further.
 
 use super::Leader;
 use crate::action::{Action, AdminOutcome, AdminRefusal};

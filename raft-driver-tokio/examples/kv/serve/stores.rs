@@ -81,7 +81,8 @@ pub(super) fn cannot_start(options: &Serve, error: &StartError) -> Failure {
     match error {
         StartError::Log(_) | StartError::Snapshots(_) | StartError::Machine(_) | StartError::Node(_) => {
             let what = format!("{} cannot be used: {}", options.data.display(), chain(error));
-            let advice = "keep it as it is for inspection, and replace this node by one of a new id with an empty directory";
+            let advice = "keep it as it is for inspection, and replace this node by one of a new id with an empty directory; but \
+                          what an import or a rescue left that was cut short is deleted, and begun anew";
             // What to do of anything else is in the error's own words.
             Failure::new(Kind::Data, what, if is_lost(error) { advice } else { "" })
         }

@@ -76,7 +76,7 @@ pub enum SnapshotFileError {
         what: &'static str,
     },
     /// What came before the log's first entry is in none of the snapshots. Nothing was removed.
-    #[error("the log begins after {base}, and no snapshot in {} reaches that far; put it back{}, or remove this node from the cluster and add it under a new id in an empty directory", dir.display(), Renamed(part.as_deref()))]
+    #[error("the log begins after {base}, and no snapshot in {} reaches that far; put it back{}, or remove this node from the cluster and add it under a new id in an empty directory; what an import or a rescue left that was cut short is deleted, and begun anew", dir.display(), Renamed(part.as_deref()))]
     Missing {
         /// The directory of the snapshots.
         dir: PathBuf,
